@@ -7,13 +7,19 @@
 #include <stdint.h>
 #include <string.h>
 
-enum lvp_dtype { LVP_F32, LVP_BF16, LVP_F16 };
+// LVP_DTYPE_OTHER: a tensor of a file whose type is none of these (I64, U8, F64, ...); nothing computes with it.
+enum lvp_dtype { LVP_F32, LVP_BF16, LVP_F16, LVP_DTYPE_OTHER };
 
-static inline size_t lvp_dtype_size(enum lvp_dtype dtype) { return dtype == LVP_F32 ? 4 : 2; }
+// 0 for LVP_DTYPE_OTHER.
+static inline size_t lvp_dtype_size(enum lvp_dtype dtype)
+{
+    return dtype == LVP_F32 ? 4 : dtype == LVP_DTYPE_OTHER ? 0 : 2;
+}
 
 static inline const char *lvp_dtype_name(enum lvp_dtype dtype)
 {
-    return dtype == LVP_F32 ? "f32" : dtype == LVP_BF16 ? "bf16" : "f16";
+    static const char *const names[] = {"f32", "bf16", "f16", "other"};
+    return names[dtype];
 }
 
 static inline float lvp_bf16_to_f32(uint16_t value)
