@@ -1,0 +1,92 @@
+"""Batches: scenes to pixels or patch labels, questions to packed rows.
+
+Dense training packs several questions behind one image. A sequence is
+
+    head | vision rows | block 1 | block 2 | ...
+
+where a block is the prompt's tail, its answer and eos. A block sees the head, the
+image and itself; its position ids restart after the image. That equals one
+sequence per question and pays for the image once.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+import scenes
+from model import VISION_TOKENS
+from tokenizer import PAD_ID, Tokens
+
+MODEL_FOLDER = Path(__file__).resolve().parents[2] / "models" / "demo"
+
+
+@dataclass
+class Packed:
+    """head [P]; text ids, positions, block (-1: padding) and weight, each [B, T]."""
+
+    head: Tensor
+    ids: Tensor
+    positions: Tensor
+    block: Tensor
+    target: Tensor  # next id, or -1 where nothing is learned
+    weight: Tensor
+
+
+def pack(tokens: Tokens, asked: list[list[scenes.Question]]) -> Packed:
+    start = len(tokens.head) + VISION_TOKENS
+    rows: list[list[tuple[int, int, int, int, float]]] = []
+    for sample in asked:
+        row = []
+        for b, q in enumerate(sample):
+            tail, answer = tokens.tail(q.text), tokens.answer(q.answer)
+            ids = [*tail, *answer]
+            weight = 1.0 if q.family == "caption" else 2.0
+            for i, token in enumerate(ids[:-1]):
+                learn = i >= len(tail) - 1
+                row.append((token, start + i, b, ids[i + 1] if learn else -1, weight * learn))
+        rows.append(row)
+    width = max(len(r) for r in rows)
+    padded = [r + [(PAD_ID, start, -1, -1, 0.0)] * (width - len(r)) for r in rows]
+    table = np.array(padded, dtype=np.float64)
+    ids, positions, block, target = (torch.from_numpy(table[..., i]).long() for i in range(4))
+    return Packed(
+        torch.tensor(tokens.head), ids, positions, block, target,
+        torch.from_numpy(table[..., 4]).float(),
+    )
+
+
+def pack_mask(block: Tensor, shared: int) -> Tensor:
+    """bool [B, 1, S + T, S + T] for `shared` head and vision rows before the blocks."""
+    b, t = block.shape
+    full = torch.ones(shared + t, shared + t, dtype=torch.bool).tril()
+    mask = full.expand(b, -1, -1).clone()
+    mask[:, shared:, shared:] &= block[:, :, None] == block[:, None, :]
+    return mask[:, None]
+
+
+def choose_rows(labels: Tensor, number: int, generator: torch.Generator) -> Tensor:
+    """Vision rows to show, sorted, [B, number]: anchors, then objects, then background."""
+    rank = torch.rand(labels.shape[:2], generator=generator)
+    rank = rank + (labels[..., 0] > 0) * 1.0 + (labels[..., 3] > 0) * 2.0
+    return rank.topk(number, dim=1).indices.sort(dim=1).values
+
+
+def draw_scenes(rng: random.Random, number: int, high: int = 6) -> list[list[scenes.Thing]]:
+    return [scenes.make_scene(rng, 1, high) for _ in range(number)]
+
+
+def pixels(batch: list[list[scenes.Thing]], rng: random.Random) -> Tensor:
+    """float [B, 3, SIDE, SIDE] as the engine's preprocessing gives them."""
+    arrays = [scenes.load(scenes.render(s, rng, scenes.training_size(rng))) for s in batch]
+    return torch.from_numpy(np.stack(arrays))
+
+
+def labels(batch: list[list[scenes.Thing]]) -> Tensor:
+    """int64 [B, V, len(LABELS)]"""
+    return torch.from_numpy(np.stack([scenes.patch_labels(s) for s in batch]))
