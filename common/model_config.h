@@ -49,7 +49,7 @@ struct lvp_image_config {
     int resize_height, resize_width; // pixels
     int crop_height, crop_width;     // pixels
     enum lvp_resample resample;
-    float rescale_factor;
+    double rescale_factor; // double: transformers multiplies in float64 and rounds once
     float mean[3], std[3];           // RGB, after rescaling
 };
 

@@ -1,16 +1,16 @@
-// Image bytes to the ViT's pixels, equal to transformers' CLIPImageProcessor with Pillow: decode (kind by content), EXIF
-// orientation, RGB, antialiased resize, centre crop, rescale, normalise. Only the crop window is computed.
-// Thread: any; no shared state.
+// Image bytes to the ViT's pixels, equal to transformers' CLIPImageProcessor with Pillow: decode (kind by content),
+// EXIF orientation, RGB, antialiased resize, centre crop, rescale, normalise. Only the crop window is computed. Thread:
+// any; no shared state.
 #ifndef LVP_WORKER_IMAGE_IMAGE_H
 #define LVP_WORKER_IMAGE_IMAGE_H
 
 #include "common/model_config.h"
 #include "common/sample_error.h"
 
-// Reads a regular file and prepares it. `pixels` is [3, crop_height, crop_width] f32, owned by the caller. A bad image is
-// reported in *error with LVP_OK; only lack of memory is a failure of the call.
-enum lvp_status lvp_image_load(const char *path, const struct lvp_image_config *config, int64_t max_pixels, float *pixels,
-                               struct lvp_sample_error *error) LVP_MUST_CHECK;
+// Reads a regular file and prepares it. `pixels` is [3, crop_height, crop_width] f32, owned by the caller. A bad image
+// is reported in *error with LVP_OK; only lack of memory is a failure of the call.
+enum lvp_status lvp_image_load(const char *path, const struct lvp_image_config *config, int64_t max_pixels,
+                               float *pixels, struct lvp_sample_error *error) LVP_MUST_CHECK;
 
 // The same from bytes in memory.
 enum lvp_status lvp_image_load_bytes(const void *bytes, size_t n_bytes, const struct lvp_image_config *config,

@@ -1,0 +1,151 @@
+#include "worker/image/image.h"
+
+#include "worker/image/decode.h"
+#include "worker/image/preprocess.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+enum {
+    SIGNATURE_BYTES = 12,
+    // A file larger than its largest honest pixels (16-bit RGBA, uncompressed) and this much metadata is not read.
+    MAX_BYTES_PER_PIXEL = 8,
+    MAX_METADATA_BYTES = 64 << 20,
+};
+
+struct kind {
+    enum lvp_status (*decode)(const uint8_t *bytes, size_t n_bytes, int64_t max_pixels, struct lvp_raster *raster,
+                              struct lvp_sample_error *error);
+    int (*orientation)(const uint8_t *bytes, size_t n_bytes);
+};
+
+static const struct kind jpeg = {lvp_decode_jpeg, lvp_exif_orientation_jpeg};
+static const struct kind png = {lvp_decode_png, lvp_exif_orientation_png};
+static const struct kind webp = {lvp_decode_webp, lvp_exif_orientation_webp};
+
+// The kind by content, as file names lie; NULL for anything else.
+static const struct kind *kind_of(const uint8_t *bytes, size_t n_bytes)
+{
+    if (n_bytes >= 3 && memcmp(bytes, "\xFF\xD8\xFF", 3) == 0) return &jpeg;
+    if (n_bytes >= 8 && memcmp(bytes, "\x89PNG\r\n\x1A\n", 8) == 0) return &png;
+    if (n_bytes >= 12 && memcmp(bytes, "RIFF", 4) == 0 && memcmp(bytes + 8, "WEBP", 4) == 0) return &webp;
+    return NULL;
+}
+
+static void set_unknown_kind(size_t n_bytes, struct lvp_sample_error *error)
+{
+    lvp_sample_error_set(error, LVP_SAMPLE_NOT_AN_IMAGE, "%s",
+                         n_bytes == 0 ? "the file is empty" : "neither JPEG, PNG nor WebP by content");
+}
+
+enum lvp_status lvp_image_load_bytes(const void *bytes, size_t n_bytes, const struct lvp_image_config *config,
+                                     int64_t max_pixels, float *pixels, struct lvp_sample_error *error)
+{
+    *error = (struct lvp_sample_error){0};
+    const struct kind *kind = kind_of(bytes, n_bytes);
+    if (kind == NULL) {
+        set_unknown_kind(n_bytes, error);
+        return LVP_OK;
+    }
+    struct lvp_raster raster;
+    enum lvp_status status = kind->decode(bytes, n_bytes, max_pixels, &raster, error);
+    if (status != LVP_OK || error->code != LVP_SAMPLE_OK) return status;
+    LVP_CHECK(lvp_raster_orient(&raster, kind->orientation(bytes, n_bytes)));
+    status = lvp_image_preprocess(&raster, config, pixels, error);
+fail:
+    lvp_raster_free(&raster);
+    return status;
+}
+
+// Up to n_bytes from the file's start; fewer at its end. -1 with errno.
+static ssize_t read_at_most(int file, uint8_t *bytes, size_t n_bytes)
+{
+    size_t done = 0;
+    while (done < n_bytes) {
+        const ssize_t got = pread(file, bytes + done, n_bytes - done, (off_t)done);
+        if (got < 0 && errno == EINTR) continue;
+        if (got < 0) return -1;
+        if (got == 0) break;
+        done += (size_t)got;
+    }
+    return (ssize_t)done;
+}
+
+// Running out of descriptors or memory is this process's trouble, anything else is the sample's.
+static enum lvp_status report_errno(const char *what, struct lvp_sample_error *error)
+{
+    const int code = errno;
+    char text[128];
+    const char *reason = strerror_r(code, text, sizeof text); // the GNU form, which returns the text
+    if (code == ENOMEM) return lvp_fail(LVP_ERR_MEMORY, "%s: %s", what, reason);
+    if (code == EMFILE || code == ENFILE) return lvp_fail(LVP_ERR_IO, "%s: %s", what, reason);
+    lvp_sample_error_set(error, LVP_SAMPLE_FILE_MISSING, "%s: %s", what, reason);
+    return LVP_OK;
+}
+
+// Reads the whole file, once its first bytes look like an image. *bytes is the caller's to free, NULL where *error is
+// set.
+static enum lvp_status read_file(int file, int64_t max_pixels, uint8_t **bytes, size_t *n_bytes,
+                                 struct lvp_sample_error *error)
+{
+    struct stat info;
+    if (fstat(file, &info) != 0) return report_errno("cannot stat the file", error);
+    if (!S_ISREG(info.st_mode)) {
+        lvp_sample_error_set(error, LVP_SAMPLE_NOT_AN_IMAGE, "%s, not a regular file",
+                             S_ISDIR(info.st_mode) ? "a directory" : "a pipe, socket or device");
+        return LVP_OK;
+    }
+    uint8_t signature[SIGNATURE_BYTES];
+    ssize_t got = read_at_most(file, signature, sizeof signature);
+    if (got < 0) return report_errno("cannot read the file", error);
+    if (kind_of(signature, (size_t)got) == NULL) {
+        set_unknown_kind((size_t)got, error);
+        return LVP_OK;
+    }
+    const int64_t limit = max_pixels < (INT64_MAX - MAX_METADATA_BYTES) / MAX_BYTES_PER_PIXEL
+                              ? max_pixels * MAX_BYTES_PER_PIXEL + MAX_METADATA_BYTES
+                              : INT64_MAX;
+    if (info.st_size > limit) {
+        lvp_sample_error_set(error, LVP_SAMPLE_IMAGE_TOO_LARGE, "a file of %lld bytes for at most %lld pixels",
+                             (long long)info.st_size, (long long)max_pixels);
+        return LVP_OK;
+    }
+    *bytes = malloc((size_t)info.st_size + 1); // never 0 bytes, even if the file has just shrunk
+    if (*bytes == NULL) return lvp_fail(LVP_ERR_MEMORY, "no memory for a file of %lld bytes", (long long)info.st_size);
+    got = read_at_most(file, *bytes, (size_t)info.st_size);
+    if (got >= 0) {
+        *n_bytes = (size_t)got;
+        return LVP_OK;
+    }
+    enum lvp_status status = report_errno("cannot read the file", error);
+    free(*bytes);
+    *bytes = NULL;
+    return status;
+}
+
+enum lvp_status lvp_image_load(const char *path, const struct lvp_image_config *config, int64_t max_pixels,
+                               float *pixels, struct lvp_sample_error *error)
+{
+    *error = (struct lvp_sample_error){0};
+    // Without O_NONBLOCK, opening a FIFO would wait for a writer that may never come.
+    const int file = open(path, O_RDONLY | O_NONBLOCK | O_CLOEXEC | O_NOCTTY);
+    // A socket, or a device without a driver, cannot even be opened.
+    if (file < 0 && errno == ENXIO) {
+        lvp_sample_error_set(error, LVP_SAMPLE_NOT_AN_IMAGE, "a pipe, socket or device, not a regular file");
+        return LVP_OK;
+    }
+    if (file < 0) return report_errno("cannot open the file", error);
+    uint8_t *bytes = NULL;
+    size_t n_bytes = 0;
+    enum lvp_status status = read_file(file, max_pixels, &bytes, &n_bytes, error);
+    (void)close(file);
+    if (status == LVP_OK && error->code == LVP_SAMPLE_OK) {
+        status = lvp_image_load_bytes(bytes, n_bytes, config, max_pixels, pixels, error);
+    }
+    free(bytes);
+    return status;
+}
