@@ -108,3 +108,12 @@ int lvp_vision_rows_at(const struct lvp_prune_plan *plan, int layer, int n_token
     int group = lvp_layer_group(plan, layer);
     return group == 0 ? n_tokens : lvp_keep_count(plan, group - 1, n_tokens);
 }
+
+void lvp_prune_counts(const struct lvp_prune_plan *plan, int n_tokens, struct lvp_prune_counts *counts)
+{
+    *counts = (struct lvp_prune_counts){.n_points = plan->n_points, .rows = {n_tokens}};
+    for (int s = 0; s < plan->n_points; s++) {
+        counts->after[s] = plan->after[s];
+        counts->rows[s + 1] = lvp_keep_count(plan, s, n_tokens);
+    }
+}

@@ -3,7 +3,7 @@
 #ifndef LVP_COMMON_PLAN_H
 #define LVP_COMMON_PLAN_H
 
-#include "common/model_config.h"
+#include "common/step.h"
 
 #include <stdint.h>
 
@@ -44,6 +44,9 @@ int lvp_layer_group(const struct lvp_prune_plan *plan, int layer);
 
 // Tokens of an image of `n_tokens` that decoder layer `layer` reads.
 int lvp_vision_rows_at(const struct lvp_prune_plan *plan, int layer, int n_tokens);
+
+// The plan as the stages use it, for images of `n_tokens`. A layer group here is a depth there.
+void lvp_prune_counts(const struct lvp_prune_plan *plan, int n_tokens, struct lvp_prune_counts *counts);
 
 // --- Chain of blocks -----------------------------------------------------------------------------------------------
 

@@ -5,9 +5,9 @@
 #define LVP_COORDINATOR_COST_H
 
 #include "common/plan.h"
+#include "common/wire.h"
 
 enum {
-    LVP_HOP_HEADER_BYTES = 64, // framing of one payload
     LVP_HOP_ROW_BYTES = 4,     // position of each row of a language-model hop; vision rows need none
     LVP_COST_KV_PAGE = 16      // KV slots in a page, as worker/backend.h
 };

@@ -52,7 +52,14 @@ static struct lvp_block_cost range_of(const struct tables *t, int first, int end
     return cost;
 }
 
-// Fills the tables. Without a bound, the value is the slowest stage's seconds; with one, the bytes sent by partitions whose
+// What is added up once the slowest stage is settled: bytes sent, and far below one byte the squared load, which evens out
+// stages that differ in nothing else.
+static double second_aim(const struct lvp_block_cost *cost, double load)
+{
+    return (double)cost->prefill_out.payload + (double)cost->decode_out.payload + load * load / 1000;
+}
+
+// Fills the tables. Without a bound, the value is the slowest stage's seconds; with one, the second aim of partitions whose
 // stages all stay within it. Returns the value of the whole chain, INFINITY when there is none.
 static double solve(struct tables *t, double bound)
 {
@@ -71,8 +78,7 @@ static double solve(struct tables *t, double bound)
                 if (limit > 0 && stage_memory(in, &cost) > limit) continue;
                 double seconds = stage_seconds(in, s - 1, &cost);
                 if (seconds > bound) continue;
-                double value = isinf(bound) ? fmax(before[a], seconds)
-                                            : before[a] + (double)cost.prefill_out.payload + (double)cost.decode_out.payload;
+                double value = isinf(bound) ? fmax(before[a], seconds) : before[a] + second_aim(&cost, seconds / bound);
                 if (value < now[b]) {
                     now[b] = value;
                     t->from[s * width + b] = a;

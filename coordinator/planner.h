@@ -14,7 +14,11 @@ struct lvp_device {
 };
 
 // Two cores of a present-day server with AVX2 and a 10 Gbit/s network.
-#define LVP_DEVICE_CPU ((struct lvp_device){.flops = 150e9, .memory_rate = 30e9, .link_rate = 1.2e9})
+#define LVP_TYPICAL_CPU ((struct lvp_device){.flops = 150e9, .memory_rate = 30e9, .link_rate = 1.2e9})
+
+// Requests in flight that a partition is balanced for where nothing else is known, so that `lvpipe plan` shows what
+// `lvpipe caption` will do.
+enum { LVP_PLANNED_SEQUENCES = 16 };
 
 struct lvp_planner_input {
     const struct lvp_workload *workload; // borrowed; one request

@@ -71,6 +71,12 @@ static void test_keep_of_the_paper(void **state)
     assert_int_equal(lvp_layer_group(&plan, 0), 0);
     assert_int_equal(lvp_layer_group(&plan, 15), 2);
     assert_int_equal(lvp_layer_group(&plan, 31), 3);
+    struct lvp_prune_counts counts;
+    lvp_prune_counts(&plan, 576, &counts);
+    assert_int_equal(counts.rows[0], 576);
+    assert_int_equal(counts.rows[3], 58);
+    for (int layer = 0; layer <= 32; layer++)
+        assert_int_equal(counts.rows[lvp_depth_of_layer(&counts, layer)], lvp_vision_rows_at(&plan, layer, 576));
 }
 
 static void test_keep_is_decimal(void **state)

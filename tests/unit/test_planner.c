@@ -74,7 +74,7 @@ static void test_equals_exhaustive_search(void **state)
         for (int n = 1; n <= 5; n++) {
             struct lvp_workload w = workload(&config, keeps[k]);
             for (int s = 0; s < n; s++) {
-                devices[s] = LVP_DEVICE_CPU;
+                devices[s] = LVP_TYPICAL_CPU;
                 devices[s].flops = 1e9 * (1 + (s * 7 + k) % 3); // unequal devices
                 devices[s].link_rate = k == 1 ? 1e7 : 1e9;
             }
@@ -98,7 +98,7 @@ static void test_features_of_several_layers(void **state)
     config.n_feature_layers = 2;
     struct lvp_workload w = workload(&config, "0.5");
     struct lvp_device devices[16];
-    for (int s = 0; s < 16; s++) devices[s] = LVP_DEVICE_CPU;
+    for (int s = 0; s < 16; s++) devices[s] = LVP_TYPICAL_CPU;
     struct lvp_planner_input input = {.workload = &w, .n_stages = 3, .devices = devices, .sequences = 1};
     expect_best(&input);
     // 13 blocks with 3 forbidden cuts: vit[1], vit[2] and project stay with vit[0].
@@ -116,7 +116,7 @@ static void test_balances_by_cost(void **state)
     (void)state;
     struct lvp_model_config config = test_llava_7b();
     struct lvp_device devices[4];
-    for (int s = 0; s < 4; s++) devices[s] = LVP_DEVICE_CPU;
+    for (int s = 0; s < 4; s++) devices[s] = LVP_TYPICAL_CPU;
     struct lvp_workload w = workload(&config, "0.5");
     w.new_tokens = 1;
     struct lvp_planner_input input = {.workload = &w, .n_stages = 4, .devices = devices, .sequences = 8};
@@ -133,7 +133,7 @@ static void test_slow_link_cuts_after_a_prune_point(void **state)
 {
     (void)state;
     struct lvp_model_config config = test_llava_7b();
-    struct lvp_device devices[3] = {LVP_DEVICE_CPU, LVP_DEVICE_CPU, LVP_DEVICE_CPU};
+    struct lvp_device devices[3] = {LVP_TYPICAL_CPU, LVP_TYPICAL_CPU, LVP_TYPICAL_CPU};
     devices[0].link_rate = devices[1].link_rate = 1e4; // a cut costs more than all blocks
     struct lvp_workload w = workload(&config, "0.5");
     w.new_tokens = 1;
