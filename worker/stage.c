@@ -44,6 +44,23 @@ struct lvp_stage {
     float *wide;                   // host staging, for payloads in bf16
 };
 
+static int clamp(int value, int low, int high) { return value < low ? low : value > high ? high : value; }
+
+struct lvp_stage_range lvp_stage_range_of(const struct lvp_model_config *config, int first, int end)
+{
+    int vit = lvp_block_index(config, LVP_BLOCK_VIT, 0), n_vit = lvp_vit_layers_used(config);
+    int project = lvp_block_index(config, LVP_BLOCK_PROJECT, 0), merge = lvp_block_index(config, LVP_BLOCK_MERGE, 0);
+    int dec = lvp_block_index(config, LVP_BLOCK_DEC, 0), head = lvp_block_index(config, LVP_BLOCK_HEAD, 0);
+    return (struct lvp_stage_range){
+        .patch_embed = first == 0,
+        .vit_first = clamp(first - vit, 0, n_vit), .vit_end = clamp(end - vit, 0, n_vit),
+        .project = first <= project && project < end,
+        .merge = first <= merge && merge < end,
+        .dec_first = clamp(first - dec, 0, config->text.layers), .dec_end = clamp(end - dec, 0, config->text.layers),
+        .head = first <= head && head < end,
+    };
+}
+
 static struct lvp_vision_range vision_range(struct lvp_stage_range range)
 {
     return (struct lvp_vision_range){range.patch_embed, range.vit_first, range.vit_end, range.project};

@@ -22,6 +22,9 @@ struct lvp_stage_range {
     bool head;               // final norm, lm_head, sampling
 };
 
+// The range of blocks first..end of the chain (common/plan.h).
+struct lvp_stage_range lvp_stage_range_of(const struct lvp_model_config *config, int first_block, int end_block);
+
 struct lvp_stage_limits {
     int max_rows;                  // rows of a step at depth 0
     int max_seqs;                  // sequence slots

@@ -1,0 +1,155 @@
+#include "common/control.h"
+
+#include "common/tags.h"
+
+#include <sched.h>
+#include <stdlib.h>
+#include <time.h>
+
+struct outgoing {
+    MPI_Request request;
+    uint8_t *bytes;
+    struct outgoing *next;
+};
+
+struct lvp_control {
+    MPI_Comm communicator;
+    struct outgoing *outgoing;
+    uint8_t *received; // last message that was polled
+    size_t capacity;
+};
+
+enum lvp_status lvp_control_open(MPI_Comm communicator, struct lvp_control **control)
+{
+    *control = calloc(1, sizeof **control);
+    if (*control == NULL) return lvp_fail(LVP_ERR_MEMORY, "out of memory for the control channel");
+    (*control)->communicator = communicator;
+    return LVP_OK;
+}
+
+static void collect(struct lvp_control *control)
+{
+    struct outgoing **link = &control->outgoing;
+    while (*link != NULL) {
+        int done = 0;
+        MPI_Test(&(*link)->request, &done, MPI_STATUS_IGNORE);
+        if (!done) {
+            link = &(*link)->next;
+            continue;
+        }
+        struct outgoing *sent = *link;
+        *link = sent->next;
+        free(sent->bytes);
+        free(sent);
+    }
+}
+
+void lvp_control_close(struct lvp_control *control)
+{
+    if (control == NULL) return;
+    while (control->outgoing != NULL) {
+        struct outgoing *left = control->outgoing;
+        control->outgoing = left->next;
+        MPI_Cancel(&left->request);
+        MPI_Request_free(&left->request);
+        free(left->bytes);
+        free(left);
+    }
+    free(control->received);
+    free(control);
+}
+
+enum lvp_status lvp_control_send(struct lvp_control *control, int rank, const ProtobufCMessage *message)
+{
+    size_t n_bytes = protobuf_c_message_get_packed_size(message);
+    if (n_bytes > LVP_CONTROL_MAX_BYTES) return lvp_fail(LVP_ERR_INTERNAL, "a control message of %zu bytes", n_bytes);
+    struct outgoing *out = calloc(1, sizeof *out);
+    uint8_t *bytes = malloc(n_bytes + 1);
+    if (out == NULL || bytes == NULL) {
+        free(out);
+        free(bytes);
+        return lvp_fail(LVP_ERR_MEMORY, "out of memory for a control message");
+    }
+    protobuf_c_message_pack(message, bytes);
+    out->bytes = bytes;
+    int code = MPI_Isend(bytes, (int)n_bytes, MPI_BYTE, rank, LVP_TAG_CONTROL, control->communicator, &out->request);
+    if (code != MPI_SUCCESS) {
+        free(out);
+        free(bytes);
+        return lvp_fail(LVP_ERR_LOST, "a control message to rank %d could not be sent", rank);
+    }
+    out->next = control->outgoing;
+    control->outgoing = out;
+    return LVP_OK;
+}
+
+enum lvp_status lvp_control_poll(struct lvp_control *control, int *from, const uint8_t **bytes, size_t *n_bytes)
+{
+    int flag = 0, count = 0;
+    MPI_Message message;
+    MPI_Status status;
+    *bytes = NULL;
+    collect(control);
+    if (MPI_Improbe(MPI_ANY_SOURCE, LVP_TAG_CONTROL, control->communicator, &flag, &message, &status) != MPI_SUCCESS)
+        return lvp_fail(LVP_ERR_LOST, "the control channel failed");
+    if (!flag) return LVP_OK;
+    MPI_Get_count(&status, MPI_BYTE, &count);
+    if (count < 0 || count > LVP_CONTROL_MAX_BYTES)
+        return lvp_fail(LVP_ERR_FORMAT, "rank %d sent a control message of %d bytes", status.MPI_SOURCE, count);
+    if ((size_t)count + 1 > control->capacity) {
+        uint8_t *larger = realloc(control->received, (size_t)count + 1);
+        if (larger == NULL) return lvp_fail(LVP_ERR_MEMORY, "out of memory for a control message of %d bytes", count);
+        control->received = larger;
+        control->capacity = (size_t)count + 1;
+    }
+    if (MPI_Mrecv(control->received, count, MPI_BYTE, &message, MPI_STATUS_IGNORE) != MPI_SUCCESS)
+        return lvp_fail(LVP_ERR_LOST, "a control message from rank %d was lost", status.MPI_SOURCE);
+    *from = status.MPI_SOURCE;
+    *bytes = control->received;
+    *n_bytes = (size_t)count;
+    return LVP_OK;
+}
+
+bool lvp_control_sending(struct lvp_control *control)
+{
+    collect(control);
+    return control->outgoing != NULL;
+}
+
+enum lvp_status lvp_control_unpack_to_worker(const uint8_t *bytes, size_t n_bytes, Lvp__ToWorker **message)
+{
+    *message = lvp__to_worker__unpack(NULL, n_bytes, bytes);
+    if (*message == NULL) return lvp_fail(LVP_ERR_FORMAT, "the coordinator sent %zu bytes that are no message", n_bytes);
+    return LVP_OK;
+}
+
+enum lvp_status lvp_control_unpack_from_worker(const uint8_t *bytes, size_t n_bytes, Lvp__FromWorker **message)
+{
+    *message = lvp__from_worker__unpack(NULL, n_bytes, bytes);
+    if (*message == NULL) return lvp_fail(LVP_ERR_FORMAT, "a worker sent %zu bytes that are no message", n_bytes);
+    return LVP_OK;
+}
+
+double lvp_now(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
+}
+
+void lvp_poll_rest(enum lvp_expectation expectation, int idle_rounds)
+{
+    long nanoseconds = 50000;
+    if (expectation == LVP_IN_TRANSFER) {
+        // The transfer moves while this side polls; yielding lets a computing thread on the same core go on.
+        sched_yield();
+        return;
+    }
+    if (expectation == LVP_EXPECT_NOTHING) {
+        int doublings = idle_rounds / 16;
+        nanoseconds = doublings >= 6 ? 2000000 : 50000L << doublings;
+        if (nanoseconds > 2000000) nanoseconds = 2000000;
+    }
+    struct timespec rest = {0, nanoseconds};
+    nanosleep(&rest, NULL);
+}

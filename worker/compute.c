@@ -1,0 +1,344 @@
+#include "worker/compute.h"
+
+#include "worker/weights.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/resource.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+// Lanes between this stage and its neighbours. Encode jobs end where `merge` is, steps begin there.
+static enum lvp_status create_lanes(struct lvp_compute *compute)
+{
+    const struct lvp_worker_setup *setup = &compute->setup;
+    const struct lvp_model_config *config = &compute->config;
+    int merge = lvp_block_index(config, LVP_BLOCK_MERGE, 0), stage = setup->stage;
+    int first = setup->partition.first[stage], end = setup->partition.first[stage + 1];
+    int before = stage > 0 ? setup->ranks[stage - 1] : -1;
+    int after = stage + 1 < setup->partition.n_stages ? setup->ranks[stage + 1] : -1;
+    size_t element = lvp_dtype_size(setup->dtype);
+    size_t row = (size_t)config->text.hidden * element;
+    size_t images = (size_t)setup->limits.max_images;
+    size_t step_head = LVP_HOP_HEADER_BYTES + (size_t)setup->limits.max_rows * sizeof(int32_t);
+    size_t step_body = (size_t)setup->limits.max_rows * row;
+    bool encodes_in = first > 0 && first <= merge, encodes_out = end <= merge;
+    size_t image_in = encodes_in ? lvp_stage_image_in_bytes(compute->stage) : 0;
+    size_t image_out = encodes_out ? lvp_stage_image_out_bytes(compute->stage) : 0;
+    LVP_TRY(lvp_lane_init(&compute->steps, LVP_HOP_STEP, first > merge ? before : -1, end > merge ? after : -1, step_head,
+                          step_body, step_body));
+    return lvp_lane_init(&compute->encodes, LVP_HOP_ENCODE, encodes_in ? before : -1, encodes_out ? after : -1,
+                         LVP_HOP_HEADER_BYTES, images * image_in, images * image_out);
+}
+
+static enum lvp_status open_pruner(const struct lvp_worker_setup *setup, const struct lvp_model_config *config,
+                                   struct lvp_pruner_weights *weights)
+{
+    if (setup->pruner != LVP_PRUNER_LVPRUNING) return LVP_OK;
+    LVP_TRY(lvp_pruner_weights_open(setup->pruner_weights, config, weights));
+    if (weights->n_points != setup->prune.n_points)
+        return lvp_fail(LVP_ERR_MODEL, "%s has modules for %d prune points, %d are asked for", setup->pruner_weights,
+                        weights->n_points, setup->prune.n_points);
+    return LVP_OK;
+}
+
+static enum lvp_status load(struct lvp_compute *compute)
+{
+    enum lvp_status status = LVP_OK;
+    const struct lvp_worker_setup *setup = &compute->setup;
+    struct lvp_checkpoint *checkpoint = NULL;
+    struct lvp_pruner_weights weights = {0};
+    char hash[33];
+    LVP_CHECK(lvp_checkpoint_open(setup->model, &checkpoint));
+    LVP_CHECK(lvp_checkpoint_hash(checkpoint, hash));
+    if (strcmp(hash, setup->model_hash) != 0) {
+        status = lvp_fail(LVP_ERR_MODEL, "%s: this rank sees another model than rank 0 (hash %s, not %s)", setup->model, hash,
+                          setup->model_hash);
+        goto fail;
+    }
+    compute->config = *lvp_checkpoint_config(checkpoint);
+    LVP_CHECK(lvp_partition_check(&compute->config, &setup->partition));
+    LVP_CHECK(open_pruner(setup, &compute->config, &weights));
+    struct lvp_stage_options options = {
+        .checkpoint = checkpoint, .weights = &weights, .pruner = setup->pruner, .prune = setup->prune,
+        .range = lvp_stage_range_of(&compute->config, setup->partition.first[setup->stage],
+                                    setup->partition.first[setup->stage + 1]),
+        .limits = setup->limits,
+    };
+    struct lvp_backend_limits limits;
+    lvp_stage_backend_limits(&compute->config, &setup->prune, weights.inner_width, options.range, &setup->limits, &limits);
+    LVP_CHECK(lvp_cpu_backend_open(setup->kernel_set, setup->dtype, setup->threads, &limits, &compute->backend));
+    options.backend = compute->backend;
+    LVP_CHECK(lvp_stage_create(&options, &compute->stage));
+    if (options.range.patch_embed)
+        LVP_CHECK(lvp_prepare_create(&compute->config.image, setup->max_pixels, setup->limits.image_slots, setup->threads,
+                                     &compute->prepare));
+    LVP_CHECK(create_lanes(compute));
+    compute->releases = calloc((size_t)setup->limits.max_seqs, sizeof *compute->releases);
+    if (compute->releases == NULL) status = lvp_fail(LVP_ERR_MEMORY, "out of memory for the stage");
+fail:
+    lvp_pruner_weights_close(&weights);
+    lvp_checkpoint_close(checkpoint);
+    return status;
+}
+
+static enum lvp_status run_step(struct lvp_compute *compute, struct lvp_job *job, uint64_t index)
+{
+    struct lvp_lane *lane = &compute->steps;
+    size_t i = index % LVP_LANE_BUFFERS;
+    struct lvp_step_output output = {.tokens = job->tokens, .logprobs = job->logprobs};
+    const void *x = lane->from >= 0 ? lane->in[i].body : NULL;
+    const int32_t *positions = lane->from >= 0 ? lvp_lane_positions(lane->in[i].head) : NULL;
+    if (lane->to >= 0) {
+        output.x = lane->out[i].body;
+        output.positions = lvp_lane_positions(lane->out[i].head);
+    }
+    return lvp_stage_step(compute->stage, &job->step, x, positions, &output);
+}
+
+static enum lvp_status run_encode(struct lvp_compute *compute, struct lvp_job *job, uint64_t index)
+{
+    struct lvp_lane *lane = &compute->encodes;
+    const Lvp__Encode *encode = job->message->encode;
+    size_t i = index % LVP_LANE_BUFFERS;
+    int n = (int)encode->n_slots;
+    if (!lvp_stage_has_vision(compute->stage)) return lvp_stage_park(compute->stage, n, lane->in[i].body, encode->slots);
+    const void *in[LVP_LANE_JOBS];
+    for (int image = 0; image < n; image++)
+        in[image] = lane->from >= 0
+                        ? (const void *)((const char *)lane->in[i].body + (size_t)image * lvp_stage_image_in_bytes(compute->stage))
+                        : (const void *)lvp_prepare_pixels(compute->prepare, encode->slots[image]);
+    return lvp_stage_encode(compute->stage, n, in, encode->slots, lane->to >= 0 ? lane->out[i].body : NULL);
+}
+
+// Ends a stretch in which an announced job waited for its rows, or for room to put its result.
+static void account_wait(struct lvp_compute *compute, const struct lvp_lane *lane, double since, double now)
+{
+    if (lane->computed >= lane->announced) return;
+    if (lane->computed >= lane->arrived) compute->statistics.input_wait_seconds += now - since;
+    else compute->statistics.send_wait_seconds += now - since;
+}
+
+static void count_step(struct lvp_compute *compute, const struct lvp_job *job)
+{
+    Lvp__Statistics *stats = &compute->statistics;
+    const struct lvp_prune_counts *prune = &compute->setup.prune;
+    stats->steps++;
+    if (compute->steps.to < 0) return;
+    int64_t row_bytes = (int64_t)compute->config.text.hidden * (int64_t)lvp_dtype_size(compute->setup.dtype);
+    int depth = lvp_depth_of_layer(prune, lvp_stage_range_of(&compute->config,
+                                   compute->setup.partition.first[compute->setup.stage],
+                                   compute->setup.partition.first[compute->setup.stage + 1]).dec_end);
+    int64_t n_rows = 0;
+    for (int s = 0; s < job->step.n_seqs; s++) {
+        const struct lvp_step_seq *seq = &job->step.seqs[s];
+        int64_t rows = lvp_seq_rows(prune, seq, depth);
+        n_rows += rows;
+        if (seq->prefill) {
+            stats->prefill_rows += rows;
+            stats->prefill_vision_rows += (int64_t)seq->n_images * prune->rows[depth];
+            stats->prefill_bytes += rows * row_bytes;
+            stats->unpruned_prefill_rows += lvp_seq_rows(prune, seq, 0);
+        } else {
+            stats->decode_rows++;
+            stats->decode_bytes += row_bytes;
+        }
+    }
+    stats->framing_bytes += LVP_HOP_HEADER_BYTES + n_rows * (int64_t)sizeof(int32_t);
+}
+
+static void count_encode(struct lvp_compute *compute, const struct lvp_job *job)
+{
+    compute->statistics.encodes++;
+    if (compute->encodes.to < 0) return;
+    compute->statistics.vision_bytes += (int64_t)job->out.payload_bytes;
+    compute->statistics.framing_bytes += LVP_HOP_HEADER_BYTES;
+}
+
+// Runs one job with the lock released. The lane's counters say that nobody else touches the job meanwhile.
+static enum lvp_status run_job(struct lvp_compute *compute, struct lvp_lane *lane)
+{
+    uint64_t index = lane->computed;
+    struct lvp_job *job = lvp_lane_job(lane, index);
+    bool is_step = lane == &compute->steps;
+    for (int i = 0; is_step && i < compute->n_releases; i++) lvp_stage_release(compute->stage, compute->releases[i]);
+    if (is_step) compute->n_releases = 0;
+    pthread_mutex_unlock(&compute->lock);
+    double start = lvp_now();
+    enum lvp_status status = is_step ? run_step(compute, job, index) : run_encode(compute, job, index);
+    double seconds = lvp_now() - start;
+    pthread_mutex_lock(&compute->lock);
+    compute->statistics.compute_seconds += seconds;
+    if (status != LVP_OK) return status;
+    if (is_step) count_step(compute, job);
+    else count_encode(compute, job);
+    lane->computed++;
+    return LVP_OK;
+}
+
+static enum lvp_status run_jobs(struct lvp_compute *compute)
+{
+    while (!compute->stop) {
+        struct lvp_lane *lane = lvp_lane_computable(&compute->steps)     ? &compute->steps
+                                : lvp_lane_computable(&compute->encodes) ? &compute->encodes
+                                                                         : NULL;
+        if (lane != NULL) {
+            LVP_TRY(run_job(compute, lane));
+            continue;
+        }
+        double since = lvp_now();
+        const struct lvp_lane *waiting = compute->steps.computed < compute->steps.announced ? &compute->steps : &compute->encodes;
+        struct lvp_lane before = {.announced = waiting->announced, .arrived = waiting->arrived, .computed = waiting->computed};
+        pthread_cond_wait(&compute->wake, &compute->lock);
+        account_wait(compute, &before, since, lvp_now());
+    }
+    return LVP_OK;
+}
+
+static void *compute_main(void *argument)
+{
+    struct lvp_compute *compute = argument;
+    // Computing yields to communication where both want the same core: payloads move only while the communication thread polls.
+    (void)setpriority(PRIO_PROCESS, (id_t)syscall(SYS_gettid), getpriority(PRIO_PROCESS, 0) + 1);
+    double start = lvp_now();
+    enum lvp_status status = load(compute);
+    pthread_mutex_lock(&compute->lock);
+    compute->load_seconds = lvp_now() - start;
+    if (status == LVP_OK) {
+        compute->loaded = true;
+        status = run_jobs(compute);
+    }
+    if (status != LVP_OK) {
+        compute->status = status;
+        (void)snprintf(compute->error, sizeof compute->error, "%s", lvp_error_text());
+    }
+    pthread_mutex_unlock(&compute->lock);
+    return NULL;
+}
+
+enum lvp_status lvp_compute_start(struct lvp_compute *compute, const Lvp__Setup *setup)
+{
+    LVP_TRY(lvp_worker_setup_read(setup, &compute->setup));
+    lvp__statistics__init(&compute->statistics);
+    pthread_mutex_init(&compute->lock, NULL);
+    pthread_cond_init(&compute->wake, NULL);
+    if (pthread_create(&compute->thread, NULL, compute_main, compute) != 0)
+        return lvp_fail(LVP_ERR_MEMORY, "the compute thread could not be started");
+    compute->running = true;
+    return LVP_OK;
+}
+
+void lvp_compute_stop(struct lvp_compute *compute, struct lvp_transport *transport)
+{
+    if (compute->running) {
+        pthread_mutex_lock(&compute->lock);
+        compute->stop = true;
+        pthread_cond_signal(&compute->wake);
+        pthread_mutex_unlock(&compute->lock);
+        pthread_join(compute->thread, NULL);
+        pthread_mutex_destroy(&compute->lock);
+        pthread_cond_destroy(&compute->wake);
+    }
+    lvp_lane_destroy(&compute->steps, transport);
+    lvp_lane_destroy(&compute->encodes, transport);
+    lvp_prepare_destroy(compute->prepare);
+    lvp_stage_destroy(compute->stage);
+    if (compute->backend != NULL) compute->backend->ops->close(compute->backend);
+    free(compute->releases);
+    lvp_worker_setup_free(&compute->setup);
+    *compute = (struct lvp_compute){0};
+}
+
+// Sizes are checked here, before anything is computed from them; what the ids say is checked when the step's layout is built.
+static enum lvp_status read_sequences(const struct lvp_worker_setup *setup, const Lvp__Step *message, struct lvp_job *job)
+{
+    size_t n = message->n_sequences;
+    int64_t n_rows = 0, max_rows = setup->limits.max_rows;
+    if (n < 1 || n > (size_t)setup->limits.max_seqs)
+        return lvp_fail(LVP_ERR_FORMAT, "step %llu has %zu sequences", (unsigned long long)message->number, n);
+    job->seqs = calloc(n, sizeof *job->seqs);
+    job->tokens = calloc(n, sizeof *job->tokens);
+    job->logprobs = calloc(n, sizeof *job->logprobs);
+    if (job->seqs == NULL || job->tokens == NULL || job->logprobs == NULL) return lvp_fail(LVP_ERR_MEMORY, "out of memory for a step");
+    for (size_t s = 0; s < n; s++) {
+        const Lvp__Sequence *from = message->sequences[s];
+        n_rows += (int64_t)from->n_ids + (int64_t)from->n_image_slots * setup->prune.rows[0];
+        if (from->n_ids > (size_t)max_rows || from->n_image_slots > from->n_ids || from->max_new < 0 || from->max_new > setup->limits.max_kv_len ||
+            n_rows - (int64_t)from->n_image_slots > max_rows)
+            return lvp_fail(LVP_ERR_FORMAT, "step %llu: sequence %zu is out of range", (unsigned long long)message->number, s);
+        n_rows -= (int64_t)from->n_image_slots; // an image's token id stands for its rows
+        job->seqs[s] = (struct lvp_step_seq){
+            .slot = from->slot, .prefill = from->prefill, .max_new = from->max_new, .position = from->position,
+            .n_ids = (int)from->n_ids, .ids = from->ids, .n_images = (int)from->n_image_slots, .image_slots = from->image_slots,
+            .random_key = from->random_key, .temperature = from->temperature, .top_p = from->top_p,
+            .sampling_key = from->sampling_key, .token_index = from->token_index};
+    }
+    job->step = (struct lvp_step){.number = message->number, .n_seqs = (int)n, .seqs = job->seqs};
+    return LVP_OK;
+}
+
+static struct lvp_hop_header step_header(const struct lvp_compute *compute, const struct lvp_step *step, int n_rows, int depth)
+{
+    const struct lvp_prune_counts *prune = &compute->setup.prune;
+    uint64_t width = (uint64_t)compute->config.text.hidden, vision_rows = 0;
+    for (int s = 0; s < step->n_seqs; s++) vision_rows += (uint64_t)step->seqs[s].n_images * (uint64_t)prune->rows[depth];
+    return (struct lvp_hop_header){.kind = LVP_HOP_STEP, .number = step->number, .n_rows = (uint32_t)n_rows,
+                                   .width = (uint32_t)width, .n_parts = (uint32_t)step->n_seqs, .dtype = compute->setup.dtype,
+                                   .payload_bytes = (uint64_t)n_rows * width * lvp_dtype_size(compute->setup.dtype),
+                                   .vision_rows = vision_rows};
+}
+
+enum lvp_status lvp_compute_step(struct lvp_compute *compute, Lvp__ToWorker *message)
+{
+    struct lvp_job *job = NULL;
+    enum lvp_status status = lvp_lane_announce(&compute->steps, &job);
+    if (status != LVP_OK) {
+        lvp__to_worker__free_unpacked(message, NULL);
+        return status;
+    }
+    job->message = message;
+    LVP_TRY(read_sequences(&compute->setup, message->step, job));
+    const struct lvp_worker_setup *setup = &compute->setup;
+    struct lvp_stage_range range = lvp_stage_range_of(&compute->config, setup->partition.first[setup->stage],
+                                                      setup->partition.first[setup->stage + 1]);
+    job->in = step_header(compute, &job->step, lvp_stage_rows_in(compute->stage, &job->step),
+                          lvp_depth_of_layer(&setup->prune, range.dec_first));
+    job->out = step_header(compute, &job->step, lvp_stage_rows_out(compute->stage, &job->step),
+                           lvp_depth_of_layer(&setup->prune, range.dec_end));
+    compute->steps.announced++;
+    return LVP_OK;
+}
+
+static struct lvp_hop_header encode_header(const struct lvp_compute *compute, const Lvp__Encode *encode, size_t image_bytes)
+{
+    size_t element = lvp_dtype_size(compute->setup.dtype);
+    return (struct lvp_hop_header){.kind = LVP_HOP_ENCODE, .number = encode->number, .n_rows = (uint32_t)encode->n_slots,
+                                   .width = (uint32_t)(image_bytes / element), .n_parts = (uint32_t)encode->n_slots,
+                                   .dtype = compute->setup.dtype, .payload_bytes = encode->n_slots * image_bytes};
+}
+
+enum lvp_status lvp_compute_encode(struct lvp_compute *compute, Lvp__ToWorker *message)
+{
+    struct lvp_job *job = NULL;
+    enum lvp_status status = lvp_lane_announce(&compute->encodes, &job);
+    if (status == LVP_OK && (message->encode->n_slots < 1 || message->encode->n_slots > (size_t)compute->setup.limits.max_images))
+        status = lvp_fail(LVP_ERR_FORMAT, "an encode job of %zu images", message->encode->n_slots);
+    if (status != LVP_OK) {
+        lvp__to_worker__free_unpacked(message, NULL);
+        return status;
+    }
+    job->message = message;
+    if (compute->encodes.from >= 0) job->in = encode_header(compute, message->encode, lvp_stage_image_in_bytes(compute->stage));
+    if (compute->encodes.to >= 0) job->out = encode_header(compute, message->encode, lvp_stage_image_out_bytes(compute->stage));
+    compute->encodes.announced++;
+    return LVP_OK;
+}
+
+enum lvp_status lvp_compute_release(struct lvp_compute *compute, const Lvp__Release *message)
+{
+    for (size_t i = 0; i < message->n_slots; i++) {
+        if (compute->n_releases >= compute->setup.limits.max_seqs) return lvp_fail(LVP_ERR_FORMAT, "more slots released than exist");
+        compute->releases[compute->n_releases++] = message->slots[i];
+    }
+    return LVP_OK;
+}

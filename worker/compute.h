@@ -1,0 +1,59 @@
+// The compute thread of a worker: loads the stage, then runs the jobs of both lanes, steps before encode jobs, so that decoding
+// never waits behind a ViT.
+#ifndef LVP_WORKER_COMPUTE_H
+#define LVP_WORKER_COMPUTE_H
+
+#include "worker/lane.h"
+#include "worker/prepare.h"
+#include "worker/stage.h"
+
+#include <pthread.h>
+
+// What a worker is told at start, checked and in our own types.
+struct lvp_worker_setup {
+    char *model, *pruner_weights, *kernel_set, *model_hash; // owned
+    enum lvp_dtype dtype;
+    int threads;
+    enum lvp_pruner_kind pruner;
+    struct lvp_prune_counts prune;
+    struct lvp_partition partition;
+    int stage;
+    int ranks[LVP_MAX_STAGES];
+    struct lvp_stage_limits limits;
+    int64_t max_pixels;
+};
+
+// LVP_ERR_FORMAT naming the field that cannot be.
+enum lvp_status lvp_worker_setup_read(const Lvp__Setup *message, struct lvp_worker_setup *setup) LVP_MUST_CHECK;
+void lvp_worker_setup_free(struct lvp_worker_setup *setup);
+
+struct lvp_compute {
+    struct lvp_worker_setup setup;
+    pthread_t thread;
+    bool running;            // the thread was started
+    pthread_mutex_t lock;    // guards everything below
+    pthread_cond_t wake;     // for the compute thread
+    bool loaded, stop;
+    enum lvp_status status;  // first failure of the compute thread, with its text
+    char error[1024];
+    struct lvp_lane steps, encodes;
+    int32_t *releases;       // sequence slots to free before the next step
+    int n_releases;
+    double load_seconds;
+    Lvp__Statistics statistics;
+    // owned by the compute thread after the start
+    struct lvp_model_config config;
+    struct lvp_backend *backend;
+    struct lvp_stage *stage;
+    struct lvp_prepare *prepare; // first vision stage only
+};
+
+enum lvp_status lvp_compute_start(struct lvp_compute *compute, const Lvp__Setup *setup) LVP_MUST_CHECK;
+void lvp_compute_stop(struct lvp_compute *compute, struct lvp_transport *transport); // joins; safe before the start
+
+// Announce work; the message becomes the lane's. Called with the lock held.
+enum lvp_status lvp_compute_step(struct lvp_compute *compute, Lvp__ToWorker *message) LVP_MUST_CHECK;
+enum lvp_status lvp_compute_encode(struct lvp_compute *compute, Lvp__ToWorker *message) LVP_MUST_CHECK;
+enum lvp_status lvp_compute_release(struct lvp_compute *compute, const Lvp__Release *message) LVP_MUST_CHECK;
+
+#endif

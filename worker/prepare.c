@@ -1,0 +1,163 @@
+#include "worker/prepare.h"
+
+#include "worker/image/image.h"
+
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+
+struct slot {
+    float *pixels;
+    char *path;
+    bool busy;
+    enum lvp_status status;
+    struct lvp_sample_error error;
+};
+
+// Slot numbers in order; a slot is in a queue at most once, so n_slots places are enough.
+struct queue {
+    int *items;
+    int first, n, capacity;
+};
+
+struct lvp_prepare {
+    struct lvp_image_config config;
+    int64_t max_pixels;
+    int n_slots, n_threads, n_busy;
+    struct slot *slots;
+    struct queue todo, done;
+    pthread_mutex_t lock;
+    pthread_cond_t work;
+    pthread_t *threads;
+    bool stop;
+};
+
+static void push(struct queue *queue, int item) { queue->items[(queue->first + queue->n++) % queue->capacity] = item; }
+
+static int pop(struct queue *queue)
+{
+    int item = queue->items[queue->first];
+    queue->first = (queue->first + 1) % queue->capacity;
+    queue->n--;
+    return item;
+}
+
+static void *run(void *argument)
+{
+    struct lvp_prepare *prepare = argument;
+    pthread_mutex_lock(&prepare->lock);
+    for (;;) {
+        while (prepare->todo.n == 0 && !prepare->stop) pthread_cond_wait(&prepare->work, &prepare->lock);
+        if (prepare->stop) break;
+        int index = pop(&prepare->todo);
+        struct slot *slot = &prepare->slots[index];
+        pthread_mutex_unlock(&prepare->lock);
+        lvp_error_clear();
+        slot->error = (struct lvp_sample_error){.code = LVP_SAMPLE_OK};
+        slot->status = lvp_image_load(slot->path, &prepare->config, prepare->max_pixels, slot->pixels, &slot->error);
+        pthread_mutex_lock(&prepare->lock);
+        push(&prepare->done, index);
+    }
+    pthread_mutex_unlock(&prepare->lock);
+    return NULL;
+}
+
+enum lvp_status lvp_prepare_create(const struct lvp_image_config *config, int64_t max_pixels, int n_slots, int n_threads,
+                                   struct lvp_prepare **result)
+{
+    size_t n_pixels = 3 * (size_t)config->crop_height * (size_t)config->crop_width;
+    struct lvp_prepare *prepare = calloc(1, sizeof *prepare);
+    if (prepare == NULL) return lvp_fail(LVP_ERR_MEMORY, "out of memory for the image pool");
+    *prepare = (struct lvp_prepare){.config = *config, .max_pixels = max_pixels, .n_slots = n_slots};
+    pthread_mutex_init(&prepare->lock, NULL);
+    pthread_cond_init(&prepare->work, NULL);
+    prepare->slots = calloc((size_t)n_slots, sizeof *prepare->slots);
+    prepare->threads = calloc((size_t)n_threads, sizeof *prepare->threads);
+    prepare->todo = (struct queue){.items = calloc((size_t)n_slots, sizeof(int)), .capacity = n_slots};
+    prepare->done = (struct queue){.items = calloc((size_t)n_slots, sizeof(int)), .capacity = n_slots};
+    bool complete = prepare->slots != NULL && prepare->threads != NULL && prepare->todo.items != NULL && prepare->done.items != NULL;
+    for (int i = 0; complete && i < n_slots; i++) {
+        prepare->slots[i].pixels = malloc(n_pixels * sizeof(float));
+        complete = prepare->slots[i].pixels != NULL;
+    }
+    for (int i = 0; complete && i < n_threads; i++) {
+        complete = pthread_create(&prepare->threads[i], NULL, run, prepare) == 0;
+        if (complete) prepare->n_threads++;
+    }
+    if (!complete) {
+        lvp_prepare_destroy(prepare);
+        return lvp_fail(LVP_ERR_MEMORY, "out of memory for the pixels of %d images", n_slots);
+    }
+    *result = prepare;
+    return LVP_OK;
+}
+
+void lvp_prepare_destroy(struct lvp_prepare *prepare)
+{
+    if (prepare == NULL) return;
+    pthread_mutex_lock(&prepare->lock);
+    prepare->stop = true;
+    pthread_cond_broadcast(&prepare->work);
+    pthread_mutex_unlock(&prepare->lock);
+    for (int i = 0; i < prepare->n_threads; i++) pthread_join(prepare->threads[i], NULL);
+    for (int i = 0; prepare->slots != NULL && i < prepare->n_slots; i++) {
+        free(prepare->slots[i].pixels);
+        free(prepare->slots[i].path);
+    }
+    pthread_mutex_destroy(&prepare->lock);
+    pthread_cond_destroy(&prepare->work);
+    free(prepare->slots);
+    free(prepare->threads);
+    free(prepare->todo.items);
+    free(prepare->done.items);
+    free(prepare);
+}
+
+enum lvp_status lvp_prepare_submit(struct lvp_prepare *prepare, int index, const char *path)
+{
+    enum lvp_status status = LVP_OK;
+    char *copy = strdup(path);
+    if (copy == NULL) return lvp_fail(LVP_ERR_MEMORY, "out of memory for a path");
+    pthread_mutex_lock(&prepare->lock);
+    if (index < 0 || index >= prepare->n_slots || prepare->slots[index].busy) {
+        status = lvp_fail(LVP_ERR_FORMAT, "image slot %d cannot be prepared", index);
+    } else {
+        prepare->slots[index].busy = true;
+        free(prepare->slots[index].path);
+        prepare->slots[index].path = copy;
+        copy = NULL;
+        prepare->n_busy++;
+        push(&prepare->todo, index);
+        pthread_cond_signal(&prepare->work);
+    }
+    pthread_mutex_unlock(&prepare->lock);
+    free(copy);
+    return status;
+}
+
+enum lvp_status lvp_prepare_take(struct lvp_prepare *prepare, struct lvp_prepared *result, bool *taken)
+{
+    enum lvp_status status = LVP_OK;
+    pthread_mutex_lock(&prepare->lock);
+    *taken = prepare->done.n > 0;
+    if (*taken) {
+        int index = pop(&prepare->done);
+        prepare->slots[index].busy = false;
+        prepare->n_busy--;
+        *result = (struct lvp_prepared){.slot = index, .error = prepare->slots[index].error};
+        if (prepare->slots[index].status != LVP_OK)
+            status = lvp_fail(prepare->slots[index].status, "out of memory while preparing %s", prepare->slots[index].path);
+    }
+    pthread_mutex_unlock(&prepare->lock);
+    return status;
+}
+
+bool lvp_prepare_busy(struct lvp_prepare *prepare)
+{
+    pthread_mutex_lock(&prepare->lock);
+    bool busy = prepare->n_busy > 0;
+    pthread_mutex_unlock(&prepare->lock);
+    return busy;
+}
+
+const float *lvp_prepare_pixels(const struct lvp_prepare *prepare, int slot) { return prepare->slots[slot].pixels; }

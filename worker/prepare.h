@@ -1,0 +1,32 @@
+// The image pool of the first vision stage: threads that read, decode and preprocess images ahead of need, each into the
+// pixel buffer of its slot. A slot is busy from submit until its result is taken; the coordinator hands slots out.
+// Thread: submit, take and destroy from the communication thread; pixels from the compute thread, for slots that were taken.
+#ifndef LVP_WORKER_PREPARE_H
+#define LVP_WORKER_PREPARE_H
+
+#include "common/model_config.h"
+#include "common/sample_error.h"
+
+#include <stdbool.h>
+
+struct lvp_prepare;
+
+struct lvp_prepared {
+    int slot;
+    struct lvp_sample_error error; // code LVP_SAMPLE_OK: the pixels are ready
+};
+
+enum lvp_status lvp_prepare_create(const struct lvp_image_config *config, int64_t max_pixels, int n_slots, int n_threads,
+                                   struct lvp_prepare **prepare) LVP_MUST_CHECK;
+void lvp_prepare_destroy(struct lvp_prepare *prepare); // waits for images being decoded; NULL is allowed
+
+// LVP_ERR_FORMAT for a slot that is out of range or busy.
+enum lvp_status lvp_prepare_submit(struct lvp_prepare *prepare, int slot, const char *path) LVP_MUST_CHECK;
+// The next result, if there is one. LVP_ERR_MEMORY when a thread ran out of memory.
+enum lvp_status lvp_prepare_take(struct lvp_prepare *prepare, struct lvp_prepared *result, bool *taken) LVP_MUST_CHECK;
+bool lvp_prepare_busy(struct lvp_prepare *prepare);
+
+// [3, crop_height, crop_width] f32
+const float *lvp_prepare_pixels(const struct lvp_prepare *prepare, int slot);
+
+#endif

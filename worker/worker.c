@@ -1,0 +1,238 @@
+#include "worker/worker.h"
+
+#include "worker/compute.h"
+
+#include <stdlib.h>
+#include <unistd.h>
+
+struct worker {
+    const struct lvp_worker_options *options;
+    struct lvp_control *control;
+    struct lvp_transport *transport;
+    struct lvp_compute compute;
+    bool ready_sent, finished;
+};
+
+static enum lvp_status send_to_coordinator(struct worker *worker, Lvp__FromWorker *message)
+{
+    return lvp_control_send(worker->control, 0, &message->base);
+}
+
+static enum lvp_status send_hello(struct worker *worker)
+{
+    char host[256] = "";
+    Lvp__Hello hello = LVP__HELLO__INIT;
+    Lvp__FromWorker message = LVP__FROM_WORKER__INIT;
+    const char *kernel_set = lvp_cpu_best_kernel_set();
+    if (kernel_set == NULL) return LVP_ERR_USAGE;
+    (void)gethostname(host, sizeof host - 1);
+    hello.host = host;
+    hello.version = (char[]){LVP_VERSION};
+    hello.kernel_set = (char *)(size_t)kernel_set;
+    hello.threads = worker->options->threads;
+    hello.memory_bytes = worker->options->memory_bytes;
+    message.body_case = LVP__FROM_WORKER__BODY_HELLO;
+    message.hello = &hello;
+    return send_to_coordinator(worker, &message);
+}
+
+static enum lvp_status send_ready(struct worker *worker)
+{
+    Lvp__Ready ready = LVP__READY__INIT;
+    Lvp__FromWorker message = LVP__FROM_WORKER__INIT;
+    ready.load_seconds = worker->compute.load_seconds;
+    message.body_case = LVP__FROM_WORKER__BODY_READY;
+    message.ready = &ready;
+    worker->ready_sent = true;
+    return send_to_coordinator(worker, &message);
+}
+
+static enum lvp_status submit_images(struct worker *worker, const Lvp__Prepare *prepare)
+{
+    if (worker->compute.prepare == NULL) return lvp_fail(LVP_ERR_FORMAT, "Prepare was sent to a stage without the image pool");
+    for (size_t i = 0; i < prepare->n_images; i++)
+        LVP_TRY(lvp_prepare_submit(worker->compute.prepare, prepare->images[i]->slot, prepare->images[i]->path));
+    return LVP_OK;
+}
+
+// Takes one message. The lock is held: what is announced becomes visible to the compute thread at once.
+static enum lvp_status handle_message(struct worker *worker, Lvp__ToWorker *message)
+{
+    enum lvp_status status = LVP_OK;
+    if (message->body_case != LVP__TO_WORKER__BODY_FINISH && !worker->compute.loaded) {
+        lvp__to_worker__free_unpacked(message, NULL);
+        return lvp_fail(LVP_ERR_FORMAT, "a command came before this stage was ready");
+    }
+    switch (message->body_case) {
+    case LVP__TO_WORKER__BODY_STEP: return lvp_compute_step(&worker->compute, message);
+    case LVP__TO_WORKER__BODY_ENCODE: return lvp_compute_encode(&worker->compute, message);
+    case LVP__TO_WORKER__BODY_PREPARE: status = submit_images(worker, message->prepare); break;
+    case LVP__TO_WORKER__BODY_RELEASE: status = lvp_compute_release(&worker->compute, message->release); break;
+    case LVP__TO_WORKER__BODY_FINISH: worker->finished = true; break;
+    default: status = lvp_fail(LVP_ERR_FORMAT, "the coordinator sent a message of an unknown kind"); break;
+    }
+    lvp__to_worker__free_unpacked(message, NULL);
+    return status;
+}
+
+static enum lvp_status poll_commands(struct worker *worker, bool *moved)
+{
+    for (;;) {
+        int from = 0;
+        const uint8_t *bytes = NULL;
+        size_t n_bytes = 0;
+        Lvp__ToWorker *message = NULL;
+        LVP_TRY(lvp_control_poll(worker->control, &from, &bytes, &n_bytes));
+        if (bytes == NULL) return LVP_OK;
+        *moved = true;
+        LVP_TRY(lvp_control_unpack_to_worker(bytes, n_bytes, &message));
+        if (message->body_case == LVP__TO_WORKER__BODY_SETUP && !worker->compute.running) {
+            enum lvp_status status = lvp_compute_start(&worker->compute, message->setup);
+            lvp__to_worker__free_unpacked(message, NULL);
+            LVP_TRY(status);
+            continue;
+        }
+        pthread_mutex_lock(&worker->compute.lock);
+        enum lvp_status status = handle_message(worker, message);
+        pthread_mutex_unlock(&worker->compute.lock);
+        LVP_TRY(status);
+    }
+}
+
+static enum lvp_status report_images(struct worker *worker, bool *moved)
+{
+    bool taken = worker->compute.prepare != NULL;
+    while (taken) {
+        struct lvp_prepared result;
+        LVP_TRY(lvp_prepare_take(worker->compute.prepare, &result, &taken));
+        if (!taken) break;
+        Lvp__Prepared prepared = LVP__PREPARED__INIT;
+        Lvp__FromWorker message = LVP__FROM_WORKER__INIT;
+        prepared.slot = result.slot;
+        prepared.error = (int32_t)result.error.code;
+        prepared.message = result.error.code == LVP_SAMPLE_OK ? prepared.message : result.error.message;
+        message.body_case = LVP__FROM_WORKER__BODY_PREPARED;
+        message.prepared = &prepared;
+        LVP_TRY(send_to_coordinator(worker, &message));
+        *moved = true;
+    }
+    return LVP_OK;
+}
+
+static enum lvp_status report_results(struct worker *worker, bool *moved)
+{
+    struct lvp_job *job;
+    while (worker->compute.steps.to < 0 && (job = lvp_lane_result(&worker->compute.steps)) != NULL) {
+        Lvp__StepDone done = LVP__STEP_DONE__INIT;
+        Lvp__FromWorker message = LVP__FROM_WORKER__INIT;
+        done.number = job->step.number;
+        done.n_tokens = done.n_logprobs = (size_t)job->step.n_seqs;
+        done.tokens = job->tokens;
+        done.logprobs = job->logprobs;
+        message.body_case = LVP__FROM_WORKER__BODY_STEP_DONE;
+        message.step_done = &done;
+        LVP_TRY(send_to_coordinator(worker, &message));
+        lvp_lane_retire(&worker->compute.steps);
+        *moved = true;
+    }
+    while (worker->compute.encodes.to < 0 && (job = lvp_lane_result(&worker->compute.encodes)) != NULL) {
+        Lvp__EncodeDone done = LVP__ENCODE_DONE__INIT;
+        Lvp__FromWorker message = LVP__FROM_WORKER__INIT;
+        done.number = job->message->encode->number;
+        message.body_case = LVP__FROM_WORKER__BODY_ENCODE_DONE;
+        message.encode_done = &done;
+        LVP_TRY(send_to_coordinator(worker, &message));
+        lvp_lane_retire(&worker->compute.encodes);
+        *moved = true;
+    }
+    return LVP_OK;
+}
+
+// One round over everything that can move. The lock is held.
+static enum lvp_status move_work(struct worker *worker, bool *moved, enum lvp_expectation *expectation)
+{
+    struct lvp_compute *compute = &worker->compute;
+    if (compute->status != LVP_OK) return lvp_fail(compute->status, "%s", compute->error);
+    if (!compute->loaded) {
+        *expectation = LVP_EXPECT_NOTHING;
+        return LVP_OK;
+    }
+    if (!worker->ready_sent) LVP_TRY(send_ready(worker));
+    LVP_TRY(lvp_lane_transfer(&compute->steps, worker->transport, moved));
+    LVP_TRY(lvp_lane_transfer(&compute->encodes, worker->transport, moved));
+    if (lvp_lane_computable(&compute->steps) || lvp_lane_computable(&compute->encodes)) pthread_cond_signal(&compute->wake);
+    LVP_TRY(report_results(worker, moved));
+    LVP_TRY(report_images(worker, moved));
+    enum lvp_expectation steps = lvp_lane_expects(&compute->steps), encodes = lvp_lane_expects(&compute->encodes);
+    *expectation = steps > encodes ? steps : encodes;
+    if (*expectation == LVP_EXPECT_NOTHING && compute->prepare != NULL && lvp_prepare_busy(compute->prepare))
+        *expectation = LVP_EXPECT_SOON;
+    return LVP_OK;
+}
+
+static enum lvp_status serve(struct worker *worker)
+{
+    int idle_rounds = 0;
+    while (!worker->finished) {
+        bool moved = false;
+        enum lvp_expectation expectation = LVP_EXPECT_NOTHING;
+        LVP_TRY(poll_commands(worker, &moved));
+        if (worker->compute.running) {
+            pthread_mutex_lock(&worker->compute.lock);
+            enum lvp_status status = move_work(worker, &moved, &expectation);
+            pthread_mutex_unlock(&worker->compute.lock);
+            LVP_TRY(status);
+        }
+        idle_rounds = moved ? 0 : idle_rounds + 1;
+        if (!moved) lvp_poll_rest(expectation, idle_rounds);
+    }
+    return LVP_OK;
+}
+
+static void flush(struct worker *worker)
+{
+    double deadline = lvp_now() + 5.0;
+    while (lvp_control_sending(worker->control) && lvp_now() < deadline) lvp_poll_rest(LVP_EXPECT_SOON, 0);
+}
+
+static enum lvp_status send_last_words(struct worker *worker, enum lvp_status status)
+{
+    Lvp__FromWorker message = LVP__FROM_WORKER__INIT;
+    Lvp__Failure failure = LVP__FAILURE__INIT;
+    if (status == LVP_OK) {
+        message.body_case = LVP__FROM_WORKER__BODY_STATISTICS;
+        message.statistics = &worker->compute.statistics;
+    } else {
+        failure.status = (int32_t)status;
+        failure.text = (char *)(size_t)lvp_error_text();
+        message.body_case = LVP__FROM_WORKER__BODY_FAILURE;
+        message.failure = &failure;
+    }
+    return send_to_coordinator(worker, &message);
+}
+
+enum lvp_status lvp_worker_run(const struct lvp_worker_options *options)
+{
+    enum lvp_status status = LVP_OK;
+    struct worker *worker = calloc(1, sizeof *worker);
+    if (worker == NULL) return lvp_fail(LVP_ERR_MEMORY, "out of memory for the worker");
+    worker->options = options;
+    LVP_CHECK(lvp_control_open(options->control, &worker->control));
+    LVP_CHECK(lvp_transport_mpi_open(options->hops, &worker->transport));
+    status = send_hello(worker);
+    if (status == LVP_OK) status = serve(worker);
+    if (worker->compute.running && status == LVP_OK) {
+        pthread_mutex_lock(&worker->compute.lock);
+        status = send_last_words(worker, LVP_OK);
+        pthread_mutex_unlock(&worker->compute.lock);
+    } else if (status != LVP_OK && send_last_words(worker, status) != LVP_OK) {
+        goto fail; // nobody can be told
+    }
+    flush(worker);
+fail:
+    lvp_compute_stop(&worker->compute, worker->transport);
+    if (worker->transport != NULL) worker->transport->ops->close(worker->transport);
+    lvp_control_close(worker->control);
+    free(worker);
+    return status;
+}
