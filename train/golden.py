@@ -31,7 +31,7 @@ from train.safetensors_writer import save_safetensors
 
 GOLDEN = Path(__file__).resolve().parent.parent / "tests" / "golden" / "models"
 NEW_TOKENS = 8
-MIN_SCORE_GAP = 1e-4  # at the k-th place: a smaller one could turn on another order of additions
+MIN_SCORE_GAP = 1e-3  # at the k-th place; f32 scores are off by up to 1e-4, so a smaller gap could turn on rounding
 MIN_LOGIT_GAP = 1e-3  # between the two best tokens
 MAX_NMSE = 1e-9  # masked against removed forward
 CHECK_TOLERANCE = 1e-4  # absolute and relative, for computed values on another machine

@@ -104,7 +104,8 @@ class Reference:
     def embed(self, prompt: Prompt) -> Tensor:
         """[n, C]: token embeddings with each image's projected rows in place."""
         x = self.decoder.embed_tokens(prompt.input_ids)
-        x[prompt.image_of_row >= 0] = self.features(prompt.pixel_values).flatten(0, 1)
+        if prompt.n_images:
+            x[prompt.image_of_row >= 0] = self.features(prompt.pixel_values).flatten(0, 1)
         return x
 
     def _layer(self, index: int, x: Tensor, positions: Tensor, visible: Tensor, cache: DynamicCache | None) -> Tensor:
