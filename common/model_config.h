@@ -72,6 +72,14 @@ struct lvp_model_config {
 // Reads DIR's JSON files. LVP_ERR_MODEL with file and field for anything missing, malformed, out of bounds or not supported.
 enum lvp_status lvp_model_config_load(const char *dir, struct lvp_model_config *config) LVP_MUST_CHECK;
 
+// The same on the texts of config.json, preprocessor_config.json and generation_config.json in memory (the last may be
+// NULL: no such file); for the fuzzer and tests.
+enum lvp_status lvp_model_config_parse(const char *config_text, const char *image_text, const char *generation_text,
+                                       struct lvp_model_config *config) LVP_MUST_CHECK;
+
+// "quick_gelu", ... as transformers spells it.
+const char *lvp_activation_name(enum lvp_activation activation);
+
 // ViT layers that have to run: the largest feature layer.
 int lvp_vit_layers_used(const struct lvp_model_config *config);
 
