@@ -133,7 +133,7 @@ enum lvp_status lvp_json_ints(const struct lvp_json *object, const char *key, in
     return LVP_OK;
 }
 
-enum lvp_status lvp_json_float(const struct lvp_json *object, const char *key, double min, double max, float *value)
+enum lvp_status lvp_json_double(const struct lvp_json *object, const char *key, double min, double max, double *value)
 {
     const json_t *member = json_object_get(object->value, key);
     if (member == NULL) return LVP_OK;
@@ -142,6 +142,14 @@ enum lvp_status lvp_json_float(const struct lvp_json *object, const char *key, d
     if (!(number >= min && number <= max))
         return lvp_fail(LVP_ERR_MODEL, "%s: %s%s is %g, outside %g..%g", object->file, object->path, key, number, min,
                         max);
+    *value = number;
+    return LVP_OK;
+}
+
+enum lvp_status lvp_json_float(const struct lvp_json *object, const char *key, double min, double max, float *value)
+{
+    double number = *value;
+    LVP_TRY(lvp_json_double(object, key, min, max, &number));
     *value = (float)number;
     return LVP_OK;
 }
