@@ -133,6 +133,14 @@ enum lvp_status lvp_json_ints(const struct lvp_json *object, const char *key, in
     return LVP_OK;
 }
 
+enum lvp_status lvp_json_float(const struct lvp_json *object, const char *key, double min, double max, float *value)
+{
+    double number = (double)*value;
+    LVP_TRY(lvp_json_double(object, key, min, max, &number));
+    *value = (float)number;
+    return LVP_OK;
+}
+
 enum lvp_status lvp_json_double(const struct lvp_json *object, const char *key, double min, double max, double *value)
 {
     const json_t *member = json_object_get(object->value, key);
@@ -143,14 +151,6 @@ enum lvp_status lvp_json_double(const struct lvp_json *object, const char *key, 
         return lvp_fail(LVP_ERR_MODEL, "%s: %s%s is %g, outside %g..%g", object->file, object->path, key, number, min,
                         max);
     *value = number;
-    return LVP_OK;
-}
-
-enum lvp_status lvp_json_float(const struct lvp_json *object, const char *key, double min, double max, float *value)
-{
-    double number = *value;
-    LVP_TRY(lvp_json_double(object, key, min, max, &number));
-    *value = (float)number;
     return LVP_OK;
 }
 

@@ -36,10 +36,10 @@ enum lvp_status lvp_json_child(const struct lvp_json *object, const char *key, s
 // null is a legal way to say nothing). Ranges include both ends. Strings live as long as the document.
 enum lvp_status lvp_json_int(const struct lvp_json *object, const char *key, int min, int max,
                              int *value) LVP_MUST_CHECK;
-enum lvp_status lvp_json_double(const struct lvp_json *object, const char *key, double min, double max,
-                                double *value) LVP_MUST_CHECK;
 enum lvp_status lvp_json_float(const struct lvp_json *object, const char *key, double min, double max,
                                float *value) LVP_MUST_CHECK;
+enum lvp_status lvp_json_double(const struct lvp_json *object, const char *key, double min, double max,
+                                double *value) LVP_MUST_CHECK;
 enum lvp_status lvp_json_bool(const struct lvp_json *object, const char *key, bool *value) LVP_MUST_CHECK;
 enum lvp_status lvp_json_string(const struct lvp_json *object, const char *key, const char **value) LVP_MUST_CHECK;
 

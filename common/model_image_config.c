@@ -141,7 +141,7 @@ enum lvp_status lvp_image_config_read(const struct lvp_json *processor, int imag
                                        .do_center_crop = true,
                                        .do_rescale = true,
                                        .do_normalize = true,
-                                       .rescale_factor = 1.0 / 255.0,
+                                       .rescale_factor = 1.0F / 255.0F,
                                        .mean = {0.48145466F, 0.4578275F, 0.40821073F}, // OPENAI_CLIP_MEAN
                                        .std = {0.26862954F, 0.26130258F, 0.27577711F}};
     bool is_llava;

@@ -1,16 +1,5 @@
 #include "common/step.h"
 
-struct lvp_prune_counts lvp_prune_counts_of(const struct lvp_prune_plan *plan, int vision_tokens)
-{
-    struct lvp_prune_counts counts = {.n_points = plan->n_points};
-    counts.rows[0] = vision_tokens;
-    for (int s = 0; s < plan->n_points; s++) {
-        counts.after[s] = plan->after[s];
-        counts.rows[s + 1] = lvp_keep_count(plan, s, vision_tokens);
-    }
-    return counts;
-}
-
 int lvp_depth_of_layer(const struct lvp_prune_counts *prune, int layer)
 {
     int depth = 0;

@@ -7,7 +7,9 @@
 #ifndef LVP_COMMON_STEP_H
 #define LVP_COMMON_STEP_H
 
-#include "common/plan.h"
+#include "common/model_config.h"
+
+#include <stdint.h>
 
 enum { LVP_MAX_DEPTHS = LVP_MAX_PRUNE_POINTS + 1 };
 
@@ -39,9 +41,6 @@ struct lvp_step {
     int n_seqs;
     const struct lvp_step_seq *seqs; // [n_seqs]
 };
-
-// Counts of a plan for images of `vision_tokens` rows.
-struct lvp_prune_counts lvp_prune_counts_of(const struct lvp_prune_plan *plan, int vision_tokens);
 
 // Depth of decoder layer `layer` (from 0): prune points that have been passed when it runs.
 int lvp_depth_of_layer(const struct lvp_prune_counts *prune, int layer);

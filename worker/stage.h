@@ -6,6 +6,7 @@
 #define LVP_WORKER_STAGE_H
 
 #include "common/checkpoint.h"
+#include "common/plan.h"
 #include "common/step.h"
 #include "worker/backend.h"
 #include "worker/pruner.h"
