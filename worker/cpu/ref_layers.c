@@ -1,8 +1,6 @@
 // Reference of the operations that mix the features of one row: linear layers, norms, gated units.
 #include "worker/cpu/ref_ops.h"
 
-#include "common/checked.h"
-
 #include <limits.h>
 #include <math.h>
 #include <stdlib.h>
@@ -32,6 +30,9 @@ static enum lvp_status check_parts(const struct lvp_linear_part *parts, int n_pa
     for (int p = 0; p < n_parts; p++) {
         const struct lvp_tensor_view *weight = parts[p].weight, *bias = parts[p].bias;
         if (!row_width(weight, &width)) return lvp_fail(LVP_ERR_MODEL, "%s is not a matrix", weight->name);
+        if (weight->dtype == LVP_DTYPE_OTHER || (bias != NULL && bias->dtype == LVP_DTYPE_OTHER)) {
+            return lvp_fail(LVP_ERR_MODEL, "%s is not of a float type", weight->name);
+        }
         if (p == 0) first_width = width;
         if (width != first_width) {
             return lvp_fail(LVP_ERR_MODEL, "%s reads %lld features, %s reads %lld", weight->name, (long long)width,

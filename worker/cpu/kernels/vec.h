@@ -94,6 +94,21 @@ static inline void vf_store_partial(float *to, vf x, int n)
 #endif
 }
 
+// The same for a loop over n elements in steps of VF_LANES: all lanes while n >= VF_LANES.
+static inline vf vf_load_n(const float *from, int n)
+{
+    return n >= VF_LANES ? vf_load(from) : vf_load_partial(from, n);
+}
+
+static inline void vf_store_n(float *to, vf x, int n)
+{
+    if (n >= VF_LANES) {
+        vf_store(to, x);
+    } else {
+        vf_store_partial(to, x, n);
+    }
+}
+
 // a * b + c
 static inline vf vf_fma(vf a, vf b, vf c)
 {
