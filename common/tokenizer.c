@@ -19,6 +19,8 @@ static enum lvp_status open_backend(const char *dir, struct lvp_tokenizer_files 
                                     const struct lvp_tokenizer_config *config, struct lvp_tokenizer_backend *backend)
 {
     bool found;
+    LVP_TRY(lvp_fast_tokenizer_open(files, config, backend, &found)); // transformers prefers it too
+    if (found) return LVP_OK;
     LVP_TRY(lvp_slow_tokenizer_open(files, config, backend, &found));
     if (found) return LVP_OK;
     return lvp_fail(LVP_ERR_MODEL, "%s: neither tokenizer.json nor tokenizer.model; supported are LLaMA's sentencepiece model "

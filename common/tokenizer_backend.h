@@ -20,6 +20,9 @@ struct lvp_tokenizer_backend {
 // U+2581, what sentencepiece writes for a space.
 #define LVP_SPACE_MARK "\xE2\x96\x81"
 
+// Reads tokenizer.json; *found is false, with LVP_OK, when there is none.
+enum lvp_status lvp_fast_tokenizer_open(struct lvp_tokenizer_files *files, const struct lvp_tokenizer_config *config,
+                                        struct lvp_tokenizer_backend *backend, bool *found) LVP_MUST_CHECK;
 // Reads tokenizer.model; *found is false, with LVP_OK, when there is none.
 enum lvp_status lvp_slow_tokenizer_open(struct lvp_tokenizer_files *files, const struct lvp_tokenizer_config *config,
                                         struct lvp_tokenizer_backend *backend, bool *found) LVP_MUST_CHECK;
