@@ -44,7 +44,7 @@ struct lvp_rope_args {
 };
 
 enum {
-    LVP_ATTENTION_TILE = 64,  // queries that share one reading of the keys
+    LVP_ATTENTION_TILE = 96,  // queries that share one reading of the keys
     LVP_ATTENTION_CHUNK = 64, // slots unpacked at a time: whole pages
 };
 

@@ -233,6 +233,31 @@ static void unpack_pages(const struct tile *tile, int first, int n_slots, bool k
     }
 }
 
+// Four keys [head_dim] become four columns of to [head_dim, CHUNK].
+static void transpose_keys(const float *const k[4], int head_dim, float *to)
+{
+    typedef float v4 __attribute__((vector_size(16)));
+    typedef int32_t i4 __attribute__((vector_size(16)));
+    int i = 0;
+    for (; i + 4 <= head_dim; i += 4) {
+        v4 row[4];
+        for (int j = 0; j < 4; j++) memcpy(&row[j], k[j] + i, sizeof row[j]);
+        v4 low_0 = __builtin_shuffle(row[0], row[1], (i4){0, 4, 1, 5}),
+           high_0 = __builtin_shuffle(row[0], row[1], (i4){2, 6, 3, 7});
+        v4 low_1 = __builtin_shuffle(row[2], row[3], (i4){0, 4, 1, 5}),
+           high_1 = __builtin_shuffle(row[2], row[3], (i4){2, 6, 3, 7});
+        row[0] = __builtin_shuffle(low_0, low_1, (i4){0, 1, 4, 5});
+        row[1] = __builtin_shuffle(low_0, low_1, (i4){2, 3, 6, 7});
+        row[2] = __builtin_shuffle(high_0, high_1, (i4){0, 1, 4, 5});
+        row[3] = __builtin_shuffle(high_0, high_1, (i4){2, 3, 6, 7});
+        for (int j = 0; j < 4; j++) memcpy(to + (i + j) * CHUNK, &row[j], sizeof row[j]);
+    }
+    for (; i < head_dim; i++) {
+        for (int j = 0; j < 4; j++) to[i * CHUNK + j] = k[j][i];
+    }
+}
+
+// Slots past the last, up to whole vectors, repeat it: they are computed and not looked at.
 static void unpack_rows(const struct tile *tile, int first, int n_slots, bool keys)
 {
     const struct lvp_dense_attention *attention = tile->attention;
@@ -247,9 +272,10 @@ static void unpack_rows(const struct tile *tile, int first, int n_slots, bool ke
         }
         return;
     }
-    for (int slot = 0; slot < round_up(n_slots); slot++) {
-        const float *k = attention->k + at + (size_t)slot * stride; // not read past n_slots
-        for (int i = 0; i < head_dim; i++) scratch->k[i * CHUNK + slot] = slot < n_slots ? k[i] : 0.0f;
+    for (int slot = 0; slot < round_up(n_slots); slot += 4) {
+        const float *k[4];
+        for (int j = 0; j < 4; j++) k[j] = attention->k + at + (size_t)min_int(slot + j, n_slots - 1) * stride;
+        transpose_keys(k, head_dim, scratch->k + slot);
     }
 }
 
