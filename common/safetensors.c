@@ -58,7 +58,7 @@ static enum lvp_status read_shape(const struct lvp_safetensors *file, const json
     view->n_dims = (int)n_dims;
     *n_elements = 1;
     for (size_t i = 0; i < n_dims; i++) {
-        size_t size;
+        size_t size = 0;
         LVP_TRY(read_size(file, view->name, "shape", json_array_get(shape, i), &size));
         view->shape[i] = (int64_t)size;
         if (!lvp_checked_mul(*n_elements, size, n_elements))
@@ -93,8 +93,8 @@ static enum lvp_status read_entry(const struct lvp_safetensors *file, const char
     const json_t *offsets = json_object_get(entry, "data_offsets");
     if (!json_is_array(offsets) || json_array_size(offsets) != 2)
         return lvp_fail(LVP_ERR_MODEL, "%s: tensor %s has no data_offsets", file->path, name);
-    size_t begin;
-    size_t end;
+    size_t begin = 0;
+    size_t end = 0;
     LVP_TRY(read_size(file, name, "data_offsets", json_array_get(offsets, 0), &begin));
     LVP_TRY(read_size(file, name, "data_offsets", json_array_get(offsets, 1), &end));
     if (begin > end)
@@ -105,7 +105,7 @@ static enum lvp_status read_entry(const struct lvp_safetensors *file, const char
                         file->path, name, end, n_data);
     view->data = data + begin;
     view->n_bytes = end - begin;
-    size_t n_elements;
+    size_t n_elements = 0;
     LVP_TRY(read_shape(file, json_object_get(entry, "shape"), view, &n_elements));
     return read_dtype(file, json_object_get(entry, "dtype"), n_elements, view);
 }

@@ -3,6 +3,7 @@
 // bits.
 #include "worker/cpu/choose.h"
 #include "worker/cpu/kernels.h"
+#include "worker/cpu/linear.h"
 #include "worker/cpu/pool.h"
 #include "worker/cpu/ref_ops.h"
 
@@ -19,8 +20,10 @@ struct thread_scratch {
 struct cpu_backend {
     struct lvp_backend base; // first: the table's pointer is this one
     const struct lvp_kernels *kernels;
+    const struct lvp_matmul_kernels *matmul;
     struct lvp_pool *pool;
     struct lvp_backend_limits limits;
+    void *linear_scratch;
     uint8_t *removed;               // [max_rows] of select_rows
     struct thread_scratch *scratch; // [threads]
 };
@@ -100,6 +103,25 @@ static void run_attention(struct attention_job *job)
 }
 
 // --- operations
+
+static enum lvp_status cpu_linear_create(struct lvp_backend *backend, const struct lvp_linear_part *parts, int n_parts,
+                                         struct lvp_linear **linear)
+{
+    return lvp_linear_pack(self(backend)->pool, self(backend)->matmul, parts, n_parts, backend->dtype, linear);
+}
+
+static void cpu_linear_destroy(struct lvp_backend *backend, struct lvp_linear *linear)
+{
+    (void)backend;
+    lvp_linear_free(linear);
+}
+
+static void cpu_linear(struct lvp_backend *backend, const struct lvp_linear *linear, const float *x, int n_rows,
+                       struct lvp_epilogue epilogue, float *y)
+{
+    struct cpu_backend *cpu = self(backend);
+    lvp_linear_run(cpu->pool, cpu->matmul, linear, x, n_rows, epilogue, y, cpu->linear_scratch);
+}
 
 static void cpu_layer_norm(struct lvp_backend *backend, const float *x, int n_rows, int width, const float *weight,
                            const float *bias, float eps, const float *add, bool round, float *y)
@@ -205,6 +227,7 @@ static void cpu_close(struct lvp_backend *backend)
     for (int i = 0; cpu->scratch != NULL && i < backend->threads; i++) free(cpu->scratch[i].memory);
     free(cpu->scratch);
     free(cpu->removed);
+    free(cpu->linear_scratch);
     free(cpu);
 }
 
@@ -215,9 +238,9 @@ static const struct lvp_backend_ops cpu_ops = {
     .upload = lvp_ref_upload,
     .download = lvp_ref_download,
     .sync = lvp_ref_sync,
-    .linear_create = lvp_ref_linear_create,
-    .linear_destroy = lvp_ref_linear_destroy,
-    .linear = lvp_ref_linear,
+    .linear_create = cpu_linear_create,
+    .linear_destroy = cpu_linear_destroy,
+    .linear = cpu_linear,
     .layer_norm = cpu_layer_norm,
     .rms_norm = cpu_rms_norm,
     .glu = cpu_glu,
@@ -267,6 +290,10 @@ static size_t lay_out(struct thread_scratch *scratch, const struct lvp_backend_l
 
 static enum lvp_status create_scratch(struct cpu_backend *cpu)
 {
+    size_t linear_bytes = lvp_linear_scratch_bytes(cpu->base.threads, cpu->limits.max_rows, cpu->limits.max_width);
+    cpu->linear_scratch = linear_bytes == 0 ? NULL : aligned_alloc(64, (linear_bytes + 63) / 64 * 64);
+    if (cpu->linear_scratch == NULL)
+        return lvp_fail(LVP_ERR_MEMORY, "out of memory for %zu bytes of work space", linear_bytes);
     cpu->removed = malloc((size_t)cpu->limits.max_rows + 1);
     cpu->scratch = calloc((size_t)cpu->base.threads, sizeof *cpu->scratch);
     if (cpu->removed == NULL || cpu->scratch == NULL) return lvp_fail(LVP_ERR_MEMORY, "out of memory for work space");
@@ -311,6 +338,7 @@ enum lvp_status lvp_cpu_backend_open(const char *kernel_set, enum lvp_dtype dtyp
     if (cpu == NULL) return lvp_fail(LVP_ERR_MEMORY, "out of memory for the CPU backend");
     cpu->base = (struct lvp_backend){&cpu_ops, dtype, kernels->name, threads};
     cpu->kernels = kernels;
+    cpu->matmul = lvp_matmul_kernels_find(kernels->name); // both are built for the same instruction sets
     cpu->limits = *limits;
     LVP_CHECK(lvp_pool_create(threads, &cpu->pool));
     LVP_CHECK(create_scratch(cpu));
