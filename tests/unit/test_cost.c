@@ -1,12 +1,16 @@
 // The counts behind `lvpipe plan`: the LVPruning paper's FLOPs, bytes over a cut and KV, and sums over the chain.
 #include "coordinator/cost.h"
+#include "coordinator/shapes.h"
 #include "shapes_for_tests.h"
 
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
+#include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
 #include <cmocka.h>
 
 static struct lvp_workload workload(const struct lvp_model_config *config, const char *keep)
@@ -134,12 +138,45 @@ static void test_ranges_add_up(void **state)
     expect_near(all.prefill_flops / lvp_paper_flops(&w), 0.95, 1.05);
 }
 
+static void test_shapes(void **state)
+{
+    (void)state;
+    struct lvp_model_config config;
+    assert_int_equal(lvp_shape_load("llava-1.5-7b", &config), LVP_OK);
+    struct lvp_workload w = workload(&config, "0.5");
+    expect_near(lvp_paper_flops(&w) / 1e12, 3.18, 3.205);
+    assert_int_equal(lvp_shape_load("llava-1.5-13b", &config), LVP_OK);
+    w = workload(&config, NULL);
+    expect_near((double)lvp_range_cost(&w, 0, lvp_block_count(&config)).weight_bytes / 2e9, 13.2, 13.5);
+    assert_int_equal(lvp_shape_load("tiny-llava", &config), LVP_OK);
+    assert_int_equal(config.text.kv_heads, 4);
+    assert_int_equal(config.text.head_dim, 64);
+
+    char path[] = "/tmp/lvp_shape_XXXXXX.json";
+    int fd = mkstemps(path, 5);
+    const char text[] = "{\"text_config\": {\"num_hidden_layers\": 8, \"vocab_size\": 512}, \"vision_feature_layer\": -1}";
+    assert_int_equal(write(fd, text, strlen(text)), strlen(text));
+    assert_int_equal(lvp_shape_load(path, &config), LVP_OK);
+    assert_int_equal(lvp_block_count(&config), 24 + 8 + 4);
+    assert_int_equal(ftruncate(fd, 20), 0);
+    assert_int_equal(lvp_shape_load(path, &config), LVP_ERR_MODEL);
+    assert_non_null(strstr(lvp_error_text(), path));
+    lvp_error_clear();
+    (void)close(fd);
+    (void)unlink(path);
+    assert_int_equal(lvp_shape_load(path, &config), LVP_ERR_USAGE);
+    lvp_error_clear();
+    assert_int_equal(lvp_shape_load("llava-2", &config), LVP_ERR_USAGE);
+    assert_non_null(strstr(lvp_error_text(), "tiny-llava"));
+    lvp_error_clear();
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_paper_flops),      cmocka_unit_test(test_module_weights),
         cmocka_unit_test(test_bytes_over_a_cut), cmocka_unit_test(test_kv_bytes),
-        cmocka_unit_test(test_attention_is_counted_by_pairs), cmocka_unit_test(test_ranges_add_up),
+        cmocka_unit_test(test_attention_is_counted_by_pairs), cmocka_unit_test(test_ranges_add_up), cmocka_unit_test(test_shapes),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

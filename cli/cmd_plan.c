@@ -1,0 +1,161 @@
+#include "cli/cmd_plan.h"
+
+#include "cli/options.h"
+#include "cli/plan_report.h"
+#include "coordinator/shapes.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+static const char help[] =
+    "lvpipe plan: how a model is cut into stages, and what each computes, holds and sends\n"
+    "\n"
+    "  lvpipe plan --model DIR | --shape NAME [options]\n"
+    "\n"
+    "  --shape NAME           llava-1.5-7b, llava-1.5-13b, tiny-llava, or FILE.json with the fields of a config.json\n"
+    "  --text-tokens N        prompt rows that are not vision tokens (30)\n"
+    "  --new-tokens N         tokens generated per image (64)\n"
+    "  --images N             figures for N images, each with a prompt of its own (1)\n";
+
+static const char examples[] =
+    "\nexamples\n"
+    "  lvpipe plan --shape llava-1.5-7b --stages 4\n"
+    "  lvpipe plan --shape llava-1.5-7b --partition prune --keep 0.45 --json\n"
+    "  lvpipe plan --model models/demo --partition 5,8 --dtype f32\n";
+
+enum plan_option { OPTION_SHAPE = LVP_OPTION_COMMAND, OPTION_TEXT_TOKENS, OPTION_NEW_TOKENS, OPTION_IMAGES };
+
+static const struct option long_options[] = {
+    LVP_SHARED_LONG_OPTIONS,
+    {"shape", required_argument, NULL, OPTION_SHAPE},
+    {"text-tokens", required_argument, NULL, OPTION_TEXT_TOKENS},
+    {"new-tokens", required_argument, NULL, OPTION_NEW_TOKENS},
+    {"images", required_argument, NULL, OPTION_IMAGES},
+    {"help", no_argument, NULL, 'h'},
+    {NULL, 0, NULL, 0},
+};
+
+struct plan_arguments {
+    struct lvp_options shared;
+    const char *shape;
+    int text_tokens, new_tokens, images;
+    bool help;
+};
+
+static enum lvp_status parse(int argc, char **argv, struct plan_arguments *arguments)
+{
+    *arguments = (struct plan_arguments){.text_tokens = 30, .new_tokens = 64, .images = 1};
+    lvp_options_init(&arguments->shared);
+    optind = 0; // a fresh scan, whoever used getopt before
+    for (int code; (code = getopt_long(argc, argv, LVP_SHARED_SHORT_OPTIONS, long_options, NULL)) != -1;) {
+        switch (code) {
+        case 'h': arguments->help = true; return LVP_OK;
+        case OPTION_SHAPE: arguments->shape = optarg; break;
+        case OPTION_TEXT_TOKENS: LVP_TRY(lvp_parse_int("--text-tokens", optarg, 1, 1 << 20, &arguments->text_tokens)); break;
+        case OPTION_NEW_TOKENS: LVP_TRY(lvp_parse_int("--new-tokens", optarg, 0, 1 << 20, &arguments->new_tokens)); break;
+        case OPTION_IMAGES: LVP_TRY(lvp_parse_int("--images", optarg, 1, 1 << 30, &arguments->images)); break;
+        default: LVP_TRY(lvp_options_set(&arguments->shared, code, optarg, argv)); break;
+        }
+    }
+    if (optind < argc) return lvp_fail(LVP_ERR_USAGE, "plan: unexpected argument %s; see lvpipe plan --help", argv[optind]);
+    if ((arguments->shared.model == NULL) == (arguments->shape == NULL))
+        return lvp_fail(LVP_ERR_USAGE, "plan: give either --model DIR or --shape NAME");
+    return LVP_OK;
+}
+
+// The decision modules' file that the options name or that the folder holds; *path is "" for none.
+static enum lvp_status find_weights(const struct plan_arguments *arguments, char path[4096])
+{
+    const struct lvp_options *options = &arguments->shared;
+    path[0] = '\0';
+    if (options->pruner != NULL && strcmp(options->pruner, "lvpruning") != 0) return LVP_OK;
+    if (options->pruner_weights == NULL && options->model == NULL) return LVP_OK;
+    int n = options->pruner_weights != NULL ? snprintf(path, 4096, "%s", options->pruner_weights)
+                                            : snprintf(path, 4096, "%s/lvpruning.safetensors", options->model);
+    if (n >= 4096) return lvp_fail(LVP_ERR_USAGE, "plan: the path of the pruner's weights is too long");
+    if (options->pruner_weights == NULL && access(path, F_OK) != 0) path[0] = '\0';
+    return LVP_OK;
+}
+
+static enum lvp_status choose_pruner(const struct plan_arguments *arguments, struct lvp_plan_report *report)
+{
+    const struct lvp_options *options = &arguments->shared;
+    struct lvp_workload *workload = &report->workload;
+    struct lvp_pruner_weights weights = {0};
+    char path[4096];
+    LVP_TRY(find_weights(arguments, path));
+    // A folder without modules is planned as it would run, dense; who asks for pruning gets the paper's modules.
+    bool wanted = options->model == NULL || options->pruner != NULL || options->keep != NULL || options->prune_after != NULL;
+    report->pruner = options->pruner != NULL ? options->pruner : path[0] != '\0' || wanted ? "lvpruning" : "none";
+    report->source = LVP_PRUNER_OFF;
+    if (strcmp(report->pruner, "none") == 0) return LVP_OK;
+    if (path[0] != '\0') {
+        LVP_TRY(lvp_pruner_weights_open(path, workload->config, &weights));
+        report->source = LVP_PRUNER_FROM_FILE;
+        workload->pruner_width = weights.inner_width;
+    } else if (strcmp(report->pruner, "lvpruning") == 0) {
+        report->source = LVP_PRUNER_ASSUMED;
+        workload->pruner_width = workload->config->text.hidden;
+    } else {
+        report->source = LVP_PRUNER_WEIGHTLESS;
+    }
+    enum lvp_status status =
+        lvp_options_prune_plan(options, path[0] != '\0' ? &weights : NULL, workload->config->text.layers, "0.5", &workload->prune);
+    lvp_pruner_weights_close(&weights);
+    return status;
+}
+
+static enum lvp_status choose_partition(const struct lvp_options *options, struct lvp_plan_report *report)
+{
+    const struct lvp_workload *workload = &report->workload;
+    int asked = lvp_partition_choice_stages(&options->partition, &workload->prune);
+    if (asked > 0 && options->stages > 0 && asked != options->stages)
+        return lvp_fail(LVP_ERR_USAGE, "--stages %d: the partition makes %d stages; leave one of the two out", options->stages,
+                        asked);
+    report->planner.n_stages = asked > 0 ? asked : options->stages > 0 ? options->stages : 1;
+    if (asked == 0) return lvp_plan_partition(&report->planner, &report->partition);
+    return lvp_partition_resolve(&options->partition, workload->config, &workload->prune, &report->partition);
+}
+
+static enum lvp_status print_json(const struct lvp_plan_report *report)
+{
+    json_t *json = lvp_plan_report_json(report);
+    if (json == NULL) return lvp_fail(LVP_ERR_MEMORY, "plan: out of memory");
+    int failed = json_dumpf(json, stdout, JSON_INDENT(2) | JSON_REAL_PRECISION(12));
+    json_decref(json);
+    (void)putchar('\n');
+    return failed != 0 ? lvp_fail(LVP_ERR_IO, "plan: writing to stdout failed") : LVP_OK;
+}
+
+enum lvp_status lvp_cmd_plan(int argc, char **argv)
+{
+    struct plan_arguments arguments;
+    LVP_TRY(parse(argc, argv, &arguments));
+    if (arguments.help) {
+        (void)printf("%s%s%s", help, lvp_options_help, examples);
+        return LVP_OK;
+    }
+    struct lvp_model_config config;
+    if (arguments.shape != NULL)
+        LVP_TRY(lvp_shape_load(arguments.shape, &config));
+    else
+        LVP_TRY(lvp_model_config_load(arguments.shared.model, &config));
+
+    struct lvp_device devices[LVP_MAX_STAGES];
+    for (int s = 0; s < LVP_MAX_STAGES; s++) devices[s] = LVP_TYPICAL_CPU;
+    struct lvp_plan_report report = {.model = arguments.shape != NULL ? arguments.shape : arguments.shared.model,
+                                     .images = arguments.images};
+    report.workload = (struct lvp_workload){.config = &config,
+                                            .text_tokens = arguments.text_tokens,
+                                            .new_tokens = arguments.new_tokens,
+                                            .dtype = arguments.shared.dtype};
+    report.planner = (struct lvp_planner_input){
+        .workload = &report.workload, .devices = devices, .sequences = LVP_PLANNED_SEQUENCES};
+    LVP_TRY(choose_pruner(&arguments, &report));
+    LVP_TRY(choose_partition(&arguments.shared, &report));
+    if (arguments.shared.json) return print_json(&report);
+    lvp_plan_report_print(&report);
+    return LVP_OK;
+}

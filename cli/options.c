@@ -1,0 +1,141 @@
+#include "cli/options.h"
+
+#include <ctype.h>
+#include <errno.h>
+#include <limits.h>
+#include <stdlib.h>
+#include <string.h>
+
+const char lvp_options_help[] =
+    "  --model DIR            a Hugging Face LLaVA folder\n"
+    "  --pruner NAME          none, lvpruning or random (default: lvpruning where the folder has its weights)\n"
+    "  --pruner-weights FILE  decision modules (default: DIR/lvpruning.safetensors)\n"
+    "  --prune-after A,B,C    decoder layers after which to prune (default: as the weights say)\n"
+    "  --keep R | R,R,R       share of the image's tokens kept at each point; one number is R, R-0.2, R-0.4 (0.5)\n"
+    "  --stages N             pipeline stages\n"
+    "  --replicas N           independent pipelines\n"
+    "  --partition HOW        auto (by cost), prune (after each prune point), or the first block after each cut: A,B,C\n"
+    "  --device WHAT          auto, cpu or cuda\n"
+    "  --dtype TYPE           bf16 or f32 (bf16)\n"
+    "  --threads N            compute threads of a worker\n"
+    "  --batch-tokens N       rows of a step\n"
+    "  --seed N               of sampling and the random pruner (0)\n"
+    "  --json                 machine-readable result on stdout\n"
+    "  -v, -q                 more, less on stderr\n";
+
+void lvp_options_init(struct lvp_options *options)
+{
+    *options = (struct lvp_options){.partition = {.mode = LVP_PARTITION_AUTO}, .dtype = LVP_BF16};
+}
+
+enum lvp_status lvp_parse_int(const char *option, const char *text, int min, int max, int *value)
+{
+    char *end = NULL;
+    errno = 0;
+    long parsed = strtol(text, &end, 10);
+    bool number = end != text && *end == '\0' && errno == 0 && !isspace((unsigned char)text[0]);
+    if (!number || parsed < min || parsed > max) {
+        if (max == INT_MAX) return lvp_fail(LVP_ERR_USAGE, "%s %s: give a whole number of at least %d", option, text, min);
+        return lvp_fail(LVP_ERR_USAGE, "%s %s: give a whole number within %d..%d", option, text, min, max);
+    }
+    *value = (int)parsed;
+    return LVP_OK;
+}
+
+enum lvp_status lvp_parse_uint64(const char *option, const char *text, uint64_t *value)
+{
+    char *end = NULL;
+    errno = 0;
+    unsigned long long parsed = strtoull(text, &end, 10);
+    if (!isdigit((unsigned char)text[0]) || *end != '\0' || errno != 0)
+        return lvp_fail(LVP_ERR_USAGE, "%s %s: give a whole number within 0..2^64-1", option, text);
+    *value = parsed;
+    return LVP_OK;
+}
+
+// Index of `text` among `names` (NULL-terminated), LVP_ERR_USAGE listing them.
+static enum lvp_status parse_name(const char *option, const char *text, const char *const *names, int *index)
+{
+    char list[128] = "";
+    for (int i = 0; names[i] != NULL; i++) {
+        if (strcmp(text, names[i]) == 0) {
+            *index = i;
+            return LVP_OK;
+        }
+        if (i > 0) strcat(list, names[i + 1] == NULL ? " or " : ", ");
+        strcat(list, names[i]);
+    }
+    return lvp_fail(LVP_ERR_USAGE, "%s %s: give %s", option, text, list);
+}
+
+static enum lvp_status set_pruner(struct lvp_options *options, const char *value)
+{
+    static const char *const names[] = {"none", "lvpruning", "random", NULL};
+    int index = 0;
+    LVP_TRY(parse_name("--pruner", value, names, &index));
+    options->pruner = names[index];
+    return LVP_OK;
+}
+
+static enum lvp_status set_device(struct lvp_options *options, const char *value)
+{
+    static const char *const names[] = {"auto", "cpu", "cuda", NULL};
+    int index = 0;
+    LVP_TRY(parse_name("--device", value, names, &index));
+    options->device = (enum lvp_device_choice)index;
+    return LVP_OK;
+}
+
+static enum lvp_status set_dtype(struct lvp_options *options, const char *value)
+{
+    static const char *const names[] = {"bf16", "f32", NULL};
+    int index = 0;
+    LVP_TRY(parse_name("--dtype", value, names, &index));
+    options->dtype = index == 0 ? LVP_BF16 : LVP_F32;
+    return LVP_OK;
+}
+
+enum lvp_status lvp_options_set(struct lvp_options *options, int code, const char *value, char *const *argv)
+{
+    switch (code) {
+    case 'v': options->verbosity++; return LVP_OK;
+    case 'q': options->verbosity--; return LVP_OK;
+    case LVP_OPTION_MODEL: options->model = value; return LVP_OK;
+    case LVP_OPTION_PRUNER: return set_pruner(options, value);
+    case LVP_OPTION_PRUNER_WEIGHTS: options->pruner_weights = value; return LVP_OK;
+    case LVP_OPTION_PRUNE_AFTER: options->prune_after = value; return LVP_OK;
+    case LVP_OPTION_KEEP: options->keep = value; return LVP_OK;
+    case LVP_OPTION_STAGES: return lvp_parse_int("--stages", value, 1, LVP_MAX_STAGES, &options->stages);
+    case LVP_OPTION_REPLICAS: return lvp_parse_int("--replicas", value, 1, 65536, &options->replicas);
+    case LVP_OPTION_PARTITION: options->has_partition = true; return lvp_partition_parse(value, &options->partition);
+    case LVP_OPTION_DEVICE: return set_device(options, value);
+    case LVP_OPTION_DTYPE: return set_dtype(options, value);
+    case LVP_OPTION_THREADS: return lvp_parse_int("--threads", value, 1, 4096, &options->threads);
+    case LVP_OPTION_BATCH_TOKENS: return lvp_parse_int("--batch-tokens", value, 1, 1 << 24, &options->batch_tokens);
+    case LVP_OPTION_SEED: return lvp_parse_uint64("--seed", value, &options->seed);
+    case LVP_OPTION_JSON: options->json = true; return LVP_OK;
+    case ':': return lvp_fail(LVP_ERR_USAGE, "%s needs a value; see --help", argv[optind - 1]);
+    default: break;
+    }
+    if (optopt != 0 && optopt < LVP_OPTION_MODEL) return lvp_fail(LVP_ERR_USAGE, "unknown option -%c; see --help", optopt);
+    if (optopt != 0) return lvp_fail(LVP_ERR_USAGE, "%s takes no value; see --help", argv[optind - 1]);
+    return lvp_fail(LVP_ERR_USAGE, "unknown option %s; see --help", argv[optind - 1]);
+}
+
+enum lvp_status lvp_options_prune_plan(const struct lvp_options *options, const struct lvp_pruner_weights *weights,
+                                       int n_layers, const char *default_keep, struct lvp_prune_plan *plan)
+{
+    *plan = (struct lvp_prune_plan){0};
+    if (options->prune_after != NULL) {
+        LVP_TRY(lvp_prune_parse_points(options->prune_after, n_layers, plan));
+        if (weights != NULL && plan->n_points != weights->n_points)
+            return lvp_fail(LVP_ERR_USAGE, "--prune-after %s: %d points, but the pruner's weights have %d modules",
+                            options->prune_after, plan->n_points, weights->n_points);
+    } else if (weights != NULL) {
+        plan->n_points = weights->n_points;
+        memcpy(plan->after, weights->after_layers, sizeof plan->after);
+    } else {
+        lvp_prune_default_points(n_layers, plan);
+    }
+    return lvp_prune_parse_keep(options->keep != NULL ? options->keep : default_keep, plan);
+}
