@@ -4,17 +4,58 @@
 
 #include "common/sample_error.h"
 
+#include <jansson.h>
+#include <stdbool.h>
 #include <stdint.h>
 
-// One line of the input: its images and columns. Owned by the manifest.
+struct lvp_manifest;
+
+// One line of the input: its images and columns. Owned by who loaded it; lvp_sample_free.
 struct lvp_sample {
-    const char *id;           // unique
-    const char *const *images; // [n_images] as written in the manifest (folder input: path relative to the folder)
-    const char *const *paths;  // [n_images] paths to open
-    int n_images;
-    const char *prompt;       // the manifest's column, NULL when absent
-    const char *columns;      // the manifest line (JSON) for {name} placeholders, NULL for folders
+    char *id;        // unique, valid UTF-8
+    char **images;   // [n_images] as written in the manifest; folder input: path relative to the folder. Valid UTF-8
+    char **paths;    // [n_images] paths to open, bytes as the file system has them
+    int n_images;    // 0 for a bad line
+    bool image_list; // the manifest has a list, and so has the output
+    char *prompt;    // the manifest's column, NULL when absent
+    json_t *columns; // the manifest's row for {name} placeholders, NULL for folders and bad lines
     struct lvp_sample_error error; // a bad manifest line: code set, reported instead of run
 };
+
+void lvp_sample_free(struct lvp_sample *sample); // safe on a zeroed one
+
+// All requests of a run: every sample with every prompt, sample by sample. Borrows both.
+struct lvp_requests {
+    const struct lvp_manifest *manifest;
+    const char *const *prompts; // [n_prompts] templates of --prompt
+    int n_prompts;              // 0: the manifest's column, or the default prompt
+};
+
+#define LVP_DEFAULT_PROMPT "Describe the image."
+
+struct lvp_request {
+    struct lvp_sample sample;
+    char *id;     // the sample's, with #k for prompt k where there are several
+    char *prompt; // TEXT with its placeholders filled; "" for a request that has an error
+    struct lvp_sample_error error; // bad line, prompt_field_missing: reported instead of run
+};
+
+uint64_t lvp_request_count(const struct lvp_requests *requests);
+
+// LVP_ERR_IO when the manifest cannot be read any more. `request` is to be freed after LVP_OK.
+enum lvp_status lvp_request_load(const struct lvp_requests *requests, uint64_t index, struct lvp_request *request) LVP_MUST_CHECK;
+void lvp_request_free(struct lvp_request *request); // safe on a zeroed one
+
+// Hash of id, prompt and images: what must be the same for a run to be resumed.
+uint64_t lvp_request_hash(const struct lvp_request *request);
+
+// Fills `{name}` from the sample's columns (id and image always exist); `{{` and `}}` are braces. Strings go in as they
+// are, other values as JSON. A field that is absent or null: prompt_field_missing in *error with LVP_OK, *text NULL.
+// *text is malloc'ed.
+enum lvp_status lvp_prompt_fill(const char *template_text, const struct lvp_sample *sample, char **text,
+                                struct lvp_sample_error *error) LVP_MUST_CHECK;
+
+// LVP_ERR_USAGE for a --prompt whose braces do not match, whatever the sample.
+enum lvp_status lvp_prompt_check(const char *template_text) LVP_MUST_CHECK;
 
 #endif
