@@ -1,7 +1,58 @@
-#include <stdio.h>
+// lvpipe: parses the command, runs it and turns its result into an exit status. Only here does the process end.
+#include "cli/commands.h"
+#include "common/log.h"
+#include "common/status.h"
 
-int main(void)
+#include <stdbool.h>
+#include <stdio.h>
+#include <string.h>
+
+static const struct lvp_command commands[] = {
+    {"caption", "caption images", lvp_cmd_caption},
+    {"plan", "show a partition, its FLOPs, bytes and memory", lvp_cmd_plan},
+    {"inspect", "say what a checkpoint is, and whether it can run", lvp_cmd_inspect},
+};
+
+static void print_usage(FILE *out)
 {
-    (void)printf("lvpipe %s\n", LVP_VERSION);
-    return 0;
+    (void)fprintf(out, "lvpipe: captions images with LLaVA models, pruning vision tokens inside the model,\n"
+                       "as a pipeline over MPI ranks.\n\nusage: lvpipe COMMAND [options]\n\n");
+    for (size_t i = 0; i < sizeof commands / sizeof *commands; i++)
+        (void)fprintf(out, "  %-10s %s\n", commands[i].name, commands[i].summary);
+    (void)fprintf(out, "\nlvpipe help COMMAND, or lvpipe COMMAND --help, shows a command's options and examples.\n"
+                       "lvpipe --version lists libraries, instruction sets and backends.\n\n"
+                       "example: lvpipe caption --model models/demo --input examples/images --output captions --stages 4\n");
+}
+
+static const struct lvp_command *find_command(const char *name)
+{
+    for (size_t i = 0; i < sizeof commands / sizeof *commands; i++)
+        if (strcmp(commands[i].name, name) == 0) return &commands[i];
+    return NULL;
+}
+
+static int finish(enum lvp_status status, int exit_status)
+{
+    if (status == LVP_OK) return exit_status;
+    if (lvp_error_text()[0] != '\0') lvp_log(LVP_LOG_ERROR, "%s", lvp_error_text());
+    return lvp_exit_status(status);
+}
+
+int main(int argc, char **argv)
+{
+    lvp_log_init(LVP_LOG_INFO, "");
+    const char *name = argc > 1 ? argv[1] : "--help";
+    if (strcmp(name, "--version") == 0) return finish(lvp_print_version(), 0);
+    bool help = strcmp(name, "help") == 0;
+    if (strcmp(name, "--help") == 0 || strcmp(name, "-h") == 0 || (help && argc == 2)) {
+        print_usage(argc > 1 ? stdout : stderr);
+        return argc > 1 ? 0 : lvp_exit_status(LVP_ERR_USAGE);
+    }
+    const struct lvp_command *command = find_command(help ? argv[2] : name);
+    if (command == NULL)
+        return finish(lvp_fail(LVP_ERR_USAGE, "there is no command '%s'; lvpipe --help lists them", help ? argv[2] : name), 0);
+    int exit_status = 0;
+    char *help_argv[] = {argv[0], (char *)(size_t)command->name, (char[]){"--help"}, NULL};
+    enum lvp_status status = help ? command->run(3, help_argv, &exit_status) : command->run(argc, argv, &exit_status);
+    return finish(status, exit_status);
 }

@@ -1,0 +1,325 @@
+#include "coordinator/run_state.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <xxhash.h>
+
+static void free_ask(struct ask *ask)
+{
+    lvp_request_free(&ask->request);
+    lvp_prompt_free(&ask->prompt);
+    free(ask->tokens);
+    free(ask->logprobs);
+    free(ask);
+}
+
+void lvp_run_free_group(struct group *group)
+{
+    if (group == NULL) return;
+    while (group->asks != NULL) {
+        struct ask *ask = group->asks;
+        group->asks = ask->next;
+        free_ask(ask);
+    }
+    free(group->slots);
+    free(group);
+}
+
+static void mark_finished(struct run *run, uint64_t index)
+{
+    uint64_t window = run->options->sink.window;
+    run->finished[index % window] = true;
+    while (run->oldest < run->next && run->finished[run->oldest % window]) run->finished[run->oldest++ % window] = false;
+}
+
+// Hands the request's row to the output and forgets it; the group goes with its last request.
+enum lvp_status lvp_run_finish_ask(struct run *run, struct ask *ask, const struct lvp_sample_error *error, bool stopped)
+{
+    const struct lvp_run_sink *sink = &run->options->sink;
+    struct group *group = ask->group;
+    if (error != NULL) {
+        LVP_TRY(sink->error(sink->context, ask->index, &ask->request, error));
+    } else {
+        LVP_TRY(sink->caption(sink->context, ask->index, &ask->request, &ask->prompt, ask->tokens, ask->logprobs, ask->n_tokens,
+                              stopped));
+        run->totals.generated_tokens += ask->n_tokens;
+        run->totals.prompt_rows += ask->prompt.n_rows;
+    }
+    mark_finished(run, ask->index);
+    run->n_active--;
+    struct ask **link = &group->asks;
+    while (*link != ask) link = &(*link)->next;
+    *link = ask->next;
+    free_ask(ask);
+    if (group->asks == NULL) {
+        lvp_run_release_images(run, group);
+        lvp_run_free_group(group);
+    }
+    return LVP_OK;
+}
+
+void lvp_run_release_images(struct run *run, struct group *group)
+{
+    if (group->slots == NULL) return;
+    struct replica *replica = &run->replicas[group->replica];
+    for (int i = 0; i < group->n_images; i++) replica->slot_group[group->slots[i]] = NULL;
+    replica->n_free_slots += group->n_images;
+    free(group->slots);
+    group->slots = NULL;
+}
+
+// The prompt's ids, and everything that depends on them. A fault of the request goes to *error.
+static enum lvp_status build_prompt(struct run *run, struct ask *ask, struct lvp_sample_error *error)
+{
+    const struct lvp_run_options *options = run->options;
+    const struct lvp_request *request = &ask->request;
+    *error = request->error;
+    if (error->code == LVP_SAMPLE_OK)
+        LVP_TRY(lvp_prompt_build(options->tokenizer, options->chat, options->system, request->prompt, request->sample.n_images,
+                                 options->config->image_token_id, lvp_vision_tokens(options->config),
+                                 options->config->text.max_positions, &ask->prompt, error));
+    if (error->code != LVP_SAMPLE_OK) return LVP_OK;
+    const struct lvp_prompt *prompt = &ask->prompt;
+    int room = options->config->text.max_positions - prompt->n_rows;
+    ask->max_new = options->max_new_tokens < room ? options->max_new_tokens : room;
+    if (prompt->n_images > options->image_slots ||
+        !lvp_scheduler_fits(run->replicas[0].scheduler, prompt->n_ids - prompt->n_images, prompt->n_images, ask->max_new)) {
+        lvp_sample_error_set(error, LVP_SAMPLE_KV_TOO_SMALL, "the prompt has %d rows: its KV does not fit; use more stages or a smaller --keep",
+                             prompt->n_rows);
+        return LVP_OK;
+    }
+    ask->tokens = calloc((size_t)ask->max_new + 1, sizeof *ask->tokens);
+    ask->logprobs = calloc((size_t)ask->max_new + 1, sizeof *ask->logprobs);
+    if (ask->tokens == NULL || ask->logprobs == NULL) return lvp_fail(LVP_ERR_MEMORY, "out of memory for a caption");
+    const char *id = request->sample.id;
+    ask->random_key = XXH3_64bits_withSeed(id, strlen(id), options->seed);
+    ask->sampling_key = XXH3_64bits_withSeed(request->prompt, strlen(request->prompt), ask->random_key);
+    return LVP_OK;
+}
+
+static enum lvp_status add_ask(struct run *run, struct group *group, uint64_t index)
+{
+    struct lvp_sample_error error = {.code = LVP_SAMPLE_OK};
+    struct ask *ask = calloc(1, sizeof *ask);
+    if (ask == NULL) return lvp_fail(LVP_ERR_MEMORY, "out of memory for a request");
+    enum lvp_status status = lvp_request_load(run->options->requests, index, &ask->request);
+    if (status != LVP_OK) {
+        free(ask);
+        return status;
+    }
+    ask->index = index;
+    ask->group = group;
+    ask->next = NULL;
+    struct ask **link = &group->asks;
+    while (*link != NULL) link = &(*link)->next;
+    *link = ask;
+    run->n_active++;
+    LVP_TRY(build_prompt(run, ask, &error));
+    if (error.code == LVP_SAMPLE_OK) {
+        group->n_images = ask->prompt.n_images;
+        return LVP_OK;
+    }
+    // The group is still being built: it must not go with this request.
+    const struct lvp_run_sink *sink = &run->options->sink;
+    LVP_TRY(sink->error(sink->context, index, &ask->request, &error));
+    *link = NULL;
+    free_ask(ask);
+    run->n_active--;
+    mark_finished(run, index);
+    return LVP_OK;
+}
+
+// Takes the next sample's unfinished requests into a group; run->held stays NULL when none of them needs a worker.
+static enum lvp_status build_group(struct run *run)
+{
+    const struct lvp_run_options *options = run->options;
+    uint64_t n_prompts = options->requests->n_prompts > 1 ? (uint64_t)options->requests->n_prompts : 1;
+    uint64_t end = (run->next / n_prompts + 1) * n_prompts;
+    struct group *group = calloc(1, sizeof *group);
+    if (group == NULL) return lvp_fail(LVP_ERR_MEMORY, "out of memory for a sample");
+    run->held = group;
+    while (run->next < end) {
+        uint64_t index = run->next++;
+        if (options->sink.done(options->sink.context, index)) mark_finished(run, index);
+        else LVP_TRY(add_ask(run, group, index));
+    }
+    if (group->asks == NULL) {
+        lvp_run_free_group(group);
+        run->held = NULL;
+    }
+    return LVP_OK;
+}
+
+static enum lvp_status queue_requests(struct run *run, struct group *group)
+{
+    for (struct ask *ask = group->asks; ask != NULL; ask = ask->next) {
+        group->n_unstarted++;
+        LVP_TRY(lvp_scheduler_add(run->replicas[group->replica].scheduler, ask, ask->prompt.n_ids - ask->prompt.n_images,
+                                  ask->prompt.n_images, ask->max_new));
+    }
+    return LVP_OK;
+}
+
+static enum lvp_status send_prepare(struct run *run, struct group *group)
+{
+    enum lvp_status status = LVP_OK;
+    size_t n = (size_t)group->n_images;
+    Lvp__Prepare prepare = LVP__PREPARE__INIT;
+    Lvp__ToWorker message = LVP__TO_WORKER__INIT;
+    Lvp__Prepare__Image *images = calloc(n, sizeof *images), **pointers = calloc(n, sizeof *pointers);
+    if (images == NULL || pointers == NULL) {
+        status = lvp_fail(LVP_ERR_MEMORY, "out of memory for a sample");
+        goto fail;
+    }
+    for (size_t i = 0; i < n; i++) {
+        lvp__prepare__image__init(&images[i]);
+        images[i].slot = group->slots[i];
+        images[i].path = group->asks->request.sample.paths[i];
+        pointers[i] = &images[i];
+    }
+    prepare.n_images = n;
+    prepare.images = pointers;
+    message.body_case = LVP__TO_WORKER__BODY_PREPARE;
+    message.prepare = &prepare;
+    LVP_CHECK(lvp_world_send(run->options->world, lvp_world_rank(run->options->world, group->replica, 0), &message));
+fail:
+    free(images);
+    free(pointers);
+    return status;
+}
+
+// The replica with the most free image slots; -1 when none has enough.
+static int choose_replica(const struct run *run, int n_images)
+{
+    int best = -1;
+    for (int r = 0; r < run->options->world->n_replicas; r++) {
+        const struct replica *replica = &run->replicas[r];
+        if (replica->n_free_slots < n_images) continue;
+        if (n_images == 0 && lvp_scheduler_load(replica->scheduler) >= run->options->image_slots) continue;
+        if (best < 0 || replica->n_free_slots > run->replicas[best].n_free_slots) best = r;
+    }
+    return best;
+}
+
+static enum lvp_status place_group(struct run *run, struct group *group, int r)
+{
+    struct replica *replica = &run->replicas[r];
+    group->replica = r;
+    if (group->n_images == 0) return queue_requests(run, group);
+    group->slots = calloc((size_t)group->n_images, sizeof *group->slots);
+    if (group->slots == NULL) return lvp_fail(LVP_ERR_MEMORY, "out of memory for a sample");
+    for (int slot = 0, n = 0; n < group->n_images; slot++) {
+        if (replica->slot_group[slot] != NULL) continue;
+        replica->slot_group[slot] = group;
+        group->slots[n++] = slot;
+    }
+    replica->n_free_slots -= group->n_images;
+    group->n_unprepared = group->n_unencoded = group->n_images;
+    run->totals.images += group->n_images;
+    return send_prepare(run, group);
+}
+
+enum lvp_status lvp_run_admit(struct run *run, bool *moved)
+{
+    uint64_t n_prompts = run->options->requests->n_prompts > 1 ? (uint64_t)run->options->requests->n_prompts : 1;
+    for (;;) {
+        if (run->held == NULL) {
+            if (run->next >= run->n_requests || run->next + n_prompts > run->oldest + run->options->sink.window) return LVP_OK;
+            LVP_TRY(build_group(run));
+            *moved = true;
+            continue;
+        }
+        int r = choose_replica(run, run->held->n_images);
+        if (r < 0) return LVP_OK;
+        struct group *group = run->held;
+        run->held = NULL;
+        *moved = true;
+        enum lvp_status status = place_group(run, group, r);
+        if (status != LVP_OK) return status;
+    }
+}
+
+// Ends every request of a group whose images cannot be used.
+static enum lvp_status fail_group(struct run *run, struct group *group)
+{
+    struct lvp_sample_error error = group->error;
+    bool last = false;
+    while (!last) {
+        last = group->asks->next == NULL; // the group goes with its last request
+        LVP_TRY(lvp_run_finish_ask(run, group->asks, &error, false));
+    }
+    return LVP_OK;
+}
+
+enum lvp_status lvp_run_prepared(struct run *run, int r, const Lvp__Prepared *message)
+{
+    struct replica *replica = &run->replicas[r];
+    if (message->slot < 0 || message->slot >= run->options->image_slots || replica->slot_group[message->slot] == NULL ||
+        replica->slot_group[message->slot]->n_unprepared == 0)
+        return lvp_fail(LVP_ERR_FORMAT, "Prepared for image slot %d, which is not being prepared", message->slot);
+    struct group *group = replica->slot_group[message->slot];
+    if (message->error != LVP_SAMPLE_OK && group->error.code == LVP_SAMPLE_OK) {
+        if (message->error < 0 || message->error >= LVP_SAMPLE_ERROR_COUNT)
+            return lvp_fail(LVP_ERR_FORMAT, "Prepared with unknown error %d", message->error);
+        lvp_sample_error_set(&group->error, (enum lvp_sample_error_code)message->error, "%.200s", message->message);
+    }
+    if (--group->n_unprepared > 0) return LVP_OK;
+    if (group->error.code != LVP_SAMPLE_OK) return fail_group(run, group);
+    for (int i = 0; i < group->n_images; i++)
+        replica->to_encode[(replica->first_to_encode + replica->n_to_encode++) % run->options->image_slots] = group->slots[i];
+    return LVP_OK;
+}
+
+static enum lvp_status send_encode(struct run *run, int r)
+{
+    struct replica *replica = &run->replicas[r];
+    int n_slots = run->options->image_slots;
+    int n = replica->n_to_encode < run->options->max_images ? replica->n_to_encode : run->options->max_images;
+    int first = (replica->first_encoding + replica->n_encoding) % n_slots;
+    int32_t slots[64];
+    for (int i = 0; i < n; i++) {
+        slots[i] = replica->to_encode[(replica->first_to_encode + i) % n_slots];
+        replica->encoding[(first + i) % n_slots] = slots[i];
+    }
+    replica->first_to_encode = (replica->first_to_encode + n) % n_slots;
+    replica->n_to_encode -= n;
+    replica->n_encoding += n;
+    replica->encode_sizes[(replica->first_encode + replica->n_encodes++) % run->max_encodes] = n;
+    Lvp__Encode encode = LVP__ENCODE__INIT;
+    Lvp__ToWorker message = LVP__TO_WORKER__INIT;
+    encode.number = ++replica->encode_number;
+    encode.n_slots = (size_t)n;
+    encode.slots = slots;
+    message.body_case = LVP__TO_WORKER__BODY_ENCODE;
+    message.encode = &encode;
+    return lvp_world_send_stages(run->options->world, r, 0, run->options->world->merge_stage + 1, &message);
+}
+
+enum lvp_status lvp_run_send_encodes(struct run *run, bool *moved)
+{
+    for (int r = 0; r < run->options->world->n_replicas; r++) {
+        struct replica *replica = &run->replicas[r];
+        while (replica->n_to_encode > 0 && replica->n_encodes < run->max_encodes) {
+            LVP_TRY(send_encode(run, r));
+            *moved = true;
+        }
+    }
+    return LVP_OK;
+}
+
+enum lvp_status lvp_run_encoded(struct run *run, int r, const Lvp__EncodeDone *message)
+{
+    struct replica *replica = &run->replicas[r];
+    if (replica->n_encodes == 0 || message->number != replica->encode_number - (uint64_t)replica->n_encodes + 1)
+        return lvp_fail(LVP_ERR_FORMAT, "EncodeDone for job %llu, which is not next", (unsigned long long)message->number);
+    int n = replica->encode_sizes[replica->first_encode];
+    replica->first_encode = (replica->first_encode + 1) % run->max_encodes;
+    replica->n_encodes--;
+    for (int i = 0; i < n; i++) {
+        struct group *group = replica->slot_group[replica->encoding[replica->first_encoding]];
+        replica->first_encoding = (replica->first_encoding + 1) % run->options->image_slots;
+        replica->n_encoding--;
+        if (--group->n_unencoded == 0) LVP_TRY(queue_requests(run, group));
+    }
+    return LVP_OK;
+}
