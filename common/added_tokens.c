@@ -61,8 +61,8 @@ enum lvp_status lvp_added_tokens_index(const struct lvp_added_tokens *tokens, in
     return LVP_OK;
 }
 
-const struct lvp_added_token *lvp_added_tokens_by_id(const struct lvp_added_tokens *tokens, const int32_t *by_id, size_t n_by_id,
-                                                     int32_t id)
+const struct lvp_added_token *lvp_added_tokens_by_id(const struct lvp_added_tokens *tokens, const int32_t *by_id,
+                                                     size_t n_by_id, int32_t id)
 {
     if (id < 0 || (size_t)id >= n_by_id || by_id[id] == 0) return NULL;
     return &tokens->items[by_id[id] - 1];

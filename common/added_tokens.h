@@ -1,5 +1,5 @@
-// Tokens that stand outside the tokenizer's model: special ones (<s>, <image>) and others a user added. They are cut out of
-// a text before the model sees the rest.
+// Tokens that stand outside the tokenizer's model: special ones (<s>, <image>) and others a user added. They are cut
+// out of a text before the model sees the rest.
 #ifndef LVP_COMMON_ADDED_TOKENS_H
 #define LVP_COMMON_ADDED_TOKENS_H
 
@@ -28,15 +28,17 @@ struct lvp_added_tokens {
 enum { LVP_MAX_ADDED_TOKENS = 1 << 14 };
 
 // Appends a copy of the token, its text and pattern too. LVP_ERR_MODEL when there are too many.
-enum lvp_status lvp_added_tokens_append(struct lvp_added_tokens *tokens, const struct lvp_added_token *token) LVP_MUST_CHECK;
+enum lvp_status lvp_added_tokens_append(struct lvp_added_tokens *tokens,
+                                        const struct lvp_added_token *token) LVP_MUST_CHECK;
 void lvp_added_tokens_free(struct lvp_added_tokens *tokens);
 // By exact text (a linear search: for set-up and look-ups outside a loop); NULL when there is none.
 struct lvp_added_token *lvp_added_tokens_find(const struct lvp_added_tokens *tokens, const char *text);
 // By id: `by_id` is what lvp_added_tokens_index made.
-const struct lvp_added_token *lvp_added_tokens_by_id(const struct lvp_added_tokens *tokens, const int32_t *by_id, size_t n_by_id,
-                                                     int32_t id);
+const struct lvp_added_token *lvp_added_tokens_by_id(const struct lvp_added_tokens *tokens, const int32_t *by_id,
+                                                     size_t n_by_id, int32_t id);
 // Table from id to position + 1 (0: not an added token), as long as the largest id asks for. Malloc'ed.
-enum lvp_status lvp_added_tokens_index(const struct lvp_added_tokens *tokens, int32_t **by_id, size_t *n_by_id) LVP_MUST_CHECK;
+enum lvp_status lvp_added_tokens_index(const struct lvp_added_tokens *tokens, int32_t **by_id,
+                                       size_t *n_by_id) LVP_MUST_CHECK;
 
 // Finds the tokens in a text: the leftmost, and of those that start there the longest. Refers to the list, which must
 // not change any more. Zero-initialise.

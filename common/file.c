@@ -43,7 +43,8 @@ enum lvp_status lvp_file_read(const char *dir, const char *name, size_t max_byte
         goto fail;
     }
     if ((unsigned long long)info.st_size > max_bytes) {
-        status = lvp_fail(LVP_ERR_MODEL, "%s: %lld bytes, more than the %zu allowed", path, (long long)info.st_size, max_bytes);
+        status = lvp_fail(LVP_ERR_MODEL, "%s: %lld bytes, more than the %zu allowed", path, (long long)info.st_size,
+                          max_bytes);
         goto fail;
     }
     content = malloc((size_t)info.st_size + 1);

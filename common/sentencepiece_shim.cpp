@@ -36,8 +36,9 @@ extern "C" lvp_status lvp_sentencepiece_open(const char *bytes, size_t n_bytes, 
     *model = nullptr;
     return guarded([&] {
         std::string proto(bytes, n_bytes);
-        // Protocol buffers merge a message field that is there twice, so appending normalizer_spec { add_dummy_prefix: false }
-        // (fields 3 and 3 of sentencepiece_model.proto) overrides the one setting. The library has no call for it.
+        // Protocol buffers merge a message field that is there twice, so appending normalizer_spec { add_dummy_prefix:
+        // false } (fields 3 and 3 of sentencepiece_model.proto) overrides the one setting. The library has no call for
+        // it.
         if (no_dummy_prefix) proto.append("\x1a\x02\x18\x00", 4);
         std::unique_ptr<lvp_sentencepiece> loaded(new lvp_sentencepiece);
         const auto result = loaded->processor.LoadFromSerializedProto(proto);
@@ -47,7 +48,10 @@ extern "C" lvp_status lvp_sentencepiece_open(const char *bytes, size_t n_bytes, 
     });
 }
 
-extern "C" void lvp_sentencepiece_close(lvp_sentencepiece *model) { delete model; }
+extern "C" void lvp_sentencepiece_close(lvp_sentencepiece *model)
+{
+    delete model;
+}
 
 extern "C" lvp_status lvp_sentencepiece_encode(const lvp_sentencepiece *model, const char *text, size_t n_bytes,
                                                lvp_ids *ids)
@@ -60,8 +64,8 @@ extern "C" lvp_status lvp_sentencepiece_encode(const lvp_sentencepiece *model, c
     });
 }
 
-extern "C" lvp_status lvp_sentencepiece_decode(const lvp_sentencepiece *model, const char *const *pieces, size_t n_pieces,
-                                               lvp_text *text)
+extern "C" lvp_status lvp_sentencepiece_decode(const lvp_sentencepiece *model, const char *const *pieces,
+                                               size_t n_pieces, lvp_text *text)
 {
     return guarded([&] {
         std::string joined;
@@ -72,9 +76,15 @@ extern "C" lvp_status lvp_sentencepiece_decode(const lvp_sentencepiece *model, c
     });
 }
 
-extern "C" int32_t lvp_sentencepiece_size(const lvp_sentencepiece *model) { return model->processor.GetPieceSize(); }
+extern "C" int32_t lvp_sentencepiece_size(const lvp_sentencepiece *model)
+{
+    return model->processor.GetPieceSize();
+}
 
-extern "C" int32_t lvp_sentencepiece_unknown_id(const lvp_sentencepiece *model) { return model->processor.unk_id(); }
+extern "C" int32_t lvp_sentencepiece_unknown_id(const lvp_sentencepiece *model)
+{
+    return model->processor.unk_id();
+}
 
 extern "C" int32_t lvp_sentencepiece_id(const lvp_sentencepiece *model, const char *piece)
 {

@@ -22,8 +22,8 @@ void lvp_sentencepiece_close(struct lvp_sentencepiece *model); // NULL is allowe
 enum lvp_status lvp_sentencepiece_encode(const struct lvp_sentencepiece *model, const char *text, size_t n_bytes,
                                          struct lvp_ids *ids) LVP_MUST_CHECK;
 // Appends what the pieces stand for to `text`.
-enum lvp_status lvp_sentencepiece_decode(const struct lvp_sentencepiece *model, const char *const *pieces, size_t n_pieces,
-                                         struct lvp_text *text) LVP_MUST_CHECK;
+enum lvp_status lvp_sentencepiece_decode(const struct lvp_sentencepiece *model, const char *const *pieces,
+                                         size_t n_pieces, struct lvp_text *text) LVP_MUST_CHECK;
 
 int32_t lvp_sentencepiece_size(const struct lvp_sentencepiece *model);
 int32_t lvp_sentencepiece_unknown_id(const struct lvp_sentencepiece *model);

@@ -88,10 +88,14 @@ size_t lvp_utf8_length(const char *bytes, size_t n_bytes)
     size_t length;
     if (n_bytes == 0) return 0;
     if (p[0] < 0x80) return 1;
-    if (p[0] >= 0xC2 && p[0] <= 0xDF) length = 2;
-    else if (p[0] >= 0xE0 && p[0] <= 0xEF) length = 3;
-    else if (p[0] >= 0xF0 && p[0] <= 0xF4) length = 4;
-    else return 0;
+    if (p[0] >= 0xC2 && p[0] <= 0xDF)
+        length = 2;
+    else if (p[0] >= 0xE0 && p[0] <= 0xEF)
+        length = 3;
+    else if (p[0] >= 0xF0 && p[0] <= 0xF4)
+        length = 4;
+    else
+        return 0;
     if (length > n_bytes) return 0;
     for (size_t i = 1; i < length; i++) {
         if ((p[i] & 0xC0) != 0x80) return 0;
@@ -121,7 +125,8 @@ static size_t space_length(const char *bytes, size_t n_bytes)
     if (n_bytes < 3) return 0;
     const unsigned last = p[2];
     if (p[0] == 0xE1 && p[1] == 0x9A && last == 0x80) return 3; // U+1680
-    if (p[0] == 0xE2 && p[1] == 0x80 && ((last >= 0x80 && last <= 0x8A) || last == 0xA8 || last == 0xA9 || last == 0xAF))
+    if (p[0] == 0xE2 && p[1] == 0x80 &&
+        ((last >= 0x80 && last <= 0x8A) || last == 0xA8 || last == 0xA9 || last == 0xAF))
         return 3;                                               // U+2000..200A, U+2028, U+2029, U+202F
     if (p[0] == 0xE2 && p[1] == 0x81 && last == 0x9F) return 3; // U+205F
     if (p[0] == 0xE3 && p[1] == 0x80 && last == 0x80) return 3; // U+3000

@@ -23,8 +23,10 @@ static enum lvp_status open_backend(const char *dir, struct lvp_tokenizer_files 
     if (found) return LVP_OK;
     LVP_TRY(lvp_slow_tokenizer_open(files, config, backend, &found));
     if (found) return LVP_OK;
-    return lvp_fail(LVP_ERR_MODEL, "%s: neither tokenizer.json nor tokenizer.model; supported are LLaMA's sentencepiece model "
-                    "and LLaMA-type BPE in tokenizer.json", dir);
+    return lvp_fail(LVP_ERR_MODEL,
+                    "%s: neither tokenizer.json nor tokenizer.model; supported are LLaMA's sentencepiece model "
+                    "and LLaMA-type BPE in tokenizer.json",
+                    dir);
 }
 
 enum lvp_status lvp_tokenizer_open(const char *dir, struct lvp_tokenizer **tokenizer)
@@ -61,8 +63,8 @@ void lvp_tokenizer_close(struct lvp_tokenizer *tokenizer)
     free(tokenizer);
 }
 
-enum lvp_status lvp_tokenizer_encode(const struct lvp_tokenizer *tokenizer, const char *text, size_t n_bytes, bool add_special,
-                                     int32_t **ids, size_t *n_ids)
+enum lvp_status lvp_tokenizer_encode(const struct lvp_tokenizer *tokenizer, const char *text, size_t n_bytes,
+                                     bool add_special, int32_t **ids, size_t *n_ids)
 {
     enum lvp_status status = LVP_OK;
     struct lvp_text repaired = {0};
@@ -73,7 +75,8 @@ enum lvp_status lvp_tokenizer_encode(const struct lvp_tokenizer *tokenizer, cons
     if (n_bytes > MAX_TEXT) return lvp_fail(LVP_ERR_FORMAT, "a text of %zu bytes is too long to be tokenized", n_bytes);
     LVP_CHECK(lvp_ids_append(&found, NULL, 0));
     LVP_CHECK(lvp_text_append_repaired(&repaired, text, n_bytes));
-    LVP_CHECK(tokenizer->backend.encode(tokenizer->backend.state, repaired.bytes, repaired.n_bytes, add_special, &found));
+    LVP_CHECK(
+        tokenizer->backend.encode(tokenizer->backend.state, repaired.bytes, repaired.n_bytes, add_special, &found));
     *ids = found.items;
     *n_ids = found.n;
     found.items = NULL;
@@ -86,11 +89,13 @@ fail:
 // PreTrainedTokenizerBase.clean_up_tokenization: one replacement after the other.
 static enum lvp_status clean_up(struct lvp_text *text)
 {
-    static const char *const rules[][2] = {{" .", "."},     {" ?", "?"},   {" !", "!"},   {" ,", ","},     {" ' ", "'"},
-                                           {" n't", "n't"}, {" 'm", "'m"}, {" 's", "'s"}, {" 've", "'ve"}, {" 're", "'re"}};
+    static const char *const rules[][2] = {{" .", "."},     {" ?", "?"},     {" !", "!"},   {" ,", ","},
+                                           {" ' ", "'"},    {" n't", "n't"}, {" 'm", "'m"}, {" 's", "'s"},
+                                           {" 've", "'ve"}, {" 're", "'re"}};
     for (size_t i = 0; i < sizeof rules / sizeof *rules; i++) {
         struct lvp_text cleaned = {0};
-        enum lvp_status status = lvp_text_append_replaced(&cleaned, text->bytes, text->n_bytes, rules[i][0], rules[i][1]);
+        enum lvp_status status =
+            lvp_text_append_replaced(&cleaned, text->bytes, text->n_bytes, rules[i][0], rules[i][1]);
         free(status == LVP_OK ? text->bytes : cleaned.bytes);
         if (status != LVP_OK) return status;
         *text = cleaned;
@@ -98,7 +103,8 @@ static enum lvp_status clean_up(struct lvp_text *text)
     return LVP_OK;
 }
 
-enum lvp_status lvp_tokenizer_decode(const struct lvp_tokenizer *tokenizer, const int32_t *ids, size_t n_ids, char **text)
+enum lvp_status lvp_tokenizer_decode(const struct lvp_tokenizer *tokenizer, const int32_t *ids, size_t n_ids,
+                                     char **text)
 {
     enum lvp_status status = LVP_OK;
     struct lvp_text decoded = {0}, valid = {0};
@@ -116,7 +122,10 @@ fail:
     return status;
 }
 
-size_t lvp_tokenizer_size(const struct lvp_tokenizer *tokenizer) { return tokenizer->backend.size; }
+size_t lvp_tokenizer_size(const struct lvp_tokenizer *tokenizer)
+{
+    return tokenizer->backend.size;
+}
 
 int32_t lvp_tokenizer_token_id(const struct lvp_tokenizer *tokenizer, const char *text)
 {
@@ -124,4 +133,7 @@ int32_t lvp_tokenizer_token_id(const struct lvp_tokenizer *tokenizer, const char
     return token == NULL ? -1 : token->id;
 }
 
-const char *lvp_tokenizer_hash(const struct lvp_tokenizer *tokenizer) { return tokenizer->hash; }
+const char *lvp_tokenizer_hash(const struct lvp_tokenizer *tokenizer)
+{
+    return tokenizer->hash;
+}

@@ -1,5 +1,5 @@
-// The two ways to tokenize behind common/tokenizer.h, named as in transformers: "slow" is sentencepiece with LlamaTokenizer's
-// rules around it, "fast" is the BPE that tokenizer.json describes. Both are constant once open.
+// The two ways to tokenize behind common/tokenizer.h, named as in transformers: "slow" is sentencepiece with
+// LlamaTokenizer's rules around it, "fast" is the BPE that tokenizer.json describes. Both are constant once open.
 #ifndef LVP_COMMON_TOKENIZER_BACKEND_H
 #define LVP_COMMON_TOKENIZER_BACKEND_H
 
@@ -10,7 +10,8 @@ struct lvp_tokenizer_backend {
     void *state;
     void (*close)(void *state);
     // Text is valid UTF-8. Appends to `ids`.
-    enum lvp_status (*encode)(const void *state, const char *text, size_t n_bytes, bool add_special, struct lvp_ids *ids);
+    enum lvp_status (*encode)(const void *state, const char *text, size_t n_bytes, bool add_special,
+                              struct lvp_ids *ids);
     // Appends to `text`.
     enum lvp_status (*decode)(const void *state, const int32_t *ids, size_t n_ids, struct lvp_text *text);
     const struct lvp_added_tokens *added; // with their ids

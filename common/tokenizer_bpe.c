@@ -21,12 +21,12 @@ struct merge {
 static const uint64_t EMPTY = UINT64_MAX;
 
 struct lvp_bpe {
-    char *texts;           // every token's text, one after the other
-    struct token *tokens;  // [size], by id
+    char *texts;          // every token's text, one after the other
+    struct token *tokens; // [size], by id
     int32_t count, size;
-    int32_t *slots;        // [slot_mask + 1]: hash table text -> id, -1 in free slots, linear probing
+    int32_t *slots; // [slot_mask + 1]: hash table text -> id, -1 in free slots, linear probing
     size_t slot_mask;
-    struct merge *merges;  // [merge_mask + 1]: hash table, linear probing
+    struct merge *merges; // [merge_mask + 1]: hash table, linear probing
     size_t merge_mask;
     int32_t byte_ids[256]; // of <0x00>..<0xFF>; -1: not in the vocabulary or no byte_fallback
     int32_t unk_id;        // -1: characters that are not known are left out
@@ -63,9 +63,15 @@ const char *lvp_bpe_token(const struct lvp_bpe *bpe, int32_t id)
     return id < 0 || id >= bpe->size ? NULL : bpe->tokens[id].text;
 }
 
-int32_t lvp_bpe_count(const struct lvp_bpe *bpe) { return bpe->count; }
+int32_t lvp_bpe_count(const struct lvp_bpe *bpe)
+{
+    return bpe->count;
+}
 
-int32_t lvp_bpe_size(const struct lvp_bpe *bpe) { return bpe->size; }
+int32_t lvp_bpe_size(const struct lvp_bpe *bpe)
+{
+    return bpe->size;
+}
 
 // The slot of a pair, or the free one where it would go.
 static struct merge *find_merge(const struct lvp_bpe *bpe, int32_t left, int32_t right)
@@ -76,8 +82,8 @@ static struct merge *find_merge(const struct lvp_bpe *bpe, int32_t left, int32_t
     return &bpe->merges[slot];
 }
 
-// Merging: symbols are a linked list, candidate merges a binary heap with the best one (lowest rank, then leftmost) on top.
-// A candidate is not removed when its symbols change: it is checked when it comes up.
+// Merging: symbols are a linked list, candidate merges a binary heap with the best one (lowest rank, then leftmost) on
+// top. A candidate is not removed when its symbols change: it is checked when it comes up.
 
 struct symbol {
     int32_t id;         // -1: merged into the symbol before it
@@ -197,7 +203,8 @@ enum lvp_status lvp_bpe_encode(const struct lvp_bpe *bpe, const char *text, size
     struct merger merger = {0};
 
     if (n_bytes == 0) return LVP_OK;
-    if (n_bytes > INT32_MAX / 8) return lvp_fail(LVP_ERR_FORMAT, "a text of %zu bytes is too long to be tokenized", n_bytes);
+    if (n_bytes > INT32_MAX / 8)
+        return lvp_fail(LVP_ERR_FORMAT, "a text of %zu bytes is too long to be tokenized", n_bytes);
     const int32_t whole = bpe->ignore_merges ? lvp_bpe_id(bpe, text, n_bytes) : -1;
     if (whole >= 0) return lvp_ids_append(ids, &whole, 1);
     // At most n symbols; n - 1 candidates at first and two more for each of the n - 1 merges.
@@ -246,7 +253,8 @@ static enum lvp_status parse_vocab(json_t *vocab, struct lvp_bpe *bpe)
     {
         struct token *token = &bpe->tokens[json_integer_value(value)];
         if (token->text != NULL)
-            return lvp_fail(LVP_ERR_MODEL, "tokenizer.json: \"%.60s\" and \"%.60s\" have the same id", token->text, text);
+            return lvp_fail(LVP_ERR_MODEL, "tokenizer.json: \"%.60s\" and \"%.60s\" have the same id", token->text,
+                            text);
         token->n_bytes = strlen(text);
         token->text = memcpy(bpe->texts + at, text, token->n_bytes + 1);
         at += token->n_bytes + 1;
@@ -277,13 +285,15 @@ static bool split_merge(const json_t *value, const char *halves[2], size_t n_byt
     return true;
 }
 
-static enum lvp_status parse_merge(const json_t *value, size_t index, struct lvp_text *joined, struct lvp_bpe *bpe, int32_t *rank)
+static enum lvp_status parse_merge(const json_t *value, size_t index, struct lvp_text *joined, struct lvp_bpe *bpe,
+                                   int32_t *rank)
 {
     const char *halves[2];
     size_t n_bytes[2];
     int32_t ids[2];
     if (json_is_string(value) && strncmp(json_string_value(value), "#version", 8) == 0) return LVP_OK;
-    if (!split_merge(value, halves, n_bytes)) return lvp_fail(LVP_ERR_MODEL, "tokenizer.json: merge %zu is malformed", index);
+    if (!split_merge(value, halves, n_bytes))
+        return lvp_fail(LVP_ERR_MODEL, "tokenizer.json: merge %zu is malformed", index);
     joined->n_bytes = 0;
     for (size_t i = 0; i < 2; i++) {
         ids[i] = lvp_bpe_id(bpe, halves[i], n_bytes[i]);

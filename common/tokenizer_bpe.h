@@ -1,6 +1,6 @@
-// Byte-pair encoding as tokenizer.json's "model" describes it (type BPE, with byte fallback): characters become symbols,
-// then the pair of neighbours with the lowest rank is merged, leftmost first, until no merge is left (Sennrich et al.
-// 2016). A text of n characters takes O(n log n). Constant once parsed.
+// Byte-pair encoding as tokenizer.json's "model" describes it (type BPE, with byte fallback): characters become
+// symbols, then the pair of neighbours with the lowest rank is merged, leftmost first, until no merge is left (Sennrich
+// et al. 2016). A text of n characters takes O(n log n). Constant once parsed.
 #ifndef LVP_COMMON_TOKENIZER_BPE_H
 #define LVP_COMMON_TOKENIZER_BPE_H
 
@@ -17,7 +17,8 @@ enum lvp_status lvp_bpe_parse(const json_t *model, struct lvp_bpe **bpe) LVP_MUS
 void lvp_bpe_free(struct lvp_bpe *bpe); // NULL is allowed
 
 // Appends the ids of a piece of text, valid UTF-8.
-enum lvp_status lvp_bpe_encode(const struct lvp_bpe *bpe, const char *text, size_t n_bytes, struct lvp_ids *ids) LVP_MUST_CHECK;
+enum lvp_status lvp_bpe_encode(const struct lvp_bpe *bpe, const char *text, size_t n_bytes,
+                               struct lvp_ids *ids) LVP_MUST_CHECK;
 
 int32_t lvp_bpe_id(const struct lvp_bpe *bpe, const char *token, size_t n_bytes); // -1: not in the vocabulary
 // NUL-terminated, lives as long as the model; NULL: no token has the id.

@@ -36,8 +36,8 @@ void lvp_tokenizer_files_close(struct lvp_tokenizer_files *files)
     free(files);
 }
 
-enum lvp_status lvp_tokenizer_files_read(struct lvp_tokenizer_files *files, const char *name, size_t max_bytes, char **bytes,
-                                         size_t *n_bytes)
+enum lvp_status lvp_tokenizer_files_read(struct lvp_tokenizer_files *files, const char *name, size_t max_bytes,
+                                         char **bytes, size_t *n_bytes)
 {
     LVP_TRY(lvp_file_read(files->dir, name, max_bytes, bytes, n_bytes));
     if (*bytes == NULL) return LVP_OK;
@@ -83,7 +83,8 @@ enum lvp_status lvp_added_token_parse(const json_t *json, const char *where, str
     const char *text = json_string_value(json_object_get(json, "content"));
     if (text == NULL) return lvp_fail(LVP_ERR_MODEL, "%s: an added token has no \"content\"", where);
     if (json_is_true(json_object_get(json, "single_word")))
-        return lvp_fail(LVP_ERR_MODEL, "%s: added token \"%.60s\" has single_word, which is not supported", where, text);
+        return lvp_fail(LVP_ERR_MODEL, "%s: added token \"%.60s\" has single_word, which is not supported", where,
+                        text);
     const json_t *normalized = json_object_get(json, "normalized");
     *token = (struct lvp_added_token){
         .text = (char *)text,
@@ -123,7 +124,8 @@ static enum lvp_status load_added_decoder(json_t *decoder, struct lvp_added_toke
         char *end;
         errno = 0;
         long long id = strtoll(key, &end, 10);
-        if (errno != 0 || end == key || *end != '\0') return lvp_fail(LVP_ERR_MODEL, "%s: \"%.60s\" is not an id", where, key);
+        if (errno != 0 || end == key || *end != '\0')
+            return lvp_fail(LVP_ERR_MODEL, "%s: \"%.60s\" is not an id", where, key);
         LVP_TRY(lvp_added_token_parse(value, where, &token));
         LVP_TRY(append_with_id(added, &token, id, where));
     }
@@ -190,9 +192,12 @@ static json_t *field(const json_t *config, const json_t *map, const char *name)
 static enum lvp_status copy_token_text(const json_t *value, const char *absent, char **text)
 {
     const char *found = NULL;
-    if (value == NULL) found = absent;
-    else if (json_is_string(value)) found = json_string_value(value);
-    else if (json_is_object(value)) found = json_string_value(json_object_get(value, "content"));
+    if (value == NULL)
+        found = absent;
+    else if (json_is_string(value))
+        found = json_string_value(value);
+    else if (json_is_object(value))
+        found = json_string_value(json_object_get(value, "content"));
     *text = NULL;
     if (found == NULL || found[0] == '\0') return LVP_OK;
     *text = strdup(found);
@@ -220,8 +225,8 @@ static enum lvp_status load_special(const json_t *config, const json_t *map, str
     }
     LVP_TRY(append_specials(field(config, map, "additional_special_tokens"), "tokenizer's additional_special_tokens",
                             &out->special));
-    return append_specials(json_object_get(config, "extra_special_tokens"), "tokenizer_config.json: extra_special_tokens",
-                           &out->special);
+    return append_specials(json_object_get(config, "extra_special_tokens"),
+                           "tokenizer_config.json: extra_special_tokens", &out->special);
 }
 
 static void load_flags(const json_t *config, struct lvp_tokenizer_config *out)
@@ -236,7 +241,9 @@ static void load_flags(const json_t *config, struct lvp_tokenizer_config *out)
     out->legacy = legacy == NULL || json_is_null(legacy) || json_is_true(legacy);
     out->add_bos = add_bos == NULL || json_is_true(add_bos);
     out->add_eos = json_is_true(json_object_get(config, "add_eos_token"));
-    out->add_prefix_space = prefix == NULL || json_is_null(prefix) ? LVP_UNSET : json_is_true(prefix) ? LVP_YES : LVP_NO;
+    out->add_prefix_space = prefix == NULL || json_is_null(prefix) ? LVP_UNSET
+                            : json_is_true(prefix)                 ? LVP_YES
+                                                                   : LVP_NO;
     out->clean_up_spaces = json_is_true(json_object_get(config, "clean_up_tokenization_spaces"));
 }
 
@@ -253,14 +260,17 @@ enum lvp_status lvp_tokenizer_config_load(struct lvp_tokenizer_files *files, str
         status = lvp_fail(LVP_ERR_MODEL, "tokenizer_config.json: added_tokens_decoder is not an object");
         goto fail;
     }
-    // The two older files count only where added_tokens_decoder is not there (PreTrainedTokenizerBase._from_pretrained).
+    // The two older files count only where added_tokens_decoder is not there
+    // (PreTrainedTokenizerBase._from_pretrained).
     if (decoder == NULL) {
         LVP_CHECK(lvp_tokenizer_files_read_json(files, "special_tokens_map.json", LVP_MAX_CONFIG_JSON, &map));
         LVP_CHECK(lvp_tokenizer_files_read_json(files, "added_tokens.json", LVP_MAX_CONFIG_JSON, &encoder));
     }
     LVP_CHECK(load_special(main_json, map, config));
-    if (decoder != NULL) LVP_CHECK(load_added_decoder(decoder, &config->added));
-    else if (encoder != NULL) LVP_CHECK(load_added_encoder(encoder, &config->special, &config->added));
+    if (decoder != NULL)
+        LVP_CHECK(load_added_decoder(decoder, &config->added));
+    else if (encoder != NULL)
+        LVP_CHECK(load_added_encoder(encoder, &config->special, &config->added));
     if (config->added.n > 0) qsort(config->added.items, config->added.n, sizeof *config->added.items, by_id);
 fail:
     json_decref(main_json);

@@ -21,8 +21,8 @@ struct lvp_tokenizer_files;
 enum lvp_status lvp_tokenizer_files_open(const char *dir, struct lvp_tokenizer_files **files) LVP_MUST_CHECK;
 void lvp_tokenizer_files_close(struct lvp_tokenizer_files *files);
 // As lvp_file_read.
-enum lvp_status lvp_tokenizer_files_read(struct lvp_tokenizer_files *files, const char *name, size_t max_bytes, char **bytes,
-                                         size_t *n_bytes) LVP_MUST_CHECK;
+enum lvp_status lvp_tokenizer_files_read(struct lvp_tokenizer_files *files, const char *name, size_t max_bytes,
+                                         char **bytes, size_t *n_bytes) LVP_MUST_CHECK;
 // `*json` is NULL, with LVP_OK, when there is no such file; else a JSON object, owned by the caller.
 enum lvp_status lvp_tokenizer_files_read_json(struct lvp_tokenizer_files *files, const char *name, size_t max_bytes,
                                               json_t **json) LVP_MUST_CHECK;
@@ -43,11 +43,13 @@ struct lvp_tokenizer_config {
     struct lvp_added_tokens special; // named special tokens (bos_token, ...) in transformers' order; id is -1
 };
 
-enum lvp_status lvp_tokenizer_config_load(struct lvp_tokenizer_files *files, struct lvp_tokenizer_config *config) LVP_MUST_CHECK;
+enum lvp_status lvp_tokenizer_config_load(struct lvp_tokenizer_files *files,
+                                          struct lvp_tokenizer_config *config) LVP_MUST_CHECK;
 void lvp_tokenizer_config_free(struct lvp_tokenizer_config *config);
 
-// Reads an added token's object: {"content", "lstrip", "rstrip", "normalized", "special", "single_word"}. The text belongs
-// to `json`. LVP_ERR_MODEL naming `where` when it is malformed or has single_word, which no LLaVA uses.
-enum lvp_status lvp_added_token_parse(const json_t *json, const char *where, struct lvp_added_token *token) LVP_MUST_CHECK;
+// Reads an added token's object: {"content", "lstrip", "rstrip", "normalized", "special", "single_word"}. The text
+// belongs to `json`. LVP_ERR_MODEL naming `where` when it is malformed or has single_word, which no LLaVA uses.
+enum lvp_status lvp_added_token_parse(const json_t *json, const char *where,
+                                      struct lvp_added_token *token) LVP_MUST_CHECK;
 
 #endif

@@ -21,7 +21,8 @@ static void fast_close(void *state)
 }
 
 // `out` is overwritten.
-static enum lvp_status normalize(const struct lvp_fast_tokenizer *fast, const char *text, size_t n_bytes, struct lvp_text *out)
+static enum lvp_status normalize(const struct lvp_fast_tokenizer *fast, const char *text, size_t n_bytes,
+                                 struct lvp_text *out)
 {
     enum lvp_status status = LVP_OK;
     struct lvp_text next = {0};
@@ -47,7 +48,8 @@ fail:
 }
 
 // Metaspace's split: every mark begins a new piece.
-static enum lvp_status encode_split(const struct lvp_fast_tokenizer *fast, const char *text, size_t n_bytes, struct lvp_ids *ids)
+static enum lvp_status encode_split(const struct lvp_fast_tokenizer *fast, const char *text, size_t n_bytes,
+                                    struct lvp_ids *ids)
 {
     const size_t n_mark = strlen(fast->metaspace_mark);
     size_t start = 0;
@@ -70,7 +72,8 @@ static enum lvp_status encode_piece(const struct lvp_fast_tokenizer *fast, const
 
     if (!fast->has_metaspace) return lvp_bpe_encode(fast->bpe, text, n_bytes, ids);
     // The scheme puts a mark before the text unless, spaces being marks, there is one already.
-    const bool wanted = fast->metaspace_scheme == LVP_PREPEND_ALWAYS || (fast->metaspace_scheme == LVP_PREPEND_FIRST && first);
+    const bool wanted =
+        fast->metaspace_scheme == LVP_PREPEND_ALWAYS || (fast->metaspace_scheme == LVP_PREPEND_FIRST && first);
     const bool marked_already = text[0] == ' ' || strncmp(text, mark, strlen(mark)) == 0;
     if (wanted && !marked_already) LVP_CHECK(lvp_text_append_string(&marked, mark));
     LVP_CHECK(lvp_text_append_replaced(&marked, text, n_bytes, " ", mark));
@@ -82,8 +85,8 @@ fail:
 }
 
 // What is left between the tokens that are searched for before normalization.
-static enum lvp_status encode_segment(const struct lvp_fast_tokenizer *fast, const char *text, size_t n_bytes, bool first,
-                                      struct lvp_ids *ids)
+static enum lvp_status encode_segment(const struct lvp_fast_tokenizer *fast, const char *text, size_t n_bytes,
+                                      bool first, struct lvp_ids *ids)
 {
     enum lvp_status status = LVP_OK;
     struct lvp_text normal = {0};
@@ -96,13 +99,15 @@ static enum lvp_status encode_segment(const struct lvp_fast_tokenizer *fast, con
         LVP_CHECK(lvp_ids_append(ids, &match.token->id, 1));
         at = match.end;
     }
-    if (at < normal.n_bytes) LVP_CHECK(encode_piece(fast, normal.bytes + at, normal.n_bytes - at, first && at == 0, ids));
+    if (at < normal.n_bytes)
+        LVP_CHECK(encode_piece(fast, normal.bytes + at, normal.n_bytes - at, first && at == 0, ids));
 fail:
     free(normal.bytes);
     return status;
 }
 
-static enum lvp_status fast_encode(const void *state, const char *text, size_t n_bytes, bool add_special, struct lvp_ids *ids)
+static enum lvp_status fast_encode(const void *state, const char *text, size_t n_bytes, bool add_special,
+                                   struct lvp_ids *ids)
 {
     const struct lvp_fast_tokenizer *fast = state;
     struct lvp_token_match match;
@@ -124,14 +129,18 @@ static int byte_of(const char *token)
     if (strlen(token) != 6 || strncmp(token, "<0x", 3) != 0 || token[5] != '>') return -1;
     for (int i = 3; i < 5; i++) {
         const char c = token[i];
-        const int digit = c >= '0' && c <= '9' ? c - '0' : c >= 'A' && c <= 'F' ? c - 'A' + 10 : c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
+        const int digit = c >= '0' && c <= '9'   ? c - '0'
+                          : c >= 'A' && c <= 'F' ? c - 'A' + 10
+                          : c >= 'a' && c <= 'f' ? c - 'a' + 10
+                                                 : -1;
         if (digit < 0) return -1;
         value = 16 * value + digit;
     }
     return value;
 }
 
-// A run of bytes is text when all of it is UTF-8, else one U+FFFD for each byte (the decoder ByteFallback). Empties the run.
+// A run of bytes is text when all of it is UTF-8, else one U+FFFD for each byte (the decoder ByteFallback). Empties the
+// run.
 static enum lvp_status flush_bytes(struct lvp_text *run, struct lvp_text *text)
 {
     const size_t n_bytes = run->n_bytes;
@@ -164,7 +173,8 @@ static enum lvp_status fast_decode(const void *state, const int32_t *ids, size_t
         LVP_CHECK(lvp_text_append_string(&piece, token));
         for (size_t k = 0; k < fast->n_decoder; k++) {
             next.n_bytes = 0;
-            LVP_CHECK(lvp_text_append_replaced(&next, piece.bytes, piece.n_bytes, fast->decoder[k].from, fast->decoder[k].to));
+            LVP_CHECK(lvp_text_append_replaced(&next, piece.bytes, piece.n_bytes, fast->decoder[k].from,
+                                               fast->decoder[k].to));
             const struct lvp_text swap = piece;
             piece = next;
             next = swap;
@@ -190,8 +200,8 @@ fail:
 }
 
 // Adds a token as the tokenizers library does (AddedVocabulary::add_tokens): the id is that of an added token or of the
-// model where the text has one, else the next free one; an id in the file is not looked at. A special token stays special
-// and keeps the `normalized` it came with; white space flags are those given last.
+// model where the text has one, else the next free one; an id in the file is not looked at. A special token stays
+// special and keeps the `normalized` it came with; white space flags are those given last.
 static enum lvp_status add_token(const struct lvp_added_token *given, struct lvp_fast_tokenizer *fast)
 {
     struct lvp_added_token token = *given;
@@ -215,7 +225,8 @@ static enum lvp_status add_token(const struct lvp_added_token *given, struct lvp
 }
 
 // tokenizer.json's tokens, then tokenizer_config.json's, then named special tokens that are in neither.
-static enum lvp_status add_tokens(const json_t *json, const struct lvp_tokenizer_config *config, struct lvp_fast_tokenizer *fast)
+static enum lvp_status add_tokens(const json_t *json, const struct lvp_tokenizer_config *config,
+                                  struct lvp_fast_tokenizer *fast)
 {
     const json_t *list = json_object_get(json, "added_tokens");
     const json_t *item;
@@ -243,7 +254,8 @@ static enum lvp_status index_tokens(struct lvp_fast_tokenizer *fast)
     enum lvp_status status = LVP_OK;
     struct lvp_text pattern = {0};
 
-    // A token that is searched for in normalized text is normalized itself: with LLaMA's Prepend it gets a mark before it.
+    // A token that is searched for in normalized text is normalized itself: with LLaMA's Prepend it gets a mark before
+    // it.
     for (size_t i = 0; i < fast->added.n; i++) {
         struct lvp_added_token *token = &fast->added.items[i];
         if (!token->normalized) continue;
@@ -262,7 +274,8 @@ fail:
     return status;
 }
 
-static enum lvp_status append_named(const char *text, const char *option, const struct lvp_fast_tokenizer *fast, struct lvp_ids *ids)
+static enum lvp_status append_named(const char *text, const char *option, const struct lvp_fast_tokenizer *fast,
+                                    struct lvp_ids *ids)
 {
     const struct lvp_added_token *token = text == NULL ? NULL : lvp_added_tokens_find(&fast->added, text);
     if (token == NULL) return lvp_fail(LVP_ERR_MODEL, "tokenizer_config.json: %s without such a token", option);

@@ -11,7 +11,10 @@ static enum lvp_status unsupported(const char *part, const json_t *json)
                     type == NULL ? "without a type" : type);
 }
 
-static bool is_absent(const json_t *json) { return json == NULL || json_is_null(json); }
+static bool is_absent(const json_t *json)
+{
+    return json == NULL || json_is_null(json);
+}
 
 static bool has_type(const json_t *json, const char *type)
 {
@@ -35,7 +38,8 @@ static bool parse_replace(const json_t *json, struct lvp_fast_replace *replace)
 
 static enum lvp_status parse_normalizer_step(const json_t *json, struct lvp_fast_tokenizer *fast)
 {
-    if (fast->n_normalizer == LVP_MAX_FAST_STEPS) return unsupported("a sequence as long as this normalizer's, ending in", json);
+    if (fast->n_normalizer == LVP_MAX_FAST_STEPS)
+        return unsupported("a sequence as long as this normalizer's, ending in", json);
     struct lvp_fast_replace *step = &fast->normalizer[fast->n_normalizer];
     const bool ok = has_type(json, "Prepend")   ? copy_string(json_object_get(json, "prepend"), step->to)
                     : has_type(json, "Replace") ? parse_replace(json, step)
@@ -66,7 +70,8 @@ static enum lvp_status parse_metaspace(const json_t *json, struct lvp_fast_token
     fast->metaspace_split = split == NULL || json_is_true(split);
     fast->metaspace_scheme = LVP_PREPEND_ALWAYS;
     // Older files say add_prefix_space instead.
-    if (scheme == NULL && json_is_false(json_object_get(json, "add_prefix_space"))) fast->metaspace_scheme = LVP_PREPEND_NEVER;
+    if (scheme == NULL && json_is_false(json_object_get(json, "add_prefix_space")))
+        fast->metaspace_scheme = LVP_PREPEND_NEVER;
     if (scheme == NULL) return LVP_OK;
     for (int i = 0; i < 3; i++) {
         if (json_is_string(scheme) && strcmp(json_string_value(scheme), names[i]) == 0) {
@@ -103,7 +108,8 @@ static enum lvp_status parse_decoder(const json_t *json, struct lvp_fast_tokeniz
     size_t i;
     const json_t *step;
     const json_t *steps = json_object_get(json, "decoders");
-    if (!has_type(json, "Sequence")) return is_absent(json) ? unsupported("a decoder", json) : unsupported("decoder", json);
+    if (!has_type(json, "Sequence"))
+        return is_absent(json) ? unsupported("a decoder", json) : unsupported("decoder", json);
     json_array_foreach(steps, i, step)
     {
         if (has_type(step, "Replace") && reached == REPLACE && fast->n_decoder < LVP_MAX_FAST_STEPS) {
@@ -130,12 +136,14 @@ static enum lvp_status append_template_token(const json_t *name, const json_t *s
     const json_t *value;
     const char *text = json_string_value(json_object_get(name, "id"));
     const json_t *list = text == NULL ? NULL : json_object_get(json_object_get(special_tokens, text), "ids");
-    if (!json_is_array(list)) return lvp_fail(LVP_ERR_MODEL, "tokenizer.json: post_processor names a token without ids");
+    if (!json_is_array(list))
+        return lvp_fail(LVP_ERR_MODEL, "tokenizer.json: post_processor names a token without ids");
     json_array_foreach(list, i, value)
     {
         const json_int_t id = json_is_integer(value) ? json_integer_value(value) : -1;
         const int32_t narrow = (int32_t)id;
-        if (id < 0 || id > LVP_MAX_TOKEN_ID) return lvp_fail(LVP_ERR_MODEL, "tokenizer.json: post_processor has a bad id");
+        if (id < 0 || id > LVP_MAX_TOKEN_ID)
+            return lvp_fail(LVP_ERR_MODEL, "tokenizer.json: post_processor has a bad id");
         LVP_TRY(lvp_ids_append(ids, &narrow, 1));
     }
     return LVP_OK;
@@ -153,16 +161,20 @@ static enum lvp_status parse_post_processor(const json_t *json, struct lvp_fast_
     {
         const json_t *special = json_object_get(step, "SpecialToken");
         if (special != NULL)
-            LVP_TRY(append_template_token(special, json_object_get(json, "special_tokens"), after ? &fast->suffix : &fast->prefix));
-        else if (json_object_get(step, "Sequence") != NULL && !after) after = true;
-        else return unsupported("this post_processor", json);
+            LVP_TRY(append_template_token(special, json_object_get(json, "special_tokens"),
+                                          after ? &fast->suffix : &fast->prefix));
+        else if (json_object_get(step, "Sequence") != NULL && !after)
+            after = true;
+        else
+            return unsupported("this post_processor", json);
     }
     return LVP_OK;
 }
 
 enum lvp_status lvp_fast_parse_steps(const json_t *json, bool with_post_processor, struct lvp_fast_tokenizer *fast)
 {
-    LVP_TRY(parse_pre_tokenizer(json_object_get(json, "pre_tokenizer"), fast)); // first: it tells GPT-2's BPE from LLaMA's
+    LVP_TRY(
+        parse_pre_tokenizer(json_object_get(json, "pre_tokenizer"), fast)); // first: it tells GPT-2's BPE from LLaMA's
     LVP_TRY(parse_normalizer(json_object_get(json, "normalizer"), fast));
     LVP_TRY(parse_decoder(json_object_get(json, "decoder"), fast));
     return with_post_processor ? parse_post_processor(json_object_get(json, "post_processor"), fast) : LVP_OK;

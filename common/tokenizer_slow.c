@@ -12,9 +12,9 @@ struct slow_tokenizer {
     size_t n_by_id;
     struct lvp_token_matcher matcher;
     bool legacy, add_prefix_space;
-    char *unk;           // text of the unknown token
-    size_t n_unk_pieces; // pieces that text has
-    int32_t mark_id;     // the piece that is a space mark alone; -1 when there is none
+    char *unk;              // text of the unknown token
+    size_t n_unk_pieces;    // pieces that text has
+    int32_t mark_id;        // the piece that is a space mark alone; -1 when there is none
     int32_t bos_id, eos_id; // put before and after; -1: not
 };
 
@@ -36,7 +36,8 @@ static bool starts_with(const char *text, size_t n_bytes, const char *prefix)
     return n_bytes >= length && memcmp(text, prefix, length) == 0;
 }
 
-static enum lvp_status encode_segment(const struct slow_tokenizer *slow, const char *text, size_t n_bytes, struct lvp_ids *ids)
+static enum lvp_status encode_segment(const struct slow_tokenizer *slow, const char *text, size_t n_bytes,
+                                      struct lvp_ids *ids)
 {
     enum lvp_status status = LVP_OK;
     struct lvp_text guarded = {0};
@@ -44,8 +45,9 @@ static enum lvp_status encode_segment(const struct slow_tokenizer *slow, const c
 
     if (slow->legacy || (!starts_with(text, n_bytes, LVP_SPACE_MARK) && !starts_with(text, n_bytes, " ")))
         return lvp_sentencepiece_encode(slow->model, text, n_bytes, ids);
-    // Without a dummy prefix sentencepiece drops a leading space mark. Python's way around it, which decides what the pieces
-    // are: encode the unknown token's text before the segment, then leave out as many pieces as that text has alone.
+    // Without a dummy prefix sentencepiece drops a leading space mark. Python's way around it, which decides what the
+    // pieces are: encode the unknown token's text before the segment, then leave out as many pieces as that text has
+    // alone.
     LVP_CHECK(lvp_text_append_string(&guarded, slow->unk));
     LVP_CHECK(lvp_text_append(&guarded, text, n_bytes));
     LVP_CHECK(lvp_sentencepiece_encode(slow->model, guarded.bytes, guarded.n_bytes, &pieces));
@@ -57,7 +59,8 @@ fail:
     return status;
 }
 
-static enum lvp_status encode_segments(const struct slow_tokenizer *slow, const char *text, size_t n_bytes, struct lvp_ids *ids)
+static enum lvp_status encode_segments(const struct slow_tokenizer *slow, const char *text, size_t n_bytes,
+                                       struct lvp_ids *ids)
 {
     const size_t n_before = ids->n;
     struct lvp_token_match match;
@@ -74,7 +77,8 @@ static enum lvp_status encode_segments(const struct slow_tokenizer *slow, const 
     return at < n_bytes ? encode_segment(slow, text + at, n_bytes - at, ids) : LVP_OK;
 }
 
-static enum lvp_status slow_encode(const void *state, const char *text, size_t n_bytes, bool add_special, struct lvp_ids *ids)
+static enum lvp_status slow_encode(const void *state, const char *text, size_t n_bytes, bool add_special,
+                                   struct lvp_ids *ids)
 {
     const struct slow_tokenizer *slow = state;
     enum lvp_status status = LVP_OK;
@@ -95,7 +99,8 @@ fail:
 }
 
 // LlamaTokenizer.convert_tokens_to_string: one space mark less at the start, then sentencepiece's own rules.
-static enum lvp_status decode_pieces(const struct slow_tokenizer *slow, const char **pieces, size_t n, struct lvp_text *text)
+static enum lvp_status decode_pieces(const struct slow_tokenizer *slow, const char **pieces, size_t n,
+                                     struct lvp_text *text)
 {
     if (n == 0) return LVP_OK;
     if (slow->add_prefix_space && starts_with(pieces[0], strlen(pieces[0]), LVP_SPACE_MARK))
@@ -103,8 +108,8 @@ static enum lvp_status decode_pieces(const struct slow_tokenizer *slow, const ch
     return lvp_sentencepiece_decode(slow->model, pieces, n, text);
 }
 
-// PreTrainedTokenizer._decode: added tokens that are not special stand between parts that are decoded by themselves, all of
-// them joined by spaces; empty parts count only at the end.
+// PreTrainedTokenizer._decode: added tokens that are not special stand between parts that are decoded by themselves,
+// all of them joined by spaces; empty parts count only at the end.
 static enum lvp_status slow_decode(const void *state, const int32_t *ids, size_t n_ids, struct lvp_text *text)
 {
     const struct slow_tokenizer *slow = state;
@@ -165,7 +170,8 @@ static enum lvp_status add_tokens(const struct lvp_tokenizer_config *config, str
     return lvp_token_matcher_build(&slow->added, LVP_TOKENS_ALL, &slow->matcher);
 }
 
-static enum lvp_status find_id(const struct slow_tokenizer *slow, bool wanted, const char *text, const char *option, int32_t *id)
+static enum lvp_status find_id(const struct slow_tokenizer *slow, bool wanted, const char *text, const char *option,
+                               int32_t *id)
 {
     *id = -1;
     if (!wanted) return LVP_OK;
@@ -209,8 +215,10 @@ enum lvp_status lvp_slow_tokenizer_open(struct lvp_tokenizer_files *files, const
     LVP_CHECK(lvp_tokenizer_files_read(files, "tokenizer.model", LVP_MAX_TOKENIZER_MODEL, &bytes, &n_bytes));
     if (bytes == NULL) return LVP_OK;
     if (!config->is_llama) {
-        status = lvp_fail(LVP_ERR_MODEL, "tokenizer.model of class %s is not supported without a tokenizer.json: only "
-                          "LlamaTokenizer is", config->tokenizer_class);
+        status = lvp_fail(LVP_ERR_MODEL,
+                          "tokenizer.model of class %s is not supported without a tokenizer.json: only "
+                          "LlamaTokenizer is",
+                          config->tokenizer_class);
         goto fail;
     }
     slow = calloc(1, sizeof *slow);

@@ -57,7 +57,7 @@ def texts(rng):
         question = sentence(rng, rng.randint(3, 9))
         out.append(rng.choice(["USER: <image>\n{} ASSISTANT:", "USER: <image>\n<image>\n{}? ASSISTANT:", "[INST] <image>\n{} [/INST]",
                                "A chat. USER: <image>\n{} ASSISTANT:", "<image>\n{}", "{} <image>", "<s>USER: {}</s> "]).format(question))
-    while len(out) < 2260:
+    while len(out) < 2225:
         out.append("".join(fragment(rng) for _ in range(rng.randint(1, 5))))
     out.append((sentence(rng, 120) + "\n") * 2)
     out.append("a" * 700)

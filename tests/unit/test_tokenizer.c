@@ -41,7 +41,8 @@ static void open_folders(json_t *names, struct folders *folders)
     }
 }
 
-typedef void check_function(const char *name, const struct lvp_tokenizer *tokenizer, const json_t *given, const json_t *wanted);
+typedef void check_function(const char *name, const struct lvp_tokenizer *tokenizer, const json_t *given,
+                            const json_t *wanted);
 
 // Runs `check` on every case of a golden file for every folder.
 static void check_file(const char *path, size_t at_least, check_function *check)
@@ -69,7 +70,8 @@ static void check_file(const char *path, size_t at_least, check_function *check)
     (void)fclose(file);
 }
 
-static void check_encode(const char *name, const struct lvp_tokenizer *tokenizer, const json_t *given, const json_t *wanted)
+static void check_encode(const char *name, const struct lvp_tokenizer *tokenizer, const json_t *given,
+                         const json_t *wanted)
 {
     int32_t *ids;
     size_t n_ids;
@@ -78,12 +80,14 @@ static void check_encode(const char *name, const struct lvp_tokenizer *tokenizer
     size_t i = 0;
     while (i < n_ids && i < json_array_size(wanted) && ids[i] == json_integer_value(json_array_get(wanted, i))) i++;
     if (i != n_ids || i != json_array_size(wanted))
-        fail_msg("%s: \"%.200s\": id %zu of %zu is %d, wanted %lld of %zu", name, text, i, n_ids, i < n_ids ? (int)ids[i] : -1,
-                 (long long)json_integer_value(json_array_get(wanted, i)), json_array_size(wanted));
+        fail_msg("%s: \"%.200s\": id %zu of %zu is %d, wanted %lld of %zu", name, text, i, n_ids,
+                 i < n_ids ? (int)ids[i] : -1, (long long)json_integer_value(json_array_get(wanted, i)),
+                 json_array_size(wanted));
     free(ids);
 }
 
-static void check_decode(const char *name, const struct lvp_tokenizer *tokenizer, const json_t *given, const json_t *wanted)
+static void check_decode(const char *name, const struct lvp_tokenizer *tokenizer, const json_t *given,
+                         const json_t *wanted)
 {
     char *text;
     const size_t n_ids = json_array_size(given);
