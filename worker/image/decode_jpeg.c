@@ -11,8 +11,8 @@
 #include <jerror.h>
 #include <jpeglib.h>
 
-// A progressive file may repeat tiny scans, each of which costs a pass over all coefficients. Encoders write about ten;
-// the libjpeg-turbo tools' advice against such bombs is a limit of this size (its doc, "Report on the ... JPEG bombs").
+// A progressive file may repeat tiny scans, each of which costs a pass over all coefficients ("Two Issues with the JPEG
+// Standard", libjpeg-turbo.org). Encoders write about ten; libjpeg-turbo's own fuzzers stop at this number.
 enum { MAX_SCANS = 500 };
 
 // What the setjmp frame needs lives here, behind a pointer, because longjmp leaves changed locals indeterminate.

@@ -14,7 +14,9 @@ enum { MAX_CHUNK_BYTES = 64 << 20, MAX_CACHED_BYTES = 128 << 20 };
 static enum lvp_status report(int code, struct lvp_sample_error *error)
 {
     if (code == SPNG_EMEM) return lvp_fail(LVP_ERR_MEMORY, "no memory to decode a PNG");
-    if (code == SPNG_IO_EOF || code == SPNG_EIDAT_TOO_SHORT) {
+    if (code == SPNG_EOVERFLOW) { // in the header: a row or the whole does not fit a size_t with room to spare
+        lvp_sample_error_set(error, LVP_SAMPLE_IMAGE_TOO_LARGE, "the PNG's header: %s", spng_strerror(code));
+    } else if (code == SPNG_IO_EOF || code == SPNG_EIDAT_TOO_SHORT) {
         lvp_sample_error_set(error, LVP_SAMPLE_IMAGE_TRUNCATED, "the PNG ends before its last row");
     } else {
         lvp_sample_error_set(error, LVP_SAMPLE_NOT_AN_IMAGE, "the PNG cannot be decoded: %s", spng_strerror(code));

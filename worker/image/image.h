@@ -1,6 +1,7 @@
 // Image bytes to the ViT's pixels, equal to transformers' CLIPImageProcessor with Pillow: decode (kind by content),
-// EXIF orientation, RGB, antialiased resize, centre crop, rescale, normalise. Only the crop window is computed. Thread:
-// any; no shared state.
+// EXIF orientation, RGB, antialiased resize, centre crop, rescale, normalise. Only the crop window is computed.
+//
+// Thread: any; no shared state.
 #ifndef LVP_WORKER_IMAGE_IMAGE_H
 #define LVP_WORKER_IMAGE_IMAGE_H
 
@@ -8,7 +9,8 @@
 #include "common/sample_error.h"
 
 // Reads a regular file and prepares it. `pixels` is [3, crop_height, crop_width] f32, owned by the caller. A bad image
-// is reported in *error with LVP_OK; only lack of memory is a failure of the call.
+// is reported in *error with LVP_OK. Failures of the call: LVP_ERR_MEMORY; LVP_ERR_IO out of file descriptors;
+// LVP_ERR_MODEL where the settings do not lead to the crop's size (no centre crop, and another size after resizing).
 enum lvp_status lvp_image_load(const char *path, const struct lvp_image_config *config, int64_t max_pixels,
                                float *pixels, struct lvp_sample_error *error) LVP_MUST_CHECK;
 

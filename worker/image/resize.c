@@ -39,15 +39,16 @@ struct window {
 
 struct axis {
     enum lvp_resample filter;
-    bool identity;              // the pass is skipped, as in Pillow
-    double scale;               // canvas pixels per output pixel
-    double support;             // half the window's width, canvas pixels
-    double inverse;             // of the filter's stretch, at least 1 when shrinking
-    int count;                  // outputs
-    struct window *windows;     // [count]; first and first + count never decrease
-    size_t n_weights;           // of all windows
-    int widest;                 // largest window count
-    int first_source, n_source; // the source pixels that some window needs
+    bool identity;               // the pass is skipped, as in Pillow
+    double scale;                // canvas pixels per output pixel
+    double support;              // half the window's width, canvas pixels
+    double inverse;              // of the filter's stretch, at least 1 when shrinking
+    int count;                   // outputs
+    struct window *windows;      // [count]; first and first + count never decrease
+    size_t n_weights;            // of all windows
+    int widest;                  // largest window count
+    int first_source, n_source;  // the source pixels that some window needs
+    int first_output, n_outputs; // the outputs whose window holds source pixels; the others are all padding
 };
 
 static double filter_weight(enum lvp_resample filter, double x)
@@ -123,6 +124,7 @@ static enum lvp_status axis_create(const struct lvp_resize_axis *plan, enum lvp_
         window->at = axis->n_weights;
         axis->n_weights += (size_t)window->count;
         if (window->count > axis->widest) axis->widest = window->count;
+        if (window->count > 0 && axis->n_outputs++ == 0) axis->first_output = i;
     }
     const struct window *last = &axis->windows[plan->count - 1];
     axis->first_source = axis->windows[0].first;
@@ -147,8 +149,10 @@ struct resizer {
     struct axis y, x;
     int32_t *x_weights; // all of x's, or room for its widest window
     bool tabled;        // x_weights holds all
-    uint8_t *row;       // one row after the first pass: [x.count, 3], or [x.n_source, 3] where that pass is vertical
-    int32_t *sums;      // of the vertical pass: [y.count, x.count, 3], or [x.n_source, 3] for one row at a time
+    uint8_t *padding;   // [x.count, 3] a row of nothing but background, resized horizontally
+    uint8_t *row;       // one row after the first pass: [x.n_outputs, 3], or [x.n_source, 3] where that is vertical
+    int32_t *sums;      // of the vertical pass: [y.count, x.n_outputs, 3], or [x.n_source, 3] for one row at a time
+    int32_t *totals;    // [y.count] sums of the vertical weights
 };
 
 static const int32_t *weights_of(struct resizer *resizer, const struct window *window)
@@ -158,10 +162,11 @@ static const int32_t *weights_of(struct resizer *resizer, const struct window *w
     return resizer->x_weights;
 }
 
-// The horizontal pass: `pixels` is the source's row from x.first_source on, `out` is [x.count, 3].
-static void resize_row(struct resizer *resizer, const uint8_t *pixels, const uint8_t background[CHANNELS], uint8_t *out)
+// The horizontal pass for outputs [from, from + count): `pixels` is a row from x.first_source on, `out` is [count, 3].
+static void resize_row(struct resizer *resizer, const uint8_t *pixels, const uint8_t background[CHANNELS], int from,
+                       int count, uint8_t *out)
 {
-    for (int i = 0; i < resizer->x.count; i++, out += CHANNELS) {
+    for (int i = from; i < from + count; i++, out += CHANNELS) {
         const struct window *window = &resizer->x.windows[i];
         const int32_t *weights = weights_of(resizer, window);
         const uint8_t *pixel = pixels + (size_t)(window->first - resizer->x.first_source) * CHANNELS;
@@ -189,7 +194,7 @@ static void resize_background_row(struct resizer *resizer)
         int32_t total = window->pad_weight;
         for (int k = 0; k < window->count; k++) total += weights[k];
         for (int c = 0; c < CHANNELS; c++) {
-            resizer->row[i * CHANNELS + c] = round_to_byte(HALF + total * resizer->plan->background[c]);
+            resizer->padding[i * CHANNELS + c] = round_to_byte(HALF + total * resizer->plan->background[c]);
         }
     }
 }
@@ -210,27 +215,37 @@ static void round_row(const int32_t *sums, size_t n_values, uint8_t *out)
     for (size_t v = 0; v < n_values; v++) out[v] = round_to_byte(sums[v]);
 }
 
+// Columns that are all padding have the same bytes in every row: only their vertical pass is left, one multiplication.
+// This keeps a picture a pixel wide and millions high cheap to pad.
 static void resample_horizontal_first(struct resizer *resizer, uint8_t *out, size_t out_stride)
 {
     const struct axis *y = &resizer->y;
-    const size_t n_values = (size_t)resizer->x.count * CHANNELS;
+    const struct axis *x = &resizer->x;
+    const size_t n_values = (size_t)x->n_outputs * CHANNELS;
+    const size_t offset = (size_t)x->first_output * CHANNELS;
     resize_background_row(resizer);
     for (int i = 0; i < y->count; i++) {
         int32_t *sums = resizer->sums + (size_t)i * n_values;
-        for (size_t v = 0; v < n_values; v++) sums[v] = HALF + y->windows[i].pad_weight * resizer->row[v];
+        resizer->totals[i] = y->windows[i].pad_weight;
+        for (size_t v = 0; v < n_values; v++) sums[v] = HALF + resizer->totals[i] * resizer->padding[offset + v];
     }
     int open = 0; // first output row whose window has not ended
     for (int from = y->first_source; from < y->first_source + y->n_source; from++) {
         while (y->windows[open].first + y->windows[open].count <= from) open++;
-        resize_row(resizer, source_row(resizer, from), resizer->plan->background, resizer->row);
+        resize_row(resizer, source_row(resizer, from), resizer->plan->background, x->first_output, x->n_outputs,
+                   resizer->row);
         for (int i = open; i < y->count && y->windows[i].first <= from; i++) {
             const struct window *window = &y->windows[i];
             const int32_t weight = fixed_weight(y, window, window->start + (from - window->first));
             add_row(resizer->sums + (size_t)i * n_values, weight, resizer->row, n_values);
+            resizer->totals[i] += weight;
         }
     }
-    for (int i = 0; i < y->count; i++) {
-        round_row(resizer->sums + (size_t)i * n_values, n_values, out + (size_t)i * out_stride);
+    for (int i = 0; i < y->count; i++, out += out_stride) {
+        for (size_t v = 0; v < (size_t)x->count * CHANNELS; v++) {
+            out[v] = round_to_byte(HALF + resizer->totals[i] * resizer->padding[v]);
+        }
+        round_row(resizer->sums + (size_t)i * n_values, n_values, out + offset);
     }
 }
 
@@ -251,7 +266,7 @@ static void resample_vertical_first(struct resizer *resizer, uint8_t *out, size_
         round_row(resizer->sums, n_values, resizer->row);
         uint8_t background[CHANNELS]; // the columns of padding, after their own vertical pass
         for (int c = 0; c < CHANNELS; c++) background[c] = round_to_byte(HALF + total * resizer->plan->background[c]);
-        resize_row(resizer, resizer->row, background, out);
+        resize_row(resizer, resizer->row, background, 0, resizer->x.count, out);
     }
 }
 
@@ -273,14 +288,17 @@ static enum lvp_status resizer_create(const struct lvp_raster *source, const str
     LVP_TRY(axis_create(&plan->x, plan->filter, &resizer->x));
     resizer->tabled = resizer->x.n_weights <= MAX_TABLE_WEIGHTS;
     const size_t n_weights = resizer->tabled ? resizer->x.n_weights : (size_t)resizer->x.widest;
-    const size_t row_values = (size_t)(vertical_first ? resizer->x.n_source : resizer->x.count) * CHANNELS;
+    const size_t row_values = (size_t)(vertical_first ? resizer->x.n_source : resizer->x.n_outputs) * CHANNELS;
     size_t n_sums = row_values;
     if (!vertical_first && !lvp_checked_mul(row_values, (size_t)resizer->y.count, &n_sums)) n_sums = SIZE_MAX / 8;
     // One more of each: a window that lies in the padding needs no values at all, and malloc(0) may be NULL.
     resizer->x_weights = malloc((n_weights + 1) * sizeof *resizer->x_weights);
+    resizer->padding = malloc((size_t)resizer->x.count * CHANNELS);
     resizer->row = malloc(row_values + 1);
     resizer->sums = malloc((n_sums + 1) * sizeof *resizer->sums);
-    if (resizer->x_weights == NULL || resizer->row == NULL || resizer->sums == NULL) {
+    resizer->totals = malloc((size_t)resizer->y.count * sizeof *resizer->totals);
+    if (resizer->x_weights == NULL || resizer->padding == NULL || resizer->row == NULL || resizer->sums == NULL ||
+        resizer->totals == NULL) {
         return lvp_fail(LVP_ERR_MEMORY, "no memory to resize an image");
     }
     for (int i = 0; resizer->tabled && i < resizer->x.count; i++) {
@@ -295,8 +313,10 @@ static void resizer_free(struct resizer *resizer)
     free(resizer->y.windows);
     free(resizer->x.windows);
     free(resizer->x_weights);
+    free(resizer->padding);
     free(resizer->row);
     free(resizer->sums);
+    free(resizer->totals);
 }
 
 static enum lvp_status resize_filtered(const struct lvp_raster *source, const struct lvp_resize_plan *plan,
