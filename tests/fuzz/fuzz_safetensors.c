@@ -35,6 +35,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
                 if (n != view->n_bytes) abort();
             }
         }
+        (void)sum;
         lvp_safetensors_close(file);
     }
     free(bytes);
