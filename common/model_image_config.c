@@ -141,7 +141,7 @@ enum lvp_status lvp_image_config_read(const struct lvp_json *processor, int imag
                                        .do_center_crop = true,
                                        .do_rescale = true,
                                        .do_normalize = true,
-                                       .rescale_factor = 1.0F / 255.0F,
+                                       .rescale_factor = 1.0 / 255.0,
                                        .mean = {0.48145466F, 0.4578275F, 0.40821073F}, // OPENAI_CLIP_MEAN
                                        .std = {0.26862954F, 0.26130258F, 0.27577711F}};
     bool is_llava;
@@ -158,5 +158,7 @@ enum lvp_status lvp_image_config_read(const struct lvp_json *processor, int imag
         LVP_TRY(lvp_json_double(&object, "rescale_factor", 1e-9, 1e6, &image->rescale_factor));
     LVP_TRY(read_channels(&object, "image_mean", -1e6, 1e6, image->mean));
     LVP_TRY(read_channels(&object, "image_std", 1e-9, 1e6, image->std));
-    return check_result(&object, image, image_size);
+    LVP_TRY(check_result(&object, image, image_size));
+    image->crop_height = image->crop_width = image_size; // the size that comes out, centre crop or not
+    return LVP_OK;
 }
