@@ -60,7 +60,7 @@ static void llava_15(void **state)
     assert_int_equal(config.dtype, LVP_F16);
     assert_int_equal(config.eos_ids[0], 2);
     assert_int_equal(config.image_token_id, 32000);
-    assert_true(config.image.rescale_factor == 1.0F / 255.0F);
+    assert_true(config.image.rescale_factor == 1.0 / 255.0);
     assert_int_equal(config.image.shortest_edge, 336);
 }
 
