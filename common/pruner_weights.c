@@ -108,7 +108,8 @@ static enum lvp_status find_tensors(const struct lvp_model_config *config, struc
                 (void)snprintf(name, sizeof name, "modules.%d.blocks.%d.%s", point, b, block_tensors[i].name);
                 LVP_TRY(find_tensor(weights->file, name, sizes[block_tensors[i].sizes[0]],
                                     sizes[block_tensors[i].sizes[1]], &view));
-                memcpy((char *)&weights->blocks[point][b] + block_tensors[i].offset, &view, sizeof view);
+                void *member = (char *)&weights->blocks[point][b] + block_tensors[i].offset;
+                *(const struct lvp_tensor_view **)member = view;
             }
         }
         (void)snprintf(name, sizeof name, "modules.%d.gate.weight", point);

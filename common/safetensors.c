@@ -157,7 +157,7 @@ static enum lvp_status check_metadata(const struct lvp_safetensors *file, const 
 
 static enum lvp_status read_header(struct lvp_safetensors *file)
 {
-    if (file->n_bytes < LENGTH_BYTES)
+    if (file->bytes == NULL || file->n_bytes < LENGTH_BYTES)
         return lvp_fail(LVP_ERR_MODEL, "%s: %zu bytes are too few for a safetensors file", file->path, file->n_bytes);
     uint64_t length;
     memcpy(&length, file->bytes, sizeof length);

@@ -123,7 +123,7 @@ struct small_layout {
 static inline void add_linear(struct tensor_file *file, const char *prefix, const char *name, int out, int in,
                               bool bias)
 {
-    char key[256];
+    char key[512]; // longer than any prefix that is put in
     (void)snprintf(key, sizeof key, "%s%s.weight", prefix, name);
     if (in > 0)
         tensor_file_add(file, key, "BF16", 2, out, in, -1);
