@@ -9,6 +9,7 @@
 #include <cmocka.h>
 #include <jansson.h>
 #include <stdio.h>
+#include <unistd.h>
 
 #define GOLDEN "tests/golden/tokenizer/"
 
@@ -114,8 +115,155 @@ static void test_decode(void **state)
     check_file(GOLDEN "decode.jsonl", 400, check_decode);
 }
 
+// A text with a byte that is not UTF-8, an empty one, and ids that no token has.
+static void test_edges(void **state)
+{
+    (void)state;
+    struct lvp_tokenizer *tokenizer;
+    int32_t *ids;
+    size_t n_ids;
+    char *text;
+    assert_int_equal(lvp_tokenizer_open(GOLDEN "fast_legacy", &tokenizer), LVP_OK);
+    assert_int_equal(lvp_tokenizer_size(tokenizer), 514);
+    assert_int_equal(lvp_tokenizer_token_id(tokenizer, "<image>"), 512);
+    assert_int_equal(lvp_tokenizer_token_id(tokenizer, "<nothing>"), -1);
+    assert_int_equal(strlen(lvp_tokenizer_hash(tokenizer)), 32);
+    assert_int_equal(lvp_tokenizer_encode(tokenizer, "a\xFF\xC3", 3, false, &ids, &n_ids), LVP_OK);
+    assert_int_equal(lvp_tokenizer_decode(tokenizer, ids, n_ids, &text), LVP_OK);
+    assert_string_equal(text, "a\xEF\xBF\xBD\xEF\xBF\xBD");
+    free(ids);
+    free(text);
+    assert_int_equal(lvp_tokenizer_encode(tokenizer, "", 0, false, &ids, &n_ids), LVP_OK);
+    assert_int_equal(n_ids, 0);
+    assert_int_equal(lvp_tokenizer_decode(tokenizer, ids, 0, &text), LVP_OK);
+    assert_string_equal(text, "");
+    free(ids);
+    free(text);
+    lvp_tokenizer_close(tokenizer);
+    static const char *const both[] = {GOLDEN "fast_legacy", GOLDEN "slow_legacy"};
+    for (size_t i = 0; i < 2; i++) {
+        assert_int_equal(lvp_tokenizer_open(both[i], &tokenizer), LVP_OK);
+        assert_int_equal(lvp_tokenizer_decode(tokenizer, (int32_t[]){-1, 514, 1 << 30, INT32_MIN, INT32_MAX}, 5, &text),
+                         LVP_OK);
+        assert_string_equal(text, "");
+        free(text);
+        lvp_tokenizer_close(tokenizer);
+    }
+}
+
+static char *read_file(const char *path, size_t *n_bytes)
+{
+    FILE *file = fopen(path, "r");
+    assert_non_null(file);
+    char *bytes = malloc(1 << 20);
+    assert_non_null(bytes);
+    *n_bytes = fread(bytes, 1, 1 << 20, file);
+    assert_int_equal(fclose(file), 0);
+    return bytes;
+}
+
+// Opens a folder that holds one file with these bytes, and uses the tokenizer where that works.
+static enum lvp_status open_bytes(const char *name, const char *bytes, size_t n_bytes)
+{
+    char dir[] = "/tmp/lvp-tokenizer-XXXXXX", path[64];
+    struct lvp_tokenizer *tokenizer;
+    assert_non_null(mkdtemp(dir));
+    (void)snprintf(path, sizeof path, "%s/%s", dir, name);
+    FILE *file = fopen(path, "w");
+    assert_non_null(file);
+    assert_int_equal(fwrite(bytes, 1, n_bytes, file), n_bytes);
+    assert_int_equal(fclose(file), 0);
+    lvp_error_clear();
+    const enum lvp_status status = lvp_tokenizer_open(dir, &tokenizer);
+    if (status == LVP_OK) {
+        static const char text[] = "USER: <image>\nWhat is\xF0\x9F\x98\x80 this? </s>  ASSISTANT:";
+        int32_t *ids;
+        size_t n_ids;
+        char *back;
+        if (lvp_tokenizer_encode(tokenizer, text, sizeof text - 1, true, &ids, &n_ids) == LVP_OK) {
+            if (lvp_tokenizer_decode(tokenizer, ids, n_ids, &back) == LVP_OK) free(back);
+            free(ids);
+        }
+        lvp_tokenizer_close(tokenizer);
+    } else {
+        assert_true(lvp_error_text()[0] != '\0');
+    }
+    assert_int_equal(unlink(path), 0);
+    assert_int_equal(rmdir(dir), 0);
+    lvp_error_clear();
+    return status;
+}
+
+#define BPE(vocab, merges) "{\"model\":{\"type\":\"BPE\",\"vocab\":{" vocab "},\"merges\":[" merges "]}" DECODER
+#define DECODER            ",\"decoder\":{\"type\":\"Sequence\",\"decoders\":[{\"type\":\"Fuse\"}]}"
+#define SPECIAL            "\"<s>\":0,\"</s>\":1,\"<unk>\":2,"
+
+static void test_refused(void **state)
+{
+    (void)state;
+    static const char *const jsons[] = {
+        "",
+        "[]",
+        "{}",
+        "{\"model\":",
+        "\"BPE\"",
+        "{\"model\":{\"type\":\"Unigram\",\"vocab\":[]}" DECODER "}",
+        "{\"pre_tokenizer\":{\"type\":\"ByteLevel\"},\"model\":{\"type\":\"BPE\",\"vocab\":{},\"merges\":[]}" DECODER
+        "}",
+        "{\"normalizer\":{\"type\":\"NFKC\"},\"model\":{\"type\":\"BPE\",\"vocab\":{},\"merges\":[]}" DECODER "}",
+        BPE("\"a\":-1", "") "}",
+        BPE("\"a\":99999999", "") "}",
+        BPE("\"a\":1.5", "") "}",
+        BPE("\"a\":1,\"b\":1", "") "}",
+        BPE(SPECIAL "\"a\":3", "\"a a\"") "}",
+        BPE(SPECIAL "\"a\":3,\"aa\":4", "\"a\"") "}",
+        BPE(SPECIAL "\"a\":3,\"aa\":4", "\"a a a\"") "}",
+        BPE(SPECIAL "\"a\":3,\"aa\":4", "[\"a\"]") "}",
+        BPE(SPECIAL "\"a\":3,\"aa\":4", "[1,2]") "}",
+        BPE(SPECIAL "\"a\":3", "") ",\"added_tokens\":[{\"id\":7}]}",
+        BPE(SPECIAL "\"a\":3", "") ",\"added_tokens\":[{\"content\":\"x\",\"single_word\":true}]}",
+    };
+    for (size_t i = 0; i < sizeof jsons / sizeof *jsons; i++) {
+        if (open_bytes("tokenizer.json", jsons[i], strlen(jsons[i])) != LVP_ERR_MODEL) fail_msg("opened: %s", jsons[i]);
+    }
+    static const char good[] = BPE(SPECIAL "\"a\":3,\"aa\":4", "\"a a\"") "}";
+    assert_int_equal(open_bytes("tokenizer.json", good, sizeof good - 1), LVP_OK);
+    assert_int_equal(open_bytes("tokenizer.model", "", 0), LVP_ERR_MODEL);
+    assert_int_equal(open_bytes("tokenizer.model", "not a model", 11), LVP_ERR_MODEL);
+    assert_int_equal(open_bytes("vocab.json", "{}", 2), LVP_ERR_MODEL);
+}
+
+// Damaged files: an error or a tokenizer, never a crash.
+static void test_damaged(void **state)
+{
+    (void)state;
+    static const char *const names[] = {"tokenizer.model", "tokenizer.json"};
+    uint32_t random = 1;
+    for (size_t k = 0; k < 2; k++) {
+        char path[128];
+        size_t n_bytes;
+        (void)snprintf(path, sizeof path, GOLDEN "fast_legacy/%s", names[k]);
+        char *bytes = read_file(path, &n_bytes);
+        for (int i = 0; i < 150; i++) {
+            char *damaged = malloc(n_bytes);
+            assert_non_null(damaged);
+            memcpy(damaged, bytes, n_bytes);
+            for (int j = 0; j <= i % 4; j++) {
+                random = random * 1664525U + 1013904223U; // Numerical Recipes' generator
+                damaged[(random >> 8) % n_bytes] = (char)(random >> 3);
+            }
+            random = random * 1664525U + 1013904223U;
+            (void)open_bytes(names[k], damaged, i % 3 == 0 ? (random >> 8) % n_bytes : n_bytes);
+            free(damaged);
+        }
+        free(bytes);
+    }
+}
+
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_encode), cmocka_unit_test(test_decode)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_encode), cmocka_unit_test(test_decode),
+                                       cmocka_unit_test(test_edges), cmocka_unit_test(test_refused),
+                                       cmocka_unit_test(test_damaged)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
