@@ -48,11 +48,11 @@ struct lvp_added_token *lvp_added_tokens_find(const struct lvp_added_tokens *tok
 
 enum lvp_status lvp_added_tokens_index(const struct lvp_added_tokens *tokens, int32_t **by_id, size_t *n_by_id)
 {
-    int32_t largest = -1;
+    *n_by_id = 0;
     for (size_t i = 0; i < tokens->n; i++) {
-        if (tokens->items[i].id > largest) largest = tokens->items[i].id;
+        const int32_t id = tokens->items[i].id;
+        if (id >= 0 && (size_t)id >= *n_by_id) *n_by_id = (size_t)id + 1;
     }
-    *n_by_id = (size_t)(largest + 1);
     *by_id = calloc(*n_by_id + 1, sizeof **by_id);
     if (*by_id == NULL) return lvp_fail(LVP_ERR_MEMORY, "no memory for the added tokens");
     for (size_t i = 0; i < tokens->n; i++) {

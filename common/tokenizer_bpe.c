@@ -45,7 +45,8 @@ static size_t table_size(size_t n)
 static int32_t *find_slot(const struct lvp_bpe *bpe, const char *text, size_t n_bytes)
 {
     size_t slot = (size_t)XXH3_64bits(text, n_bytes) & bpe->slot_mask;
-    while (bpe->slots[slot] >= 0) {
+    // clang-tidy does not see that parse_vocab's failures end the parsing.
+    while (bpe->slots[slot] >= 0) { // NOLINT(clang-analyzer-core.NullDereference)
         const struct token *token = &bpe->tokens[bpe->slots[slot]];
         if (token->n_bytes == n_bytes && memcmp(token->text, text, n_bytes) == 0) break;
         slot = (slot + 1) & bpe->slot_mask;
