@@ -19,11 +19,10 @@ static const char help[] =
     "  --new-tokens N         tokens generated per image (64)\n"
     "  --images N             figures for N images, each with a prompt of its own (1)\n";
 
-static const char examples[] =
-    "\nexamples\n"
-    "  lvpipe plan --shape llava-1.5-7b --stages 4\n"
-    "  lvpipe plan --shape llava-1.5-7b --partition prune --keep 0.45 --json\n"
-    "  lvpipe plan --model models/demo --partition 5,8 --dtype f32\n";
+static const char examples[] = "\nexamples\n"
+                               "  lvpipe plan --shape llava-1.5-7b --stages 4\n"
+                               "  lvpipe plan --shape llava-1.5-7b --partition prune --keep 0.45 --json\n"
+                               "  lvpipe plan --model models/demo --partition 5,8 --dtype f32\n";
 
 enum plan_option { OPTION_SHAPE = LVP_OPTION_COMMAND, OPTION_TEXT_TOKENS, OPTION_NEW_TOKENS, OPTION_IMAGES };
 
@@ -51,15 +50,28 @@ static enum lvp_status parse(int argc, char **argv, struct plan_arguments *argum
     optind = 0; // a fresh scan, whoever used getopt before
     for (int code; (code = getopt_long(argc, argv, LVP_SHARED_SHORT_OPTIONS, long_options, NULL)) != -1;) {
         switch (code) {
-        case 'h': arguments->help = true; return LVP_OK;
-        case OPTION_SHAPE: arguments->shape = optarg; break;
-        case OPTION_TEXT_TOKENS: LVP_TRY(lvp_parse_int("--text-tokens", optarg, 1, 1 << 20, &arguments->text_tokens)); break;
-        case OPTION_NEW_TOKENS: LVP_TRY(lvp_parse_int("--new-tokens", optarg, 0, 1 << 20, &arguments->new_tokens)); break;
-        case OPTION_IMAGES: LVP_TRY(lvp_parse_int("--images", optarg, 1, 1 << 30, &arguments->images)); break;
-        default: LVP_TRY(lvp_options_set(&arguments->shared, code, optarg, argv)); break;
+        case 'h':
+            arguments->help = true;
+            return LVP_OK;
+        case OPTION_SHAPE:
+            arguments->shape = optarg;
+            break;
+        case OPTION_TEXT_TOKENS:
+            LVP_TRY(lvp_parse_int("--text-tokens", optarg, 1, 1 << 20, &arguments->text_tokens));
+            break;
+        case OPTION_NEW_TOKENS:
+            LVP_TRY(lvp_parse_int("--new-tokens", optarg, 0, 1 << 20, &arguments->new_tokens));
+            break;
+        case OPTION_IMAGES:
+            LVP_TRY(lvp_parse_int("--images", optarg, 1, 1 << 30, &arguments->images));
+            break;
+        default:
+            LVP_TRY(lvp_options_set(&arguments->shared, code, optarg, argv));
+            break;
         }
     }
-    if (optind < argc) return lvp_fail(LVP_ERR_USAGE, "plan: unexpected argument %s; see lvpipe plan --help", argv[optind]);
+    if (optind < argc)
+        return lvp_fail(LVP_ERR_USAGE, "plan: unexpected argument %s; see lvpipe plan --help", argv[optind]);
     if ((arguments->shared.model == NULL) == (arguments->shape == NULL))
         return lvp_fail(LVP_ERR_USAGE, "plan: give either --model DIR or --shape NAME");
     return LVP_OK;
@@ -87,7 +99,8 @@ static enum lvp_status choose_pruner(const struct plan_arguments *arguments, str
     char path[4096];
     LVP_TRY(find_weights(arguments, path));
     // A folder without modules is planned as it would run, dense; who asks for pruning gets the paper's modules.
-    bool wanted = options->model == NULL || options->pruner != NULL || options->keep != NULL || options->prune_after != NULL;
+    bool wanted =
+        options->model == NULL || options->pruner != NULL || options->keep != NULL || options->prune_after != NULL;
     report->pruner = options->pruner != NULL ? options->pruner : path[0] != '\0' || wanted ? "lvpruning" : "none";
     report->source = LVP_PRUNER_OFF;
     if (strcmp(report->pruner, "none") == 0) return LVP_OK;
@@ -101,8 +114,8 @@ static enum lvp_status choose_pruner(const struct plan_arguments *arguments, str
     } else {
         report->source = LVP_PRUNER_WEIGHTLESS;
     }
-    enum lvp_status status =
-        lvp_options_prune_plan(options, path[0] != '\0' ? &weights : NULL, workload->config->text.layers, "0.5", &workload->prune);
+    enum lvp_status status = lvp_options_prune_plan(options, path[0] != '\0' ? &weights : NULL,
+                                                    workload->config->text.layers, "0.5", &workload->prune);
     lvp_pruner_weights_close(&weights);
     return status;
 }
@@ -112,8 +125,8 @@ static enum lvp_status choose_partition(const struct lvp_options *options, struc
     const struct lvp_workload *workload = &report->workload;
     int asked = lvp_partition_choice_stages(&options->partition, &workload->prune);
     if (asked > 0 && options->stages > 0 && asked != options->stages)
-        return lvp_fail(LVP_ERR_USAGE, "--stages %d: the partition makes %d stages; leave one of the two out", options->stages,
-                        asked);
+        return lvp_fail(LVP_ERR_USAGE, "--stages %d: the partition makes %d stages; leave one of the two out",
+                        options->stages, asked);
     report->planner.n_stages = asked > 0 ? asked : options->stages > 0 ? options->stages : 1;
     if (asked == 0) return lvp_plan_partition(&report->planner, &report->partition);
     return lvp_partition_resolve(&options->partition, workload->config, &workload->prune, &report->partition);

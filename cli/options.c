@@ -14,7 +14,7 @@ const char lvp_options_help[] =
     "  --keep R | R,R,R       share of the image's tokens kept at each point; one number is R, R-0.2, R-0.4 (0.5)\n"
     "  --stages N             pipeline stages\n"
     "  --replicas N           independent pipelines\n"
-    "  --partition HOW        auto (by cost), prune (after each prune point), or the first block after each cut: A,B,C\n"
+    "  --partition HOW        auto (by cost), prune (after each prune point) or A,B,C: first block after each cut\n"
     "  --device WHAT          auto, cpu or cuda\n"
     "  --dtype TYPE           bf16 or f32 (bf16)\n"
     "  --threads N            compute threads of a worker\n"
@@ -35,7 +35,8 @@ enum lvp_status lvp_parse_int(const char *option, const char *text, int min, int
     long parsed = strtol(text, &end, 10);
     bool number = end != text && *end == '\0' && errno == 0 && !isspace((unsigned char)text[0]);
     if (!number || parsed < min || parsed > max) {
-        if (max == INT_MAX) return lvp_fail(LVP_ERR_USAGE, "%s %s: give a whole number of at least %d", option, text, min);
+        if (max == INT_MAX)
+            return lvp_fail(LVP_ERR_USAGE, "%s %s: give a whole number of at least %d", option, text, min);
         return lvp_fail(LVP_ERR_USAGE, "%s %s: give a whole number within %d..%d", option, text, min, max);
     }
     *value = (int)parsed;
@@ -98,26 +99,53 @@ static enum lvp_status set_dtype(struct lvp_options *options, const char *value)
 enum lvp_status lvp_options_set(struct lvp_options *options, int code, const char *value, char *const *argv)
 {
     switch (code) {
-    case 'v': options->verbosity++; return LVP_OK;
-    case 'q': options->verbosity--; return LVP_OK;
-    case LVP_OPTION_MODEL: options->model = value; return LVP_OK;
-    case LVP_OPTION_PRUNER: return set_pruner(options, value);
-    case LVP_OPTION_PRUNER_WEIGHTS: options->pruner_weights = value; return LVP_OK;
-    case LVP_OPTION_PRUNE_AFTER: options->prune_after = value; return LVP_OK;
-    case LVP_OPTION_KEEP: options->keep = value; return LVP_OK;
-    case LVP_OPTION_STAGES: return lvp_parse_int("--stages", value, 1, LVP_MAX_STAGES, &options->stages);
-    case LVP_OPTION_REPLICAS: return lvp_parse_int("--replicas", value, 1, 65536, &options->replicas);
-    case LVP_OPTION_PARTITION: options->has_partition = true; return lvp_partition_parse(value, &options->partition);
-    case LVP_OPTION_DEVICE: return set_device(options, value);
-    case LVP_OPTION_DTYPE: return set_dtype(options, value);
-    case LVP_OPTION_THREADS: return lvp_parse_int("--threads", value, 1, 4096, &options->threads);
-    case LVP_OPTION_BATCH_TOKENS: return lvp_parse_int("--batch-tokens", value, 1, 1 << 24, &options->batch_tokens);
-    case LVP_OPTION_SEED: return lvp_parse_uint64("--seed", value, &options->seed);
-    case LVP_OPTION_JSON: options->json = true; return LVP_OK;
-    case ':': return lvp_fail(LVP_ERR_USAGE, "%s needs a value; see --help", argv[optind - 1]);
-    default: break;
+    case 'v':
+        options->verbosity++;
+        return LVP_OK;
+    case 'q':
+        options->verbosity--;
+        return LVP_OK;
+    case LVP_OPTION_MODEL:
+        options->model = value;
+        return LVP_OK;
+    case LVP_OPTION_PRUNER:
+        return set_pruner(options, value);
+    case LVP_OPTION_PRUNER_WEIGHTS:
+        options->pruner_weights = value;
+        return LVP_OK;
+    case LVP_OPTION_PRUNE_AFTER:
+        options->prune_after = value;
+        return LVP_OK;
+    case LVP_OPTION_KEEP:
+        options->keep = value;
+        return LVP_OK;
+    case LVP_OPTION_STAGES:
+        return lvp_parse_int("--stages", value, 1, LVP_MAX_STAGES, &options->stages);
+    case LVP_OPTION_REPLICAS:
+        return lvp_parse_int("--replicas", value, 1, 65536, &options->replicas);
+    case LVP_OPTION_PARTITION:
+        options->has_partition = true;
+        return lvp_partition_parse(value, &options->partition);
+    case LVP_OPTION_DEVICE:
+        return set_device(options, value);
+    case LVP_OPTION_DTYPE:
+        return set_dtype(options, value);
+    case LVP_OPTION_THREADS:
+        return lvp_parse_int("--threads", value, 1, 4096, &options->threads);
+    case LVP_OPTION_BATCH_TOKENS:
+        return lvp_parse_int("--batch-tokens", value, 1, 1 << 24, &options->batch_tokens);
+    case LVP_OPTION_SEED:
+        return lvp_parse_uint64("--seed", value, &options->seed);
+    case LVP_OPTION_JSON:
+        options->json = true;
+        return LVP_OK;
+    case ':':
+        return lvp_fail(LVP_ERR_USAGE, "%s needs a value; see --help", argv[optind - 1]);
+    default:
+        break;
     }
-    if (optopt != 0 && optopt < LVP_OPTION_MODEL) return lvp_fail(LVP_ERR_USAGE, "unknown option -%c; see --help", optopt);
+    if (optopt != 0 && optopt < LVP_OPTION_MODEL)
+        return lvp_fail(LVP_ERR_USAGE, "unknown option -%c; see --help", optopt);
     if (optopt != 0) return lvp_fail(LVP_ERR_USAGE, "%s takes no value; see --help", argv[optind - 1]);
     return lvp_fail(LVP_ERR_USAGE, "unknown option %s; see --help", argv[optind - 1]);
 }

@@ -66,19 +66,22 @@ struct lvp_options {
 
 void lvp_options_init(struct lvp_options *options);
 
-// Takes one result of getopt_long. ':' and '?' (a missing argument, an unknown option) become LVP_ERR_USAGE; `argv` is for
-// their text. LVP_ERR_USAGE says which option and what it accepts.
-enum lvp_status lvp_options_set(struct lvp_options *options, int code, const char *value, char *const *argv) LVP_MUST_CHECK;
+// Takes one result of getopt_long. ':' and '?' (a missing argument, an unknown option) become LVP_ERR_USAGE; `argv` is
+// for their text. LVP_ERR_USAGE says which option and what it accepts.
+enum lvp_status lvp_options_set(struct lvp_options *options, int code, const char *value,
+                                char *const *argv) LVP_MUST_CHECK;
 
 // Whole numbers within min..max for options of a command's own; `option` with its dashes, for the text.
 enum lvp_status lvp_parse_int(const char *option, const char *text, int min, int max, int *value) LVP_MUST_CHECK;
 enum lvp_status lvp_parse_uint64(const char *option, const char *text, uint64_t *value) LVP_MUST_CHECK;
 
-// The prune points and shares the options ask for. Points: --prune-after, else those of `weights` (NULL: none), else the
-// defaults for n_layers. Shares: --keep, else `default_keep`. LVP_ERR_USAGE as the parsers of common/plan.h, and where
+// The prune points and shares the options ask for. Points: --prune-after, else those of `weights` (NULL: none), else
+// the defaults for n_layers. Shares: --keep, else `default_keep`. LVP_ERR_USAGE as the parsers of common/plan.h, and
+// where
 // --prune-after names another number of points than the weights have modules.
 enum lvp_status lvp_options_prune_plan(const struct lvp_options *options, const struct lvp_pruner_weights *weights,
-                                       int n_layers, const char *default_keep, struct lvp_prune_plan *plan) LVP_MUST_CHECK;
+                                       int n_layers, const char *default_keep,
+                                       struct lvp_prune_plan *plan) LVP_MUST_CHECK;
 
 // Lines about the shared options for a command's --help.
 extern const char lvp_options_help[];

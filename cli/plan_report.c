@@ -42,8 +42,8 @@ static void print_head(const struct lvp_plan_report *report)
     const struct lvp_workload *w = &report->workload;
     int tokens = lvp_vision_tokens(w->config);
     (void)printf("%s, %s: %d blocks; %d image%s of %d tokens, each with %d text and %d new tokens\n", report->model,
-                 lvp_dtype_name(w->dtype), lvp_block_count(w->config), report->images, report->images == 1 ? "" : "s", tokens,
-                 w->text_tokens, w->new_tokens);
+                 lvp_dtype_name(w->dtype), lvp_block_count(w->config), report->images, report->images == 1 ? "" : "s",
+                 tokens, w->text_tokens, w->new_tokens);
     (void)printf("pruner %s", report->pruner);
     if (report->source == LVP_PRUNER_FROM_FILE) (void)printf(", inner width %d", w->pruner_width);
     if (report->source == LVP_PRUNER_ASSUMED) (void)printf(", inner width %d (assumed)", w->pruner_width);
@@ -56,7 +56,8 @@ static void print_head(const struct lvp_plan_report *report)
 static void print_stages(const struct lvp_plan_report *report)
 {
     (void)printf("%5s  %-30s %6s %19s %11s %19s\n", "", "", "", "TFLOPs", "weights", "KV MB");
-    (void)printf("%5s  %-30s %6s %9s %9s %11s %9s %9s\n", "stage", "blocks", "load", "pruned", "dense", "MB", "pruned", "dense");
+    (void)printf("%5s  %-30s %6s %9s %9s %11s %9s %9s\n", "stage", "blocks", "load", "pruned", "dense", "MB", "pruned",
+                 "dense");
     for (int s = 0; s < report->partition.n_stages; s++) {
         struct stage_figures f = figures_of(report, s);
         char first[LVP_BLOCK_NAME], last[LVP_BLOCK_NAME], blocks[80];
@@ -72,12 +73,14 @@ static void print_cuts(const struct lvp_plan_report *report)
 {
     if (report->partition.n_stages < 2) return;
     (void)printf("\n%12s %19s %23s %21s\n", "", "prefill rows", "prefill MB", "decode MB");
-    (void)printf("%12s %9s %9s %11s %11s %10s %10s\n", "cut at block", "pruned", "dense", "pruned", "dense", "payload", "framing");
+    (void)printf("%12s %9s %9s %11s %11s %10s %10s\n", "cut at block", "pruned", "dense", "pruned", "dense", "payload",
+                 "framing");
     for (int s = 0; s + 1 < report->partition.n_stages; s++) {
         struct stage_figures f = figures_of(report, s);
         double steps = (double)report->images * lvp_decode_steps(&report->workload);
-        (void)printf("%12d %9lld %9lld %11.3f %11.3f %10.3f %10.3f\n", f.end, (long long)(report->images * f.cost.rows_out),
-                     (long long)(report->images * f.dense.rows_out), (double)(report->images * f.cost.prefill_out.payload) / 1e6,
+        (void)printf("%12d %9lld %9lld %11.3f %11.3f %10.3f %10.3f\n", f.end,
+                     (long long)(report->images * f.cost.rows_out), (long long)(report->images * f.dense.rows_out),
+                     (double)(report->images * f.cost.prefill_out.payload) / 1e6,
                      (double)(report->images * f.dense.prefill_out.payload) / 1e6,
                      steps * (double)f.cost.decode_out.payload / 1e6, steps * (double)f.cost.decode_out.framing / 1e6);
     }
@@ -104,41 +107,44 @@ void lvp_plan_report_print(const struct lvp_plan_report *report)
                  images * (double)lvp_prompt_kv_bytes(&dense) / 1e6);
     (void)printf("%-34s %10.2f %10.2f\n", "KV reserved (pages, answer), MB", images * (double)all.kv_bytes / 1e6,
                  images * (double)all_dense.kv_bytes / 1e6);
-    (void)printf("%-34s %10.1f %10.1f\n", "weights, MB", (double)all.weight_bytes / 1e6, (double)all_dense.weight_bytes / 1e6);
+    (void)printf("%-34s %10.1f %10.1f\n", "weights, MB", (double)all.weight_bytes / 1e6,
+                 (double)all_dense.weight_bytes / 1e6);
 }
 
 static json_t *stage_json(const struct lvp_plan_report *report, int stage)
 {
     struct stage_figures f = figures_of(report, stage);
     char first[LVP_BLOCK_NAME], last[LVP_BLOCK_NAME];
-    return json_pack("{s:i, s:i, s:i, s:s, s:s, s:f, s:f, s:f, s:I, s:I, s:I, s:f}", "stage", stage, "first_block", f.first,
-                     "end_block", f.end, "first_name", lvp_block_name(report->workload.config, f.first, first), "last_name",
-                     lvp_block_name(report->workload.config, f.end - 1, last), "prefill_flops",
-                     report->images * f.cost.prefill_flops, "decode_flops", report->images * f.cost.decode_flops, "dense_flops",
-                     f.dense_flops, "weight_bytes", (json_int_t)f.weights, "kv_bytes", (json_int_t)f.kv, "dense_kv_bytes",
-                     (json_int_t)f.dense_kv, "load", f.load);
+    return json_pack("{s:i, s:i, s:i, s:s, s:s, s:f, s:f, s:f, s:I, s:I, s:I, s:f}", "stage", stage, "first_block",
+                     f.first, "end_block", f.end, "first_name", lvp_block_name(report->workload.config, f.first, first),
+                     "last_name", lvp_block_name(report->workload.config, f.end - 1, last), "prefill_flops",
+                     report->images * f.cost.prefill_flops, "decode_flops", report->images * f.cost.decode_flops,
+                     "dense_flops", f.dense_flops, "weight_bytes", (json_int_t)f.weights, "kv_bytes", (json_int_t)f.kv,
+                     "dense_kv_bytes", (json_int_t)f.dense_kv, "load", f.load);
 }
 
 static json_t *cut_json(const struct lvp_plan_report *report, int stage)
 {
     struct stage_figures f = figures_of(report, stage);
     json_int_t images = report->images, steps = images * lvp_decode_steps(&report->workload);
-    return json_pack("{s:i, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "block", f.end, "prefill_rows",
-                     images * f.cost.rows_out, "dense_prefill_rows", images * f.dense.rows_out, "prefill_bytes",
-                     images * f.cost.prefill_out.payload, "dense_prefill_bytes", images * f.dense.prefill_out.payload,
-                     "prefill_framing_bytes", images * f.cost.prefill_out.framing, "decode_payload_bytes",
-                     steps * f.cost.decode_out.payload, "decode_framing_bytes", steps * f.cost.decode_out.framing, "bytes",
-                     images * (f.cost.prefill_out.payload + f.cost.prefill_out.framing) + decode_bytes(report, &f.cost),
-                     "dense_bytes",
-                     images * (f.dense.prefill_out.payload + f.dense.prefill_out.framing) + decode_bytes(report, &f.dense));
+    return json_pack(
+        "{s:i, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "block", f.end, "prefill_rows", images * f.cost.rows_out,
+        "dense_prefill_rows", images * f.dense.rows_out, "prefill_bytes", images * f.cost.prefill_out.payload,
+        "dense_prefill_bytes", images * f.dense.prefill_out.payload, "prefill_framing_bytes",
+        images * f.cost.prefill_out.framing, "decode_payload_bytes", steps * f.cost.decode_out.payload,
+        "decode_framing_bytes", steps * f.cost.decode_out.framing, "bytes",
+        images * (f.cost.prefill_out.payload + f.cost.prefill_out.framing) + decode_bytes(report, &f.cost),
+        "dense_bytes",
+        images * (f.dense.prefill_out.payload + f.dense.prefill_out.framing) + decode_bytes(report, &f.dense));
 }
 
 static json_t *totals_json(const struct lvp_workload *w, int images)
 {
     struct lvp_block_cost all = lvp_range_cost(w, 0, lvp_block_count(w->config));
-    return json_pack("{s:f, s:f, s:f, s:I, s:I, s:I}", "paper_tflops", images * lvp_paper_flops(w) / 1e12, "prefill_tflops",
-                     images * all.prefill_flops / 1e12, "decode_tflops", images * all.decode_flops / 1e12, "weight_bytes",
-                     (json_int_t)all.weight_bytes, "kv_bytes", (json_int_t)(images * all.kv_bytes), "prompt_kv_bytes",
+    return json_pack("{s:f, s:f, s:f, s:I, s:I, s:I}", "paper_tflops", images * lvp_paper_flops(w) / 1e12,
+                     "prefill_tflops", images * all.prefill_flops / 1e12, "decode_tflops",
+                     images * all.decode_flops / 1e12, "weight_bytes", (json_int_t)all.weight_bytes, "kv_bytes",
+                     (json_int_t)(images * all.kv_bytes), "prompt_kv_bytes",
                      (json_int_t)(images * lvp_prompt_kv_bytes(w)));
 }
 
@@ -164,10 +170,10 @@ json_t *lvp_plan_report_json(const struct lvp_plan_report *report)
         (void)json_array_append_new(partition, json_integer(report->partition.first[s + 1]));
         (void)json_array_append_new(cuts, cut_json(report, s));
     }
-    return json_pack("{s:s, s:s, s:s, s:i, s:i, s:i, s:i, s:i, s:o, s:o, s:o, s:o, s:o, s:o, s:o}", "model", report->model,
-                     "dtype", lvp_dtype_name(w->dtype), "pruner", report->pruner, "pruner_width", w->pruner_width, "images",
-                     report->images, "text_tokens", w->text_tokens, "new_tokens", w->new_tokens, "blocks",
-                     lvp_block_count(w->config), "prune_after", after, "vision_tokens", vision_tokens_json(w), "partition",
-                     partition, "stages", stages, "cuts", cuts, "total", totals_json(w, report->images), "dense_total",
-                     totals_json(&dense, report->images));
+    return json_pack("{s:s, s:s, s:s, s:i, s:i, s:i, s:i, s:i, s:o, s:o, s:o, s:o, s:o, s:o, s:o}", "model",
+                     report->model, "dtype", lvp_dtype_name(w->dtype), "pruner", report->pruner, "pruner_width",
+                     w->pruner_width, "images", report->images, "text_tokens", w->text_tokens, "new_tokens",
+                     w->new_tokens, "blocks", lvp_block_count(w->config), "prune_after", after, "vision_tokens",
+                     vision_tokens_json(w), "partition", partition, "stages", stages, "cuts", cuts, "total",
+                     totals_json(w, report->images), "dense_total", totals_json(&dense, report->images));
 }

@@ -6,7 +6,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-int lvp_block_count(const struct lvp_model_config *config) { return lvp_vit_layers_used(config) + config->text.layers + 4; }
+int lvp_block_count(const struct lvp_model_config *config)
+{
+    return lvp_vit_layers_used(config) + config->text.layers + 4;
+}
 
 struct lvp_block lvp_block_at(const struct lvp_model_config *config, int index)
 {
@@ -25,12 +28,18 @@ int lvp_block_index(const struct lvp_model_config *config, enum lvp_block_kind k
 {
     int n_vit = lvp_vit_layers_used(config);
     switch (kind) {
-    case LVP_BLOCK_PATCH_EMBED: return 0;
-    case LVP_BLOCK_VIT: return 1 + layer;
-    case LVP_BLOCK_PROJECT: return n_vit + 1;
-    case LVP_BLOCK_MERGE: return n_vit + 2;
-    case LVP_BLOCK_DEC: return n_vit + 3 + layer;
-    case LVP_BLOCK_HEAD: return n_vit + 3 + config->text.layers;
+    case LVP_BLOCK_PATCH_EMBED:
+        return 0;
+    case LVP_BLOCK_VIT:
+        return 1 + layer;
+    case LVP_BLOCK_PROJECT:
+        return n_vit + 1;
+    case LVP_BLOCK_MERGE:
+        return n_vit + 2;
+    case LVP_BLOCK_DEC:
+        return n_vit + 3 + layer;
+    case LVP_BLOCK_HEAD:
+        return n_vit + 3 + config->text.layers;
     }
     assert(false);
     return -1;
@@ -72,7 +81,8 @@ enum lvp_status lvp_partition_parse(const char *text, struct lvp_partition_choic
         char *end;
         long cut = isdigit((unsigned char)*at) ? strtol(at, &end, 10) : -1;
         if (cut < 0 || (*end != ',' && *end != '\0'))
-            return lvp_fail(LVP_ERR_USAGE, "--partition %s: give auto, prune or the block after each cut, like 24,34", text);
+            return lvp_fail(LVP_ERR_USAGE, "--partition %s: give auto, prune or the block after each cut, like 24,34",
+                            text);
         if (choice->n_cuts == LVP_MAX_STAGES - 1)
             return lvp_fail(LVP_ERR_USAGE, "--partition: at most %d stages", LVP_MAX_STAGES);
         choice->cuts[choice->n_cuts++] = cut > LVP_MAX_BLOCKS ? LVP_MAX_BLOCKS : (int)cut;
@@ -84,9 +94,12 @@ enum lvp_status lvp_partition_parse(const char *text, struct lvp_partition_choic
 int lvp_partition_choice_stages(const struct lvp_partition_choice *choice, const struct lvp_prune_plan *plan)
 {
     switch (choice->mode) {
-    case LVP_PARTITION_AUTO: return 0;
-    case LVP_PARTITION_PRUNE: return plan->n_points + 1;
-    case LVP_PARTITION_CUTS: return choice->n_cuts + 1;
+    case LVP_PARTITION_AUTO:
+        return 0;
+    case LVP_PARTITION_PRUNE:
+        return plan->n_points + 1;
+    case LVP_PARTITION_CUTS:
+        return choice->n_cuts + 1;
     }
     return 0;
 }
@@ -107,7 +120,8 @@ enum lvp_status lvp_partition_resolve(const struct lvp_partition_choice *choice,
 enum lvp_status lvp_partition_check(const struct lvp_model_config *config, const struct lvp_partition *partition)
 {
     int n_blocks = lvp_block_count(config), n = partition->n_stages;
-    if (n < 1 || n > LVP_MAX_STAGES) return lvp_fail(LVP_ERR_USAGE, "--stages %d: at least 1, at most %d", n, LVP_MAX_STAGES);
+    if (n < 1 || n > LVP_MAX_STAGES)
+        return lvp_fail(LVP_ERR_USAGE, "--stages %d: at least 1, at most %d", n, LVP_MAX_STAGES);
     if (partition->first[0] != 0 || partition->first[n] != n_blocks)
         return lvp_fail(LVP_ERR_USAGE, "the partition does not cover the %d blocks of the model", n_blocks);
     for (int s = 1; s < n; s++) {
@@ -119,9 +133,10 @@ enum lvp_status lvp_partition_check(const struct lvp_model_config *config, const
             return lvp_fail(LVP_ERR_USAGE, "--partition: cut %d does not follow %d; the cuts must increase", cut,
                             partition->first[s - 1]);
         if (!lvp_cut_allowed(config, cut))
-            return lvp_fail(LVP_ERR_USAGE,
-                            "--partition: no cut at %d: the features of several ViT layers are used together up to block %d", cut,
-                            lvp_block_index(config, LVP_BLOCK_PROJECT, 0));
+            return lvp_fail(
+                LVP_ERR_USAGE,
+                "--partition: no cut at %d: the features of several ViT layers are used together up to block %d", cut,
+                lvp_block_index(config, LVP_BLOCK_PROJECT, 0));
     }
     return LVP_OK;
 }

@@ -27,9 +27,10 @@ enum lvp_status lvp_prune_parse_points(const char *text, int n_layers, struct lv
         if (after < 0 || (*end != ',' && *end != '\0'))
             return lvp_fail(LVP_ERR_USAGE, "--prune-after %s: give decoder layers as whole numbers, like 1,8,16", text);
         if (after < 1 || after > n_layers)
-            return lvp_fail(LVP_ERR_USAGE, "--prune-after %s: %ld is outside 1..%d, the model's decoder layers", text, after,
-                            n_layers);
-        if (after <= previous) return lvp_fail(LVP_ERR_USAGE, "--prune-after %s: the layers must increase strictly", text);
+            return lvp_fail(LVP_ERR_USAGE, "--prune-after %s: %ld is outside 1..%d, the model's decoder layers", text,
+                            after, n_layers);
+        if (after <= previous)
+            return lvp_fail(LVP_ERR_USAGE, "--prune-after %s: the layers must increase strictly", text);
         if (n == LVP_MAX_PRUNE_POINTS)
             return lvp_fail(LVP_ERR_USAGE, "--prune-after %s: at most %d points", text, LVP_MAX_PRUNE_POINTS);
         plan->after[n++] = (int)after;
@@ -52,8 +53,7 @@ static bool parse_decimal(const char **text, int64_t *value)
     for (; isdigit((unsigned char)*at); at++, any = true)
         if (whole < 1000) whole = whole * 10 + (*at - '0');
     if (*at == '.') {
-        for (at++; isdigit((unsigned char)*at); at++, any = true, unit /= 10)
-            fraction += (*at - '0') * unit;
+        for (at++; isdigit((unsigned char)*at); at++, any = true, unit /= 10) fraction += (*at - '0') * unit;
     }
     if (!any) return false;
     *value = whole * LVP_KEEP_ONE + fraction;
@@ -62,7 +62,10 @@ static bool parse_decimal(const char **text, int64_t *value)
     return true;
 }
 
-static lvp_keep_share clamp_share(int64_t value) { return value < 0 ? 0 : value > LVP_KEEP_ONE ? LVP_KEEP_ONE : value; }
+static lvp_keep_share clamp_share(int64_t value)
+{
+    return value < 0 ? 0 : value > LVP_KEEP_ONE ? LVP_KEEP_ONE : value;
+}
 
 enum lvp_status lvp_prune_parse_keep(const char *text, struct lvp_prune_plan *plan)
 {
@@ -71,14 +74,16 @@ enum lvp_status lvp_prune_parse_keep(const char *text, struct lvp_prune_plan *pl
     for (const char *at = text;; at++) {
         int64_t value;
         if (!parse_decimal(&at, &value) || (*at != ',' && *at != '\0'))
-            return lvp_fail(LVP_ERR_USAGE, "--keep %s: give one decimal number or a list of them, like 0.5 or 0.5,0.3,0.1", text);
-        if (n == LVP_MAX_PRUNE_POINTS) return lvp_fail(LVP_ERR_USAGE, "--keep %s: more numbers than prune points", text);
+            return lvp_fail(LVP_ERR_USAGE,
+                            "--keep %s: give one decimal number or a list of them, like 0.5 or 0.5,0.3,0.1", text);
+        if (n == LVP_MAX_PRUNE_POINTS)
+            return lvp_fail(LVP_ERR_USAGE, "--keep %s: more numbers than prune points", text);
         values[n++] = value;
         if (*at == '\0') break;
     }
     if (n != 1 && n != plan->n_points)
-        return lvp_fail(LVP_ERR_USAGE, "--keep %s: %d numbers for %d prune points; give one number, or one per point", text, n,
-                        plan->n_points);
+        return lvp_fail(LVP_ERR_USAGE, "--keep %s: %d numbers for %d prune points; give one number, or one per point",
+                        text, n, plan->n_points);
     for (int s = 0; s < plan->n_points; s++)
         plan->keep[s] = clamp_share(n == 1 ? values[0] - s * (LVP_KEEP_ONE / 5) : values[s]);
     return LVP_OK;
@@ -88,8 +93,8 @@ int lvp_keep_count(const struct lvp_prune_plan *plan, int point, int n_tokens)
 {
     int64_t left = n_tokens;
     for (int s = 0; s <= point; s++) {
-        // floor(r n + 0.5 + 1e-9) in units of 1e-12; the last term keeps a decimal that was typed with fewer digits than
-        // it has (0.0833333333 x 576) on the side its author meant.
+        // floor(r n + 0.5 + 1e-9) in units of 1e-12; the last term keeps a decimal that was typed with fewer digits
+        // than it has (0.0833333333 x 576) on the side its author meant.
         int64_t kept = (plan->keep[s] * n_tokens + LVP_KEEP_ONE / 2 + 1000) / LVP_KEEP_ONE;
         if (kept < left) left = kept;
     }

@@ -50,9 +50,16 @@ void lvp_prune_counts(const struct lvp_prune_plan *plan, int n_tokens, struct lv
 
 // --- Chain of blocks -----------------------------------------------------------------------------------------------
 
-// patch_embed, vit[0..Lv), project, merge, dec[0..L), head. Lv: the ViT layers that have to run. A prune point after layer
-// a belongs to block dec[a - 1], so the stage that computed the layer prunes before it sends.
-enum lvp_block_kind { LVP_BLOCK_PATCH_EMBED, LVP_BLOCK_VIT, LVP_BLOCK_PROJECT, LVP_BLOCK_MERGE, LVP_BLOCK_DEC, LVP_BLOCK_HEAD };
+// patch_embed, vit[0..Lv), project, merge, dec[0..L), head. Lv: the ViT layers that have to run. A prune point after
+// layer a belongs to block dec[a - 1], so the stage that computed the layer prunes before it sends.
+enum lvp_block_kind {
+    LVP_BLOCK_PATCH_EMBED,
+    LVP_BLOCK_VIT,
+    LVP_BLOCK_PROJECT,
+    LVP_BLOCK_MERGE,
+    LVP_BLOCK_DEC,
+    LVP_BLOCK_HEAD
+};
 
 enum { LVP_MAX_BLOCKS = 2 * LVP_MAX_LAYERS + 4, LVP_BLOCK_NAME = 24 };
 
@@ -67,8 +74,8 @@ int lvp_block_index(const struct lvp_model_config *config, enum lvp_block_kind k
 // "vit[3]", "project". Returns `name`.
 const char *lvp_block_name(const struct lvp_model_config *config, int index, char name[LVP_BLOCK_NAME]);
 
-// A cut before block `cut`: 1..count-1. Not allowed between the first feature-layer tap and `project` where the features
-// of several layers are used, because only the residual stream crosses a cut.
+// A cut before block `cut`: 1..count-1. Not allowed between the first feature-layer tap and `project` where the
+// features of several layers are used, because only the residual stream crosses a cut.
 bool lvp_cut_allowed(const struct lvp_model_config *config, int cut);
 
 // --- Partition -----------------------------------------------------------------------------------------------------
@@ -94,12 +101,15 @@ enum lvp_status lvp_partition_parse(const char *text, struct lvp_partition_choic
 // Stages that the choice asks for by itself; 0 for auto.
 int lvp_partition_choice_stages(const struct lvp_partition_choice *choice, const struct lvp_prune_plan *plan);
 
-// The partition of a choice other than auto (which is the planner's). LVP_ERR_USAGE naming the cut that is out of order,
-// outside the chain or not allowed.
+// The partition of a choice other than auto (which is the planner's). LVP_ERR_USAGE naming the cut that is out of
+// order, outside the chain or not allowed.
 enum lvp_status lvp_partition_resolve(const struct lvp_partition_choice *choice, const struct lvp_model_config *config,
-                                      const struct lvp_prune_plan *plan, struct lvp_partition *partition) LVP_MUST_CHECK;
+                                      const struct lvp_prune_plan *plan,
+                                      struct lvp_partition *partition) LVP_MUST_CHECK;
 
-// LVP_ERR_USAGE unless the partition is whole, in order and cut where it is allowed. For partitions from another rank too.
-enum lvp_status lvp_partition_check(const struct lvp_model_config *config, const struct lvp_partition *partition) LVP_MUST_CHECK;
+// LVP_ERR_USAGE unless the partition is whole, in order and cut where it is allowed. For partitions from another rank
+// too.
+enum lvp_status lvp_partition_check(const struct lvp_model_config *config,
+                                    const struct lvp_partition *partition) LVP_MUST_CHECK;
 
 #endif

@@ -14,8 +14,8 @@
 #include <time.h>
 #include <unistd.h>
 
-// Of --retry-failed: the merged files, which take the others' places when every old row is in them. captions goes first,
-// so "only the new errors file is there" means: between the two renames.
+// Of --retry-failed: the merged files, which take the others' places when every old row is in them. captions goes
+// first, so "only the new errors file is there" means: between the two renames.
 static const char new_captions[] = LVP_CAPTIONS_FILE ".new";
 static const char new_errors[] = LVP_ERRORS_FILE ".new";
 
@@ -118,7 +118,10 @@ static enum lvp_status drain(struct lvp_captions *c)
     return c->retrying ? finish_retry(c) : LVP_OK;
 }
 
-bool lvp_captions_accepts(const struct lvp_captions *c, uint64_t index) { return index >= c->at && index - c->at < c->window; }
+bool lvp_captions_accepts(const struct lvp_captions *c, uint64_t index)
+{
+    return index >= c->at && index - c->at < c->window;
+}
 
 // Takes `row`.
 static enum lvp_status add_row(struct lvp_captions *c, uint64_t index, bool is_error, struct lvp_text row)
@@ -128,7 +131,8 @@ static enum lvp_status add_row(struct lvp_captions *c, uint64_t index, bool is_e
         bool failed = row.failed;
         lvp_text_free(&row);
         if (failed) return lvp_fail(LVP_ERR_MEMORY, "a caption's row: out of memory");
-        return lvp_fail(LVP_ERR_INTERNAL, "request %llu was finished twice or outside the window", (unsigned long long)index);
+        return lvp_fail(LVP_ERR_INTERNAL, "request %llu was finished twice or outside the window",
+                        (unsigned long long)index);
     }
     *slot = (struct slot){.row = row, .used = true, .is_error = is_error};
     if (is_error)
@@ -169,17 +173,23 @@ uint64_t lvp_captions_next(const struct lvp_captions *c, uint64_t from)
     return from < c->total ? from : c->total;
 }
 
-struct lvp_captions_counts lvp_captions_counts(const struct lvp_captions *c) { return c->counts; }
+struct lvp_captions_counts lvp_captions_counts(const struct lvp_captions *c)
+{
+    return c->counts;
+}
 
-bool lvp_captions_mixed_numerics(const struct lvp_captions *c) { return c->mixed_numerics; }
+bool lvp_captions_mixed_numerics(const struct lvp_captions *c)
+{
+    return c->mixed_numerics;
+}
 
 // --- Opening -------------------------------------------------------------------------------------------------------
 
 static enum lvp_status remove_earlier_run(const char *dir)
 {
     // The identity goes last: without it, captions that are still there are nobody's and stop the next run.
-    static const char *const names[] = {new_errors, new_captions, LVP_CAPTIONS_FILE, LVP_ERRORS_FILE, "run.json",
-                                        LVP_HASHES_FILE, LVP_IDENTITY_FILE};
+    static const char *const names[] = {new_errors, new_captions,    LVP_CAPTIONS_FILE, LVP_ERRORS_FILE,
+                                        "run.json", LVP_HASHES_FILE, LVP_IDENTITY_FILE};
     for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) LVP_TRY(lvp_output_remove(dir, names[i]));
     return LVP_OK;
 }
@@ -215,8 +225,10 @@ static enum lvp_status check_identity(const struct lvp_captions_options *options
     if (identity == NULL) return lvp_fail(LVP_ERR_MEMORY, "--output %s: out of memory", c->dir);
     LVP_CHECK(lvp_identity_read(c->dir, &stored));
     if (stored == NULL && (has_rows(c->dir, LVP_CAPTIONS_FILE) || has_rows(c->dir, LVP_ERRORS_FILE))) {
-        status = lvp_fail(LVP_ERR_USAGE, "--output %s holds captions, but no %s to tell which run's; use another folder or --overwrite",
-                          c->dir, LVP_IDENTITY_FILE);
+        status =
+            lvp_fail(LVP_ERR_USAGE,
+                     "--output %s holds captions, but no %s to tell which run's; use another folder or --overwrite",
+                     c->dir, LVP_IDENTITY_FILE);
         goto fail;
     }
     was_mixed = json_is_true(json_object_get(stored, "mixed_numerics"));
@@ -224,8 +236,10 @@ static enum lvp_status check_identity(const struct lvp_captions_options *options
         LVP_CHECK(lvp_identity_compare(c->dir, stored, identity, options->allow_mixed_numerics, &c->mixed_numerics));
     LVP_CHECK(lvp_hashes_open(c->dir, stored == NULL, &hashes));
     if (hashes.n_stored > c->total) {
-        status = lvp_fail(LVP_ERR_USAGE, "--output %s holds a run over %llu requests, now there are %llu; the input and --limit may "
-                          "grow, not shrink", c->dir, (unsigned long long)hashes.n_stored, (unsigned long long)c->total);
+        status = lvp_fail(LVP_ERR_USAGE,
+                          "--output %s holds a run over %llu requests, now there are %llu; the input and --limit may "
+                          "grow, not shrink",
+                          c->dir, (unsigned long long)hashes.n_stored, (unsigned long long)c->total);
         goto fail;
     }
     for (uint64_t i = 0; i < c->total; i++) {

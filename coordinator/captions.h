@@ -1,7 +1,6 @@
 // The output of a run: captions.jsonl and errors.jsonl, in request order, whatever order requests finish in. A finished
-// request waits in a bounded window for those before it. Every row is written once; a run that was killed anywhere goes on
-// to the same bytes.
-// Thread: rank 0's main thread.
+// request waits in a bounded window for those before it. Every row is written once; a run that was killed anywhere goes
+// on to the same bytes. Thread: rank 0's main thread.
 #ifndef LVP_COORDINATOR_CAPTIONS_H
 #define LVP_COORDINATOR_CAPTIONS_H
 
@@ -9,7 +8,7 @@
 #include "coordinator/rows.h"
 
 #define LVP_CAPTIONS_FILE "captions.jsonl"
-#define LVP_ERRORS_FILE "errors.jsonl"
+#define LVP_ERRORS_FILE   "errors.jsonl"
 
 enum { LVP_CAPTIONS_WINDOW = 4096 }; // finished requests that may wait for a predecessor
 
@@ -26,17 +25,19 @@ struct lvp_captions_options {
 };
 
 struct lvp_captions_counts {
-    uint64_t total;             // requests
-    uint64_t captions, failed;  // finished, in the files or waiting in the window
-    uint64_t resumed;           // of them, finished by earlier runs
+    uint64_t total;            // requests
+    uint64_t captions, failed; // finished, in the files or waiting in the window
+    uint64_t resumed;          // of them, finished by earlier runs
 };
 
-// Locks the folder, checks that an earlier run there is the same one, repairs what a kill left. LVP_ERR_USAGE where another
-// run holds the folder, the identity differs (naming what) or the folder cannot be written to. Asks for every request once.
-enum lvp_status lvp_captions_open(const struct lvp_captions_options *options, struct lvp_captions **captions) LVP_MUST_CHECK;
+// Locks the folder, checks that an earlier run there is the same one, repairs what a kill left. LVP_ERR_USAGE where
+// another run holds the folder, the identity differs (naming what) or the folder cannot be written to. Asks for every
+// request once.
+enum lvp_status lvp_captions_open(const struct lvp_captions_options *options,
+                                  struct lvp_captions **captions) LVP_MUST_CHECK;
 
-// Writes and syncs what can be written, unlocks. Finished requests that wait for a predecessor are lost (and run again).
-// NULL is allowed. The memory is freed whatever is returned.
+// Writes and syncs what can be written, unlocks. Finished requests that wait for a predecessor are lost (and run
+// again). NULL is allowed. The memory is freed whatever is returned.
 enum lvp_status lvp_captions_close(struct lvp_captions *captions) LVP_MUST_CHECK;
 
 // First request >= `from` that has not been finished by an earlier run; the total when there is none. A scheduler walks

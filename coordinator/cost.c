@@ -4,7 +4,10 @@
 
 // Multiply-adds per row and parameters of the linear layers of a block.
 
-static double vit_layer_macs(const struct lvp_vision_config *v) { return 4.0 * v->hidden * v->hidden + 2.0 * v->hidden * v->mlp; }
+static double vit_layer_macs(const struct lvp_vision_config *v)
+{
+    return 4.0 * v->hidden * v->hidden + 2.0 * v->hidden * v->mlp;
+}
 
 static double decoder_macs(const struct lvp_text_config *t)
 {
@@ -18,7 +21,10 @@ static double projector_macs(const struct lvp_model_config *config)
     return lvp_feature_width(config) * c + c * c;
 }
 
-static double patch_macs(const struct lvp_vision_config *v) { return 3.0 * v->patch_size * v->patch_size * v->hidden; }
+static double patch_macs(const struct lvp_vision_config *v)
+{
+    return 3.0 * v->patch_size * v->patch_size * v->hidden;
+}
 
 // Linear layers of one decision module (two blocks and the gate) on n_vision rows and n_text rows.
 static double module_macs(const struct lvp_workload *w, double n_vision, double n_text)
@@ -135,7 +141,8 @@ struct lvp_block_cost lvp_block_cost(const struct lvp_workload *w, int index)
     struct lvp_block_cost cost = {0};
     switch (block.kind) {
     case LVP_BLOCK_PATCH_EMBED:
-    case LVP_BLOCK_VIT: return vision_cost(w, block);
+    case LVP_BLOCK_VIT:
+        return vision_cost(w, block);
     case LVP_BLOCK_PROJECT:
         cost.prefill_flops = 2 * lvp_vision_tokens(config) * projector_macs(config);
         cost.weight_bytes = (lvp_feature_width(config) * c + c * c + (config->projector_bias ? 2 * c : 0)) * size;
@@ -145,7 +152,8 @@ struct lvp_block_cost lvp_block_cost(const struct lvp_workload *w, int index)
         cost.weight_bytes = vocab * c * size;
         set_language_out(w, 0, &cost);
         return cost;
-    case LVP_BLOCK_DEC: return decoder_cost(w, block.layer);
+    case LVP_BLOCK_DEC:
+        return decoder_cost(w, block.layer);
     case LVP_BLOCK_HEAD:
         cost.weight_bytes = cost.decode_weight_bytes = (vocab * c + c) * size;
         cost.prefill_flops = w->new_tokens > 0 ? 2.0 * (double)vocab * (double)c : 0;
@@ -177,7 +185,8 @@ double lvp_paper_flops(const struct lvp_workload *w)
     const struct lvp_model_config *config = w->config;
     const struct lvp_text_config *t = &config->text;
     double patches = lvp_patch_count(config), n_vision = lvp_vision_tokens(config);
-    double macs = patches * patch_macs(&config->vision) + config->vision.layers * (patches + 1) * vit_layer_macs(&config->vision) +
+    double macs = patches * patch_macs(&config->vision) +
+                  config->vision.layers * (patches + 1) * vit_layer_macs(&config->vision) +
                   n_vision * projector_macs(config);
     for (int layer = 0; layer < t->layers; layer++) {
         macs += rows_at(w, layer) * decoder_macs(t);

@@ -8,8 +8,8 @@
 #include "common/wire.h"
 
 enum {
-    LVP_HOP_ROW_BYTES = 4,     // position of each row of a language-model hop; vision rows need none
-    LVP_COST_KV_PAGE = 16      // KV slots in a page, as worker/backend.h
+    LVP_HOP_ROW_BYTES = 4, // position of each row of a language-model hop; vision rows need none
+    LVP_COST_KV_PAGE = 16  // KV slots in a page, as worker/backend.h
 };
 
 struct lvp_workload {
@@ -27,12 +27,12 @@ struct lvp_hop_bytes {
 };
 
 struct lvp_block_cost {
-    double prefill_flops;        // really executed: attention included, lm_head on one row
-    double decode_flops;         // all decode steps of the request
-    int64_t weight_bytes;        // held by the stage, decision modules included
-    int64_t decode_weight_bytes; // of them, read by every decode step
-    int64_t kv_bytes;            // reserved for prompt and answer, whole pages
-    int64_t rows_out;            // rows of the prefill that leave the block
+    double prefill_flops;             // really executed: attention included, lm_head on one row
+    double decode_flops;              // all decode steps of the request
+    int64_t weight_bytes;             // held by the stage, decision modules included
+    int64_t decode_weight_bytes;      // of them, read by every decode step
+    int64_t kv_bytes;                 // reserved for prompt and answer, whole pages
+    int64_t rows_out;                 // rows of the prefill that leave the block
     struct lvp_hop_bytes prefill_out; // over a cut right after the block
     struct lvp_hop_bytes decode_out;  // the same for one decode step; 0 before `merge`, which decode enters at
 };
@@ -40,8 +40,8 @@ struct lvp_block_cost {
 // Costs of one block; index as in the chain.
 struct lvp_block_cost lvp_block_cost(const struct lvp_workload *workload, int index);
 
-// Sum over blocks first..end-1; rows_out, prefill_out and decode_out are those of the last block (0 after the head: only
-// tokens leave it).
+// Sum over blocks first..end-1; rows_out, prefill_out and decode_out are those of the last block (0 after the head:
+// only tokens leave it).
 struct lvp_block_cost lvp_range_cost(const struct lvp_workload *workload, int first, int end);
 
 // Prefill FLOPs by the LVPruning paper's rule, recovered from its figures: linear layers only, every ViT layer of the

@@ -112,7 +112,8 @@ static enum lvp_status add_entry(struct walk *walk, size_t parent, const struct 
 {
     bool image = lvp_is_image_name(entry->d_name) != 0;
     if (entry->d_type == DT_REG && !image) return LVP_OK;
-    if (entry->d_type == DT_FIFO || entry->d_type == DT_SOCK || entry->d_type == DT_CHR || entry->d_type == DT_BLK) return LVP_OK;
+    if (entry->d_type == DT_FIFO || entry->d_type == DT_SOCK || entry->d_type == DT_CHR || entry->d_type == DT_BLK)
+        return LVP_OK;
     char *path = join(walk->folders[parent].path, entry->d_name);
     char *full = path != NULL ? join(walk->root, path) : NULL;
     struct stat info = {.st_mode = S_IFREG};
@@ -153,7 +154,8 @@ static enum lvp_status read_folder(struct walk *walk, size_t index)
         if (strcmp(entry->d_name, ".") == 0 || strcmp(entry->d_name, "..") == 0) continue;
         LVP_CHECK(add_entry(walk, index, entry));
     }
-    if (errno != 0) status = lvp_fail(LVP_ERR_USAGE, "--input: the folder %s cannot be read: %s", full, strerror(errno));
+    if (errno != 0)
+        status = lvp_fail(LVP_ERR_USAGE, "--input: the folder %s cannot be read: %s", full, strerror(errno));
 fail:
     if (dir != NULL) (void)closedir(dir);
     free(full);

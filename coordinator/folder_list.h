@@ -16,16 +16,19 @@ struct lvp_name_list {
 };
 
 enum lvp_status lvp_name_list_add(struct lvp_name_list *list, const char *name) LVP_MUST_CHECK;
-static inline const char *lvp_name_list_at(const struct lvp_name_list *list, size_t i) { return list->bytes + list->starts[i]; }
+static inline const char *lvp_name_list_at(const struct lvp_name_list *list, size_t i)
+{
+    return list->bytes + list->starts[i];
+}
 void lvp_name_list_sort(struct lvp_name_list *list); // byte-wise
 void lvp_name_list_free(struct lvp_name_list *list);
 
 // Whether a name ends in .jpg, .jpeg, .png or .webp, in any case.
 int lvp_is_image_name(const char *name);
 
-// Adds the paths, relative to `root`, of all files with an image's name below it, sorted byte-wise. Links are followed; a
-// folder that is its own ancestor is not entered again. Anything but regular files is left out, except dangling links,
-// which are listed so that the run reports them. LVP_ERR_USAGE naming a folder that cannot be read.
+// Adds the paths, relative to `root`, of all files with an image's name below it, sorted byte-wise. Links are followed;
+// a folder that is its own ancestor is not entered again. Anything but regular files is left out, except dangling
+// links, which are listed so that the run reports them. LVP_ERR_USAGE naming a folder that cannot be read.
 enum lvp_status lvp_folder_list(const char *root, struct lvp_name_list *list) LVP_MUST_CHECK;
 
 #endif

@@ -25,36 +25,41 @@ enum lvp_status lvp_identity_read(const char *dir, json_t **identity)
     if (json_is_object(*identity)) return LVP_OK;
     json_decref(*identity);
     *identity = NULL;
-    return lvp_fail(LVP_ERR_USAGE, "--output %s: %s cannot be read (%s); use another folder or --overwrite", dir, LVP_IDENTITY_FILE,
-                    error.text);
+    return lvp_fail(LVP_ERR_USAGE, "--output %s: %s cannot be read (%s); use another folder or --overwrite", dir,
+                    LVP_IDENTITY_FILE, error.text);
 }
 
 static enum lvp_status field_differs(const char *dir, const char *key, const json_t *stored, const json_t *wanted)
 {
     char *old_text = stored != NULL ? json_dumps(stored, JSON_ENCODE_ANY | JSON_COMPACT) : NULL;
     char *new_text = wanted != NULL ? json_dumps(wanted, JSON_ENCODE_ANY | JSON_COMPACT) : NULL;
-    enum lvp_status status =
-        lvp_fail(LVP_ERR_USAGE, "--output %s holds a run with %s %s, not %s; resume it with the same, or use another folder or --overwrite",
-                 dir, key, old_text != NULL ? old_text : "absent", new_text != NULL ? new_text : "absent");
+    enum lvp_status status = lvp_fail(
+        LVP_ERR_USAGE,
+        "--output %s holds a run with %s %s, not %s; resume it with the same, or use another folder or --overwrite",
+        dir, key, old_text != NULL ? old_text : "absent", new_text != NULL ? new_text : "absent");
     free(old_text);
     free(new_text);
     return status;
 }
 
-enum lvp_status lvp_identity_compare(const char *dir, const json_t *stored, const json_t *wanted, bool allow_mixed_numerics,
-                                     bool *mixed)
+enum lvp_status lvp_identity_compare(const char *dir, const json_t *stored, const json_t *wanted,
+                                     bool allow_mixed_numerics, bool *mixed)
 {
     *mixed = json_is_true(json_object_get(stored, mixed_field));
     const char *key;
     json_t *value;
-    json_object_foreach((json_t *)wanted, key, value) {
+    json_object_foreach((json_t *)wanted, key, value)
+    {
         const json_t *old_value = json_object_get(stored, key);
         if (json_equal(old_value, value)) continue;
-        if (!allow_mixed_numerics || strcmp(key, LVP_NUMERIC_PATH) != 0) return field_differs(dir, key, old_value, value);
+        if (!allow_mixed_numerics || strcmp(key, LVP_NUMERIC_PATH) != 0)
+            return field_differs(dir, key, old_value, value);
         *mixed = true;
     }
-    json_object_foreach((json_t *)stored, key, value) {
-        if (strcmp(key, mixed_field) != 0 && json_object_get(wanted, key) == NULL) return field_differs(dir, key, value, NULL);
+    json_object_foreach((json_t *)stored, key, value)
+    {
+        if (strcmp(key, mixed_field) != 0 && json_object_get(wanted, key) == NULL)
+            return field_differs(dir, key, value, NULL);
     }
     return LVP_OK;
 }
@@ -69,8 +74,8 @@ enum lvp_status lvp_hashes_open(const char *dir, bool fresh, struct lvp_request_
     free(path);
     struct stat info;
     if (hashes->fd < 0 || fstat(hashes->fd, &info) != 0)
-        return lvp_fail(LVP_ERR_USAGE, "--output %s: %s cannot be opened: %s; use another folder or --overwrite", dir, LVP_HASHES_FILE,
-                        strerror(reason));
+        return lvp_fail(LVP_ERR_USAGE, "--output %s: %s cannot be opened: %s; use another folder or --overwrite", dir,
+                        LVP_HASHES_FILE, strerror(reason));
     hashes->n_stored = (uint64_t)info.st_size / sizeof(uint64_t); // a torn last one is written again
     hashes->window = malloc(HASH_WINDOW * sizeof *hashes->window);
     return hashes->window != NULL ? LVP_OK : lvp_fail(LVP_ERR_MEMORY, "--output %s: out of memory", dir);
@@ -95,7 +100,8 @@ enum lvp_status lvp_hashes_check(struct lvp_request_hashes *hashes, uint64_t ind
         if (index < hashes->first || index >= hashes->first + hashes->n) LVP_TRY(load_window(hashes, index));
         if (hashes->window[index - hashes->first] == hash) return LVP_OK;
         return lvp_fail(LVP_ERR_USAGE,
-                        "--output %s holds a run over other requests: number %llu, now \"%s\", has another id, prompt or image; use "
+                        "--output %s holds a run over other requests: number %llu, now \"%s\", has another id, prompt "
+                        "or image; use "
                         "the same input and prompts, another folder or --overwrite",
                         hashes->dir, (unsigned long long)index + 1, request->id);
     }

@@ -28,7 +28,10 @@ void lvp_text_append(struct lvp_text *text, const char *bytes, size_t n_bytes)
     text->length += n_bytes;
 }
 
-void lvp_text_puts(struct lvp_text *text, const char *string) { lvp_text_append(text, string, strlen(string)); }
+void lvp_text_puts(struct lvp_text *text, const char *string)
+{
+    lvp_text_append(text, string, strlen(string));
+}
 
 void lvp_text_int(struct lvp_text *text, int64_t value)
 {
@@ -54,7 +57,10 @@ int lvp_utf8_length(const char *bytes, size_t n_bytes)
     if (n_bytes == 0) return 0;
     unsigned char first = (unsigned char)bytes[0], low = 0x80, high = 0xbf;
     if (first < 0x80) return 1;
-    int length = first >= 0xc2 && first <= 0xdf ? 2 : first >= 0xe0 && first <= 0xef ? 3 : first >= 0xf0 && first <= 0xf4 ? 4 : 0;
+    int length = first >= 0xc2 && first <= 0xdf   ? 2
+                 : first >= 0xe0 && first <= 0xef ? 3
+                 : first >= 0xf0 && first <= 0xf4 ? 4
+                                                  : 0;
     if (first == 0xe0) low = 0xa0;
     if (first == 0xed) high = 0x9f; // no surrogates
     if (first == 0xf0) low = 0x90;

@@ -18,7 +18,8 @@ void lvp_text_free(struct lvp_text *text);
 void lvp_text_append(struct lvp_text *text, const char *bytes, size_t n_bytes);
 void lvp_text_puts(struct lvp_text *text, const char *string);
 void lvp_text_int(struct lvp_text *text, int64_t value);
-void lvp_text_float(struct lvp_text *text, float value); // %.9g, which reads back to the same float; null where not finite
+void lvp_text_float(struct lvp_text *text,
+                    float value); // %.9g, which reads back to the same float; null where not finite
 
 // A JSON string with its quotes. Control characters, " and \ are escaped, other UTF-8 stays; a byte that is not part of
 // valid UTF-8 becomes U+FFFD. NULL gives null.

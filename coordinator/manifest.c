@@ -29,14 +29,17 @@ struct lvp_manifest {
     char *label;                // the input as the user wrote it
     struct line *lines;         // [n_lines]
     size_t n_lines, max_lines;
-    uint64_t n_all;             // samples of the whole input
-    uint64_t count;             // of this run
+    uint64_t n_all; // samples of the whole input
+    uint64_t count; // of this run
     int shard, n_shards;
 };
 
 // --- One line ------------------------------------------------------------------------------------------------------
 
-static enum lvp_status out_of_memory(void) { return lvp_fail(LVP_ERR_MEMORY, "reading the input: out of memory"); }
+static enum lvp_status out_of_memory(void)
+{
+    return lvp_fail(LVP_ERR_MEMORY, "reading the input: out of memory");
+}
 
 // Bytes that are no UTF-8 are written as \xNN: an id has to be text, and must not merge two files.
 static char *to_utf8(const char *name)
@@ -74,13 +77,17 @@ static enum lvp_status set_bad_line(struct lvp_sample *sample, uint32_t number, 
     return LVP_OK;
 }
 
-static bool is_name(const json_t *value) { return json_is_string(value) && json_string_length(value) > 0; }
+static bool is_name(const json_t *value)
+{
+    return json_is_string(value) && json_string_length(value) > 0;
+}
 
 // What is wrong with the row's fields, NULL for nothing.
 static const char *row_fault(const json_t *row)
 {
     if (!json_is_object(row)) return "not a JSON object";
-    const json_t *image = json_object_get(row, "image"), *id = json_object_get(row, "id"), *prompt = json_object_get(row, "prompt");
+    const json_t *image = json_object_get(row, "image"), *id = json_object_get(row, "id"),
+                 *prompt = json_object_get(row, "prompt");
     if (image == NULL || json_is_null(image)) return "no \"image\"";
     if (json_is_array(image)) {
         if (json_array_size(image) == 0) return "\"image\" is an empty list";
@@ -89,7 +96,8 @@ static const char *row_fault(const json_t *row)
     } else if (!is_name(image)) {
         return "\"image\" must be a path or a list of paths";
     }
-    if (id != NULL && !json_is_null(id) && !json_is_integer(id) && !is_name(id)) return "\"id\" must be a text or a whole number";
+    if (id != NULL && !json_is_null(id) && !json_is_integer(id) && !is_name(id))
+        return "\"id\" must be a text or a whole number";
     if (prompt != NULL && !json_is_null(prompt) && !json_is_string(prompt)) return "\"prompt\" must be a text";
     return NULL;
 }
@@ -97,7 +105,8 @@ static const char *row_fault(const json_t *row)
 // Fills the sample from a row without faults; false when out of memory.
 static bool fill_sample(const struct lvp_manifest *manifest, json_t *row, struct lvp_sample *sample)
 {
-    const json_t *image = json_object_get(row, "image"), *id = json_object_get(row, "id"), *prompt = json_object_get(row, "prompt");
+    const json_t *image = json_object_get(row, "image"), *id = json_object_get(row, "id"),
+                 *prompt = json_object_get(row, "prompt");
     sample->image_list = json_is_array(image);
     size_t n = sample->image_list ? json_array_size(image) : 1;
     sample->images = calloc(n, sizeof *sample->images);
@@ -120,8 +129,8 @@ static bool fill_sample(const struct lvp_manifest *manifest, json_t *row, struct
     return sample->id != NULL && (sample->prompt != NULL || !json_is_string(prompt));
 }
 
-static enum lvp_status parse_line(const struct lvp_manifest *manifest, const char *bytes, size_t n_bytes, uint32_t number,
-                                  struct lvp_sample *sample)
+static enum lvp_status parse_line(const struct lvp_manifest *manifest, const char *bytes, size_t n_bytes,
+                                  uint32_t number, struct lvp_sample *sample)
 {
     *sample = (struct lvp_sample){0};
     if (n_bytes > MAX_LINE_BYTES) return set_bad_line(sample, number, "longer than 16 MiB");
@@ -144,7 +153,8 @@ static enum lvp_status parse_line(const struct lvp_manifest *manifest, const cha
     return status;
 }
 
-static enum lvp_status load_line(const struct lvp_manifest *manifest, const struct line *line, struct lvp_sample *sample)
+static enum lvp_status load_line(const struct lvp_manifest *manifest, const struct line *line,
+                                 struct lvp_sample *sample)
 {
     size_t n = line->length <= MAX_LINE_BYTES ? line->length : 0;
     char *bytes = malloc(n + 1);
@@ -271,11 +281,13 @@ static enum lvp_status compare_ids(const struct lvp_manifest *manifest, uint64_t
     enum lvp_status status = load_any(manifest, b, &second);
     if (status == LVP_OK && strcmp(first.id, second.id) == 0) {
         if (manifest->fd >= 0)
-            status = lvp_fail(LVP_ERR_USAGE, "--input %s: lines %u and %u have the same id \"%s\"; ids must be unique, give each line "
-                              "an \"id\" of its own", manifest->label, manifest->lines[a].number, manifest->lines[b].number, first.id);
+            status = lvp_fail(LVP_ERR_USAGE,
+                              "--input %s: lines %u and %u have the same id \"%s\"; ids must be unique, give each line "
+                              "an \"id\" of its own",
+                              manifest->label, manifest->lines[a].number, manifest->lines[b].number, first.id);
         else
-            status = lvp_fail(LVP_ERR_USAGE, "--input %s: the files %s and %s have the same id", manifest->label, first.paths[0],
-                              second.paths[0]);
+            status = lvp_fail(LVP_ERR_USAGE, "--input %s: the files %s and %s have the same id", manifest->label,
+                              first.paths[0], second.paths[0]);
     }
     lvp_sample_free(&first);
     lvp_sample_free(&second);
@@ -296,7 +308,8 @@ static enum lvp_status check_unique(const struct lvp_manifest *manifest)
     }
     qsort(hashes, n, sizeof *hashes, compare_hashes);
     for (uint64_t i = 1; i < n; i++)
-        if (hashes[i].hash == hashes[i - 1].hash) LVP_CHECK(compare_ids(manifest, hashes[i - 1].index, hashes[i].index));
+        if (hashes[i].hash == hashes[i - 1].hash)
+            LVP_CHECK(compare_ids(manifest, hashes[i - 1].index, hashes[i].index));
 fail:
     free(hashes);
     return status;
@@ -342,7 +355,8 @@ static char *root_of(const char *input, bool folder)
     return strndup(input, n == 1 && input[0] == '/' ? 0 : n);
 }
 
-enum lvp_status lvp_manifest_open(const char *input, const struct lvp_manifest_options *options, struct lvp_manifest **result)
+enum lvp_status lvp_manifest_open(const char *input, const struct lvp_manifest_options *options,
+                                  struct lvp_manifest **result)
 {
     struct stat info;
     if (stat(input, &info) != 0) {
@@ -351,8 +365,10 @@ enum lvp_status lvp_manifest_open(const char *input, const struct lvp_manifest_o
         return lvp_fail(LVP_ERR_USAGE, "--input %s: %s", input, strerror(errno));
     }
     bool folder = S_ISDIR(info.st_mode);
-    if (!folder && !S_ISREG(info.st_mode)) return lvp_fail(LVP_ERR_USAGE, "--input %s: neither a file nor a folder", input);
-    if (!folder && ends_in(input, ".tar")) return lvp_fail(LVP_ERR_USAGE, "--input %s: tar shards are not yet supported", input);
+    if (!folder && !S_ISREG(info.st_mode))
+        return lvp_fail(LVP_ERR_USAGE, "--input %s: neither a file nor a folder", input);
+    if (!folder && ends_in(input, ".tar"))
+        return lvp_fail(LVP_ERR_USAGE, "--input %s: tar shards are not yet supported", input);
 
     enum lvp_status status = LVP_OK;
     struct lvp_manifest *manifest = calloc(1, sizeof *manifest);
@@ -389,13 +405,17 @@ void lvp_manifest_close(struct lvp_manifest *manifest)
     free(manifest);
 }
 
-uint64_t lvp_manifest_count(const struct lvp_manifest *manifest) { return manifest->count; }
+uint64_t lvp_manifest_count(const struct lvp_manifest *manifest)
+{
+    return manifest->count;
+}
 
 enum lvp_status lvp_manifest_sample(const struct lvp_manifest *manifest, uint64_t index, struct lvp_sample *sample)
 {
     *sample = (struct lvp_sample){0};
-    if (index >= manifest->count) return lvp_fail(LVP_ERR_INTERNAL, "sample %llu of %llu", (unsigned long long)index,
-                                                  (unsigned long long)manifest->count);
+    if (index >= manifest->count)
+        return lvp_fail(LVP_ERR_INTERNAL, "sample %llu of %llu", (unsigned long long)index,
+                        (unsigned long long)manifest->count);
     return load_any(manifest, index * (uint64_t)manifest->n_shards + (uint64_t)manifest->shard, sample);
 }
 

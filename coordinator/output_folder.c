@@ -19,7 +19,10 @@ char *lvp_output_path(const char *dir, const char *name)
     return asprintf(&path, "%s/%s", dir, name) < 0 ? NULL : path;
 }
 
-static enum lvp_status out_of_memory(const char *dir) { return lvp_fail(LVP_ERR_MEMORY, "--output %s: out of memory", dir); }
+static enum lvp_status out_of_memory(const char *dir)
+{
+    return lvp_fail(LVP_ERR_MEMORY, "--output %s: out of memory", dir);
+}
 
 static enum lvp_status make_folders(const char *dir)
 {
@@ -43,7 +46,8 @@ static enum lvp_status locked_by_another(const char *dir, int fd)
     char holder[200] = "";
     ssize_t n = pread(fd, holder, sizeof holder - 1, 0);
     if (n > 0 && holder[n - 1] == '\n') holder[n - 1] = '\0';
-    return lvp_fail(LVP_ERR_USAGE, "--output %s: another run is writing there (%s); wait for it or choose another folder", dir,
+    return lvp_fail(LVP_ERR_USAGE,
+                    "--output %s: another run is writing there (%s); wait for it or choose another folder", dir,
                     n > 0 ? holder : "unknown");
 }
 
@@ -62,7 +66,8 @@ enum lvp_status lvp_output_lock(const char *dir, int *lock)
             (void)close(fd);
             return status;
         }
-        lvp_warn("--output %s: this file system has no locks (%s); take care that no other run writes there", dir, strerror(errno));
+        lvp_warn("--output %s: this file system has no locks (%s); take care that no other run writes there", dir,
+                 strerror(errno));
     }
     char host[64] = "", holder[160];
     (void)gethostname(host, sizeof host - 1);
@@ -89,7 +94,8 @@ enum lvp_status lvp_output_remove(const char *dir, const char *name)
     char *path = lvp_output_path(dir, name);
     if (path == NULL) return out_of_memory(dir);
     enum lvp_status status = LVP_OK;
-    if (unlink(path) != 0 && errno != ENOENT) status = lvp_fail(LVP_ERR_IO, "%s cannot be removed: %s", path, strerror(errno));
+    if (unlink(path) != 0 && errno != ENOENT)
+        status = lvp_fail(LVP_ERR_IO, "%s cannot be removed: %s", path, strerror(errno));
     free(path);
     return status;
 }

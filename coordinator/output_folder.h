@@ -11,13 +11,14 @@
 // "DIR/NAME", malloc'ed; NULL when out of memory.
 char *lvp_output_path(const char *dir, const char *name);
 
-// Makes the folder (and its parents) and locks it against another run until the descriptor is closed, which the end of the
-// process does as well. LVP_ERR_USAGE when it cannot be written to or another run holds it.
+// Makes the folder (and its parents) and locks it against another run until the descriptor is closed, which the end of
+// the process does as well. LVP_ERR_USAGE when it cannot be written to or another run holds it.
 enum lvp_status lvp_output_lock(const char *dir, int *lock) LVP_MUST_CHECK;
 
 bool lvp_output_exists(const char *dir, const char *name);
 enum lvp_status lvp_output_remove(const char *dir, const char *name) LVP_MUST_CHECK; // absent is fine
-enum lvp_status lvp_output_rename(const char *dir, const char *from, const char *to) LVP_MUST_CHECK; // and syncs the folder
+enum lvp_status lvp_output_rename(const char *dir, const char *from,
+                                  const char *to) LVP_MUST_CHECK; // and syncs the folder
 
 enum lvp_status lvp_output_sync(const char *dir) LVP_MUST_CHECK; // the folder's entries; LVP_ERR_IO
 

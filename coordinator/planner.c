@@ -10,7 +10,8 @@ static double stage_seconds(const struct lvp_planner_input *input, int stage, co
     double sent = (double)(cost->prefill_out.payload + cost->prefill_out.framing) +
                   steps * (double)(cost->decode_out.payload + cost->decode_out.framing);
     double read = steps * ((double)cost->decode_weight_bytes / input->sequences + (double)cost->kv_bytes);
-    return (cost->prefill_flops + cost->decode_flops) / device->flops + read / device->memory_rate + sent / device->link_rate;
+    return (cost->prefill_flops + cost->decode_flops) / device->flops + read / device->memory_rate +
+           sent / device->link_rate;
 }
 
 static int64_t stage_memory(const struct lvp_planner_input *input, const struct lvp_block_cost *cost)
@@ -52,15 +53,15 @@ static struct lvp_block_cost range_of(const struct tables *t, int first, int end
     return cost;
 }
 
-// What is added up once the slowest stage is settled: bytes sent, and far below one byte the squared load, which evens out
-// stages that differ in nothing else.
+// What is added up once the slowest stage is settled: bytes sent, and far below one byte the squared load, which evens
+// out stages that differ in nothing else.
 static double second_aim(const struct lvp_block_cost *cost, double load)
 {
     return (double)cost->prefill_out.payload + (double)cost->decode_out.payload + load * load / 1000;
 }
 
-// Fills the tables. Without a bound, the value is the slowest stage's seconds; with one, the second aim of partitions whose
-// stages all stay within it. Returns the value of the whole chain, INFINITY when there is none.
+// Fills the tables. Without a bound, the value is the slowest stage's seconds; with one, the second aim of partitions
+// whose stages all stay within it. Returns the value of the whole chain, INFINITY when there is none.
 static double solve(struct tables *t, double bound)
 {
     const struct lvp_planner_input *in = t->input;
@@ -130,15 +131,17 @@ static enum lvp_status no_partition(const struct tables *t)
     int most = 0;
     for (int b = 1; b <= t->n_blocks; b++) most += t->allowed[b] ? 1 : 0;
     if (t->input->n_stages > most)
-        return lvp_fail(LVP_ERR_USAGE, "--stages %d: this model can be cut into %d stages at most", t->input->n_stages, most);
+        return lvp_fail(LVP_ERR_USAGE, "--stages %d: this model can be cut into %d stages at most", t->input->n_stages,
+                        most);
     int64_t largest = 0;
     for (int s = 0; s < t->input->n_stages; s++)
         if (t->input->devices[s].memory > largest) largest = t->input->devices[s].memory;
-    return lvp_fail(LVP_ERR_USAGE,
-                    "no partition into %d stages fits: the model needs %.2f GB with the KV cache of %d sequences, the largest "
-                    "device has %.2f GB; use more stages or fewer sequences",
-                    t->input->n_stages, (double)stage_memory(t->input, &t->prefix[t->n_blocks]) / 1e9, t->input->sequences,
-                    (double)largest / 1e9);
+    return lvp_fail(
+        LVP_ERR_USAGE,
+        "no partition into %d stages fits: the model needs %.2f GB with the KV cache of %d sequences, the largest "
+        "device has %.2f GB; use more stages or fewer sequences",
+        t->input->n_stages, (double)stage_memory(t->input, &t->prefix[t->n_blocks]) / 1e9, t->input->sequences,
+        (double)largest / 1e9);
 }
 
 enum lvp_status lvp_plan_partition(const struct lvp_planner_input *input, struct lvp_partition *partition)

@@ -1,5 +1,6 @@
-// Where to cut the chain of blocks: the partition whose slowest stage takes the least time per request, each stage within
-// its device's memory; among equals, the one that sends the fewest bytes. Exact (dynamic programming over the chain).
+// Where to cut the chain of blocks: the partition whose slowest stage takes the least time per request, each stage
+// within its device's memory; among equals, the one that sends the fewest bytes. Exact (dynamic programming over the
+// chain).
 #ifndef LVP_COORDINATOR_PLANNER_H
 #define LVP_COORDINATOR_PLANNER_H
 
@@ -7,10 +8,10 @@
 
 // What the device of a stage can do.
 struct lvp_device {
-    double flops;        // FLOP/s of large matrix products
-    double memory_rate;  // bytes/s of reading weights and KV
-    double link_rate;    // bytes/s towards the next stage
-    int64_t memory;      // bytes for weights and KV; 0: no limit
+    double flops;       // FLOP/s of large matrix products
+    double memory_rate; // bytes/s of reading weights and KV
+    double link_rate;   // bytes/s towards the next stage
+    int64_t memory;     // bytes for weights and KV; 0: no limit
 };
 
 // Two cores of a present-day server with AVX2 and a 10 Gbit/s network.
@@ -30,10 +31,11 @@ struct lvp_planner_input {
 
 // LVP_ERR_USAGE when the chain cannot be cut into n_stages, or no partition fits the memory (the text says how much the
 // model needs).
-enum lvp_status lvp_plan_partition(const struct lvp_planner_input *input, struct lvp_partition *partition) LVP_MUST_CHECK;
+enum lvp_status lvp_plan_partition(const struct lvp_planner_input *input,
+                                   struct lvp_partition *partition) LVP_MUST_CHECK;
 
-// Seconds that blocks first..end-1 take of the device of `stage` per request: compute, weights and KV read by decode, and
-// sending over the cut behind them.
+// Seconds that blocks first..end-1 take of the device of `stage` per request: compute, weights and KV read by decode,
+// and sending over the cut behind them.
 double lvp_stage_seconds(const struct lvp_planner_input *input, int stage, int first, int end);
 
 // Bytes that blocks first..end-1 hold on a device: weights, and KV of every sequence in flight.

@@ -33,13 +33,15 @@ static int append_duration(double seconds, char *text, size_t size)
     return snprintf(text, size, ", %.1f days left", seconds / 86400);
 }
 
-const char *lvp_progress_text(const struct lvp_progress *progress, uint64_t done, uint64_t failed, double seconds, char *text,
-                              size_t size)
+const char *lvp_progress_text(const struct lvp_progress *progress, uint64_t done, uint64_t failed, double seconds,
+                              char *text, size_t size)
 {
     double share = progress->total > 0 ? (double)done / (double)progress->total : 1;
     // Rounded down: 100 % means all.
-    int n = snprintf(text, size, "%llu/%llu (%d %%)", (unsigned long long)done, (unsigned long long)progress->total, (int)(100 * share));
-    if (failed > 0 && n > 0 && (size_t)n < size) n += snprintf(text + n, size - (size_t)n, ", %llu failed", (unsigned long long)failed);
+    int n = snprintf(text, size, "%llu/%llu (%d %%)", (unsigned long long)done, (unsigned long long)progress->total,
+                     (int)(100 * share));
+    if (failed > 0 && n > 0 && (size_t)n < size)
+        n += snprintf(text + n, size - (size_t)n, ", %llu failed", (unsigned long long)failed);
     uint64_t fresh = done > progress->resumed ? done - progress->resumed : 0;
     if (fresh == 0 || seconds <= 0) return text;
     double rate = (double)fresh / seconds;
@@ -87,7 +89,8 @@ void lvp_progress_update(struct lvp_progress *progress, uint64_t done, uint64_t 
 {
     if (progress->quiet) return;
     double now = now_seconds();
-    if (progress->last_drawn >= 0 && now - progress->last_drawn < (progress->terminal ? bar_seconds : line_seconds)) return;
+    if (progress->last_drawn >= 0 && now - progress->last_drawn < (progress->terminal ? bar_seconds : line_seconds))
+        return;
     progress->last_drawn = now;
     char text[128];
     (void)lvp_progress_text(progress, done, failed, now - progress->started, text, sizeof text);

@@ -8,12 +8,12 @@
 #include <stdint.h>
 
 struct lvp_progress {
-    uint64_t total;      // requests of the run
-    uint64_t resumed;    // finished before this run began: they count as done, not as speed
+    uint64_t total;   // requests of the run
+    uint64_t resumed; // finished before this run began: they count as done, not as speed
     bool quiet, terminal;
-    double started;      // monotonic seconds
-    double last_drawn;   // negative: never
-    int drawn_width;     // columns of the bar on the terminal now
+    double started;    // monotonic seconds
+    double last_drawn; // negative: never
+    int drawn_width;   // columns of the bar on the terminal now
 };
 
 // `quiet` (-q): nothing is ever printed.
@@ -30,7 +30,7 @@ void lvp_progress_finish(struct lvp_progress *progress, uint64_t done, uint64_t 
 
 // "120/5000 (2 %), 3 failed, 1.52 images/s, 53 min left": the text behind both, `seconds` after the start. Failures and
 // times that are not known are left out. Returns `text`.
-const char *lvp_progress_text(const struct lvp_progress *progress, uint64_t done, uint64_t failed, double seconds, char *text,
-                              size_t size);
+const char *lvp_progress_text(const struct lvp_progress *progress, uint64_t done, uint64_t failed, double seconds,
+                              char *text, size_t size);
 
 #endif

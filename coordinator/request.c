@@ -68,7 +68,8 @@ enum lvp_status lvp_prompt_fill(const char *template_text, const struct lvp_samp
         if (end != NULL && *end == '}') {
             if (!append_field(sample, at + 1, (size_t)(end - at - 1), &filled)) {
                 lvp_sample_error_set(error, LVP_SAMPLE_PROMPT_FIELD_MISSING,
-                                     "the input row has no field \"%.*s\" (write {{ for a brace)", (int)(end - at - 1), at + 1);
+                                     "the input row has no field \"%.*s\" (write {{ for a brace)", (int)(end - at - 1),
+                                     at + 1);
                 lvp_text_free(&filled);
                 return LVP_OK;
             }
@@ -96,7 +97,8 @@ enum lvp_status lvp_prompt_check(const char *template_text)
         }
         const char *end = strpbrk(at + 1, "{}");
         if (end == NULL || *end != '}' || end == at + 1)
-            return lvp_fail(LVP_ERR_USAGE, "--prompt \"%s\": a { without a name and a closing }; write {{ for a brace", template_text);
+            return lvp_fail(LVP_ERR_USAGE, "--prompt \"%s\": a { without a name and a closing }; write {{ for a brace",
+                            template_text);
         at = end + 1;
     }
     return LVP_OK;
@@ -115,7 +117,9 @@ static enum lvp_status set_prompt(const struct lvp_requests *requests, int k, st
     if (request->error.code == LVP_SAMPLE_OK && requests->n_prompts > 0)
         LVP_TRY(lvp_prompt_fill(requests->prompts[k], sample, &request->prompt, &request->error));
     if (request->prompt != NULL) return LVP_OK;
-    const char *text = request->error.code != LVP_SAMPLE_OK ? "" : sample->prompt != NULL ? sample->prompt : LVP_DEFAULT_PROMPT;
+    const char *text = request->error.code != LVP_SAMPLE_OK ? ""
+                       : sample->prompt != NULL             ? sample->prompt
+                                                            : LVP_DEFAULT_PROMPT;
     request->prompt = strdup(text);
     return request->prompt != NULL ? LVP_OK : lvp_fail(LVP_ERR_MEMORY, "a request: out of memory");
 }
@@ -127,7 +131,8 @@ enum lvp_status lvp_request_load(const struct lvp_requests *requests, uint64_t i
     enum lvp_status status = LVP_OK;
     *request = (struct lvp_request){0};
     LVP_CHECK(lvp_manifest_sample(requests->manifest, index / per_sample, &request->sample));
-    int n = per_sample > 1 ? asprintf(&request->id, "%s#%d", request->sample.id, k) : asprintf(&request->id, "%s", request->sample.id);
+    int n = per_sample > 1 ? asprintf(&request->id, "%s#%d", request->sample.id, k)
+                           : asprintf(&request->id, "%s", request->sample.id);
     if (n < 0) {
         request->id = NULL;
         status = lvp_fail(LVP_ERR_MEMORY, "a request: out of memory");

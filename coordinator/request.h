@@ -35,15 +35,16 @@ struct lvp_requests {
 
 struct lvp_request {
     struct lvp_sample sample;
-    char *id;     // the sample's, with #k for prompt k where there are several
-    char *prompt; // TEXT with its placeholders filled; "" for a request that has an error
+    char *id;                      // the sample's, with #k for prompt k where there are several
+    char *prompt;                  // TEXT with its placeholders filled; "" for a request that has an error
     struct lvp_sample_error error; // bad line, prompt_field_missing: reported instead of run
 };
 
 uint64_t lvp_request_count(const struct lvp_requests *requests);
 
 // LVP_ERR_IO when the manifest cannot be read any more. `request` is to be freed after LVP_OK.
-enum lvp_status lvp_request_load(const struct lvp_requests *requests, uint64_t index, struct lvp_request *request) LVP_MUST_CHECK;
+enum lvp_status lvp_request_load(const struct lvp_requests *requests, uint64_t index,
+                                 struct lvp_request *request) LVP_MUST_CHECK;
 void lvp_request_free(struct lvp_request *request); // safe on a zeroed one
 
 // Hash of id, prompt and images: what must be the same for a run to be resumed.

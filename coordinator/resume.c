@@ -14,7 +14,8 @@ enum lvp_status lvp_row_reader_open(const char *dir, const char *name, struct lv
     if (path == NULL) return lvp_fail(LVP_ERR_MEMORY, "--output %s: out of memory", dir);
     reader->file = fopen(path, "re");
     enum lvp_status status = LVP_OK;
-    if (reader->file == NULL && errno != ENOENT) status = lvp_fail(LVP_ERR_IO, "%s cannot be read: %s", path, strerror(errno));
+    if (reader->file == NULL && errno != ENOENT)
+        status = lvp_fail(LVP_ERR_IO, "%s cannot be read: %s", path, strerror(errno));
     free(path);
     lvp_row_reader_next(reader);
     return status;
@@ -32,7 +33,8 @@ void lvp_row_reader_close(struct lvp_row_reader *reader)
     *reader = (struct lvp_row_reader){.length = -1};
 }
 
-enum lvp_status lvp_resume_open(const char *dir, const char *captions_name, const char *errors_name, struct lvp_resume *resume)
+enum lvp_status lvp_resume_open(const char *dir, const char *captions_name, const char *errors_name,
+                                struct lvp_resume *resume)
 {
     *resume = (struct lvp_resume){.captions.length = -1, .errors.length = -1};
     LVP_TRY(lvp_row_reader_open(dir, captions_name, &resume->captions));

@@ -1,6 +1,7 @@
 // Which requests an earlier run has finished, read back from its two files. Both hold rows in request order, and every
-// request has a row in exactly one of them; so walking the requests and looking at the next row of each file tells how far
-// the run came. What does not fit any more (a torn row, rows after one that was lost) is cut off and computed again.
+// request has a row in exactly one of them; so walking the requests and looking at the next row of each file tells how
+// far the run came. What does not fit any more (a torn row, rows after one that was lost) is cut off and computed
+// again.
 #ifndef LVP_COORDINATOR_RESUME_H
 #define LVP_COORDINATOR_RESUME_H
 
@@ -14,9 +15,9 @@
 // Reads the rows of a file one by one. Zeroed: a file without rows.
 struct lvp_row_reader {
     FILE *file;
-    char *row;       // the row at hand, with its newline; owned
+    char *row; // the row at hand, with its newline; owned
     size_t capacity;
-    ssize_t length;  // of the row; -1 after the last
+    ssize_t length; // of the row; -1 after the last
 };
 
 // A file that does not exist has no rows. LVP_ERR_IO when it cannot be read. Stands on the first row.
@@ -26,10 +27,10 @@ void lvp_row_reader_close(struct lvp_row_reader *reader);
 
 struct lvp_resume {
     struct lvp_row_reader captions, errors;
-    struct lvp_text start;     // scratch
-    uint64_t n_done;           // requests 0..n_done-1 are finished
-    uint64_t n_failed;         // of them, in errors
-    unsigned char *failed;     // bit i: request i is in errors; [n_done] bits, owned
+    struct lvp_text start; // scratch
+    uint64_t n_done;       // requests 0..n_done-1 are finished
+    uint64_t n_failed;     // of them, in errors
+    unsigned char *failed; // bit i: request i is in errors; [n_done] bits, owned
     size_t failed_bytes;
     uint64_t captions_bytes, errors_bytes; // what is kept of each file
     bool ended;
@@ -41,6 +42,9 @@ enum lvp_status lvp_resume_open(const char *dir, const char *captions_name, cons
 enum lvp_status lvp_resume_step(struct lvp_resume *resume, const char *id) LVP_MUST_CHECK;
 void lvp_resume_close(struct lvp_resume *resume);
 
-static inline bool lvp_resume_failed(const struct lvp_resume *resume, uint64_t i) { return (resume->failed[i / 8] >> (i % 8) & 1) != 0; }
+static inline bool lvp_resume_failed(const struct lvp_resume *resume, uint64_t i)
+{
+    return (resume->failed[i / 8] >> (i % 8) & 1) != 0;
+}
 
 #endif

@@ -59,7 +59,8 @@ void lvp_caption_row(const struct lvp_request *request, const struct lvp_caption
     lvp_text_puts(row, "}\n");
 }
 
-void lvp_error_row(const struct lvp_request *request, const struct lvp_sample_error *error, int attempts, struct lvp_text *row)
+void lvp_error_row(const struct lvp_request *request, const struct lvp_sample_error *error, int attempts,
+                   struct lvp_text *row)
 {
     lvp_row_start(request->id, row);
     append_image(&request->sample, row);

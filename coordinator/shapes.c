@@ -11,8 +11,9 @@
 static const struct {
     const char *name, *config;
 } shapes[] = {
-    {"llava-1.5-7b", "{\"text_config\": {\"vocab_size\": 32064, \"max_position_embeddings\": 4096, \"rms_norm_eps\": 1e-5},"
-                     " \"torch_dtype\": \"float16\"}"},
+    {"llava-1.5-7b",
+     "{\"text_config\": {\"vocab_size\": 32064, \"max_position_embeddings\": 4096, \"rms_norm_eps\": 1e-5},"
+     " \"torch_dtype\": \"float16\"}"},
     {"llava-1.5-13b", "{\"text_config\": {\"vocab_size\": 32064, \"hidden_size\": 5120, \"intermediate_size\": 13824,"
                       " \"num_hidden_layers\": 40, \"num_attention_heads\": 40, \"num_key_value_heads\": 40,"
                       " \"max_position_embeddings\": 4096, \"rms_norm_eps\": 1e-5}, \"torch_dtype\": \"float16\"}"},
@@ -41,7 +42,8 @@ static enum lvp_status shape_from_json(const char *name, json_t *root, struct lv
     char image[256];
     int size = image_size_of(root);
     (void)snprintf(image, sizeof image, image_format, size, size, size);
-    if (json_object_get(root, "model_type") == NULL && json_object_set_new(root, "model_type", json_string("llava")) != 0) {
+    if (json_object_get(root, "model_type") == NULL &&
+        json_object_set_new(root, "model_type", json_string("llava")) != 0) {
         json_decref(root);
         return lvp_fail(LVP_ERR_MODEL, "%s: not a JSON object", name);
     }

@@ -1,5 +1,5 @@
-// llava-1.5-7b and a small model as the cost and planner tests use them; written out here, so that the built-in shapes are
-// not their own witness.
+// llava-1.5-7b and a small model as the cost and planner tests use them; written out here, so that the built-in shapes
+// are not their own witness.
 #ifndef LVP_TESTS_SHAPES_FOR_TESTS_H
 #define LVP_TESTS_SHAPES_FOR_TESTS_H
 

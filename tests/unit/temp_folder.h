@@ -40,7 +40,10 @@ static inline void temp_write_bytes(const char *name, const void *bytes, size_t 
     if (file == NULL || fwrite(bytes, 1, n_bytes, file) != n_bytes || fclose(file) != 0) abort();
 }
 
-static inline void temp_write(const char *name, const char *text) { temp_write_bytes(name, text, strlen(text)); }
+static inline void temp_write(const char *name, const char *text)
+{
+    temp_write_bytes(name, text, strlen(text));
+}
 
 // The file's bytes with a NUL behind them, malloc'ed; NULL when there is none. *n_bytes may be NULL.
 static inline char *temp_read(const char *name, size_t *n_bytes)

@@ -11,6 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
+// cmocka.h needs those above.
 #include <cmocka.h>
 
 static struct lvp_workload workload(const struct lvp_model_config *config, const char *keep)
@@ -32,7 +33,8 @@ static void test_paper_flops(void **state)
 {
     (void)state;
     struct lvp_model_config config = test_llava_7b();
-    // arXiv 2501.13652, the main table: 8.38, 3.97, 3.18, 2.79 TFLOPs; its rounding of the counts differs by up to 0.02.
+    // arXiv 2501.13652, the main table: 8.38, 3.97, 3.18, 2.79 TFLOPs; its rounding of the counts differs by up to
+    // 0.02.
     struct lvp_workload w = workload(&config, NULL);
     expect_near(lvp_paper_flops(&w) / 1e12, 8.375, 8.385);
     w = workload(&config, "0.6");
@@ -129,7 +131,8 @@ static void test_ranges_add_up(void **state)
     struct lvp_model_config config = test_llava_7b();
     struct lvp_workload w = workload(&config, "0.5");
     int n = lvp_block_count(&config), cut = 34;
-    struct lvp_block_cost all = lvp_range_cost(&w, 0, n), a = lvp_range_cost(&w, 0, cut), b = lvp_range_cost(&w, cut, n);
+    struct lvp_block_cost all = lvp_range_cost(&w, 0, n), a = lvp_range_cost(&w, 0, cut),
+                          b = lvp_range_cost(&w, cut, n);
     assert_int_equal(all.weight_bytes, a.weight_bytes + b.weight_bytes);
     assert_int_equal(all.kv_bytes, a.kv_bytes + b.kv_bytes);
     assert_true(fabs(all.prefill_flops - a.prefill_flops - b.prefill_flops) < 1e6);
@@ -154,7 +157,8 @@ static void test_shapes(void **state)
 
     char path[] = "/tmp/lvp_shape_XXXXXX.json";
     int fd = mkstemps(path, 5);
-    const char text[] = "{\"text_config\": {\"num_hidden_layers\": 8, \"vocab_size\": 512}, \"vision_feature_layer\": -1}";
+    const char text[] =
+        "{\"text_config\": {\"num_hidden_layers\": 8, \"vocab_size\": 512}, \"vision_feature_layer\": -1}";
     assert_int_equal(write(fd, text, strlen(text)), strlen(text));
     assert_int_equal(lvp_shape_load(path, &config), LVP_OK);
     assert_int_equal(lvp_block_count(&config), 24 + 8 + 4);
@@ -174,9 +178,13 @@ static void test_shapes(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_paper_flops),      cmocka_unit_test(test_module_weights),
-        cmocka_unit_test(test_bytes_over_a_cut), cmocka_unit_test(test_kv_bytes),
-        cmocka_unit_test(test_attention_is_counted_by_pairs), cmocka_unit_test(test_ranges_add_up), cmocka_unit_test(test_shapes),
+        cmocka_unit_test(test_paper_flops),
+        cmocka_unit_test(test_module_weights),
+        cmocka_unit_test(test_bytes_over_a_cut),
+        cmocka_unit_test(test_kv_bytes),
+        cmocka_unit_test(test_attention_is_counted_by_pairs),
+        cmocka_unit_test(test_ranges_add_up),
+        cmocka_unit_test(test_shapes),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -6,6 +6,7 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <unistd.h>
+// cmocka.h needs those above.
 #include <cmocka.h>
 
 static const struct lvp_manifest_options all = {.limit = -1};
@@ -22,7 +23,8 @@ static void expect_usage(const char *name, const char *part, const char *other_p
 {
     struct lvp_manifest *manifest = NULL;
     assert_int_equal(lvp_manifest_open(temp_path(name), &all, &manifest), LVP_ERR_USAGE);
-    if (strstr(lvp_error_text(), part) == NULL || strstr(lvp_error_text(), other_part) == NULL) fail_msg("%s", lvp_error_text());
+    if (strstr(lvp_error_text(), part) == NULL || strstr(lvp_error_text(), other_part) == NULL)
+        fail_msg("%s", lvp_error_text());
     lvp_error_clear();
 }
 
@@ -36,8 +38,9 @@ static void expect_ids(struct lvp_manifest *manifest, const char *const *ids, si
         lvp_sample_free(&sample);
     }
 }
-#define EXPECT_IDS(manifest, ...) \
-    expect_ids(manifest, (const char *const[]){__VA_ARGS__}, sizeof((const char *const[]){__VA_ARGS__}) / sizeof(char *))
+#define EXPECT_IDS(manifest, ...)                                                                                      \
+    expect_ids(manifest, (const char *const[]){__VA_ARGS__},                                                           \
+               sizeof((const char *const[]){__VA_ARGS__}) / sizeof(char *))
 
 static void test_folder(void **state)
 {
@@ -45,16 +48,17 @@ static void test_folder(void **state)
     assert_int_equal(mkdir(temp_path("b"), 0755), 0);
     assert_int_equal(mkdir(temp_path("b/deep"), 0755), 0);
     assert_int_equal(mkdir(temp_path("empty.png"), 0755), 0);
-    const char *const names[] = {"b.jpg", "a.JPEG", "Z.png", "b/deep/x.webp", "b/1.jpg", "b/10.jpg", "b/2.jpg", "note.txt", "c.gif", ".png"};
+    const char *const names[] = {"b.jpg",    "a.JPEG",  "Z.png",    "b/deep/x.webp", "b/1.jpg",
+                                 "b/10.jpg", "b/2.jpg", "note.txt", "c.gif",         ".png"};
     for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) temp_write(names[i], "x");
-    temp_write("\xff\xc3\xa9.jpg", "x"); // a byte that is no UTF-8, then one that is
+    temp_write("\xff\xc3\xa9.jpg", "x");                            // a byte that is no UTF-8, then one that is
     assert_int_equal(symlink("..", temp_path("b/up")), 0);          // a cycle
     assert_int_equal(symlink("b/1.jpg", temp_path("link.jpg")), 0); // a file
     assert_int_equal(symlink("gone", temp_path("dangling.png")), 0);
     assert_int_equal(mkfifo(temp_path("pipe.jpg"), 0600), 0);
     struct lvp_manifest *manifest = open_ok(temp_folder, &all);
-    EXPECT_IDS(manifest, "Z.png", "a.JPEG", "b.jpg", "b/1.jpg", "b/10.jpg", "b/2.jpg", "b/deep/x.webp", "dangling.png", "link.jpg",
-               "\\xff\xc3\xa9.jpg");
+    EXPECT_IDS(manifest, "Z.png", "a.JPEG", "b.jpg", "b/1.jpg", "b/10.jpg", "b/2.jpg", "b/deep/x.webp", "dangling.png",
+               "link.jpg", "\\xff\xc3\xa9.jpg");
     struct lvp_sample sample;
     assert_int_equal(lvp_manifest_sample(manifest, 9, &sample), LVP_OK);
     assert_int_equal(access(sample.paths[0], F_OK), 0); // the path keeps the file system's bytes
@@ -72,8 +76,10 @@ static void test_folder(void **state)
 static void test_shard_and_limit(void **state)
 {
     (void)state;
-    temp_write("m.jsonl", "{\"image\":\"0\"}\n{\"image\":\"1\"}\n{\"image\":\"2\"}\n{\"image\":\"3\"}\n{\"image\":\"4\"}\n");
-    struct lvp_manifest *manifest = open_ok("m.jsonl", &(struct lvp_manifest_options){.limit = -1, .shard = 1, .n_shards = 2});
+    temp_write("m.jsonl",
+               "{\"image\":\"0\"}\n{\"image\":\"1\"}\n{\"image\":\"2\"}\n{\"image\":\"3\"}\n{\"image\":\"4\"}\n");
+    struct lvp_manifest *manifest =
+        open_ok("m.jsonl", &(struct lvp_manifest_options){.limit = -1, .shard = 1, .n_shards = 2});
     EXPECT_IDS(manifest, "1", "3");
     lvp_manifest_close(manifest);
     manifest = open_ok("m.jsonl", &(struct lvp_manifest_options){.limit = 2, .shard = 0, .n_shards = 2});
@@ -111,7 +117,8 @@ static void test_jsonl(void **state)
                           "{\"image\":\"\xff.jpg\"}\n"
                           "{\"image\":\"sub/d.jpg\"}"); // no newline
     struct lvp_manifest *manifest = open_ok("m.jsonl", &all);
-    EXPECT_IDS(manifest, "one", "42", "line-5", "line-6", "line-7", "line-8", "line-9", "line-10", "line-11", "sub/d.jpg");
+    EXPECT_IDS(manifest, "one", "42", "line-5", "line-6", "line-7", "line-8", "line-9", "line-10", "line-11",
+               "sub/d.jpg");
     struct lvp_sample sample;
     assert_int_equal(lvp_manifest_sample(manifest, 0, &sample), LVP_OK);
     assert_string_equal(sample.prompt, "What?");
@@ -180,7 +187,8 @@ static void expect_filled(const struct lvp_sample *sample, const char *template_
 static void test_prompt_fill(void **state)
 {
     (void)state;
-    temp_write("m.jsonl", "{\"image\":\"a.jpg\",\"id\":\"one\",\"name\":\"Ann \\\"{x}\\\"\",\"n\":3,\"r\":0.1,\"t\":true,\"none\":null,\"l\":[1,\"b\"]}\n");
+    temp_write("m.jsonl", "{\"image\":\"a.jpg\",\"id\":\"one\",\"name\":\"Ann "
+                          "\\\"{x}\\\"\",\"n\":3,\"r\":0.1,\"t\":true,\"none\":null,\"l\":[1,\"b\"]}\n");
     struct lvp_manifest *manifest = open_ok("m.jsonl", &all);
     struct lvp_sample sample;
     assert_int_equal(lvp_manifest_sample(manifest, 0, &sample), LVP_OK);
@@ -202,7 +210,8 @@ static void test_prompt_fill(void **state)
     }
 }
 
-static void expect_request(const struct lvp_requests *requests, uint64_t i, const char *id, const char *prompt, int error)
+static void expect_request(const struct lvp_requests *requests, uint64_t i, const char *id, const char *prompt,
+                           int error)
 {
     struct lvp_request request;
     assert_int_equal(lvp_request_load(requests, i, &request), LVP_OK);

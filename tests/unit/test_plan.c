@@ -7,14 +7,16 @@
 #include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
-// cmocka.h needs the four above.
+// cmocka.h needs those above.
 #include <cmocka.h>
 
 static struct lvp_model_config llava_7b(void)
 {
     struct lvp_model_config config = {.feature_layers = {23}, .n_feature_layers = 1};
-    config.vision = (struct lvp_vision_config){.hidden = 1024, .layers = 24, .heads = 16, .mlp = 4096, .image_size = 336, .patch_size = 14};
-    config.text = (struct lvp_text_config){.vocab = 32064, .hidden = 4096, .layers = 32, .heads = 32, .kv_heads = 32, .head_dim = 128, .mlp = 11008};
+    config.vision = (struct lvp_vision_config){
+        .hidden = 1024, .layers = 24, .heads = 16, .mlp = 4096, .image_size = 336, .patch_size = 14};
+    config.text = (struct lvp_text_config){
+        .vocab = 32064, .hidden = 4096, .layers = 32, .heads = 32, .kv_heads = 32, .head_dim = 128, .mlp = 11008};
     return config;
 }
 

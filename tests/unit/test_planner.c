@@ -8,6 +8,7 @@
 #include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
+// cmocka.h needs those above.
 #include <cmocka.h>
 
 static struct lvp_workload workload(const struct lvp_model_config *config, const char *keep)
@@ -24,7 +25,8 @@ static double slowest(const struct lvp_planner_input *input, const struct lvp_pa
 {
     double worst = 0;
     for (int s = 0; s < p->n_stages; s++) {
-        if (input->devices[s].memory > 0 && lvp_stage_memory(input, p->first[s], p->first[s + 1]) > input->devices[s].memory)
+        if (input->devices[s].memory > 0 &&
+            lvp_stage_memory(input, p->first[s], p->first[s + 1]) > input->devices[s].memory)
             return INFINITY;
         worst = fmax(worst, lvp_stage_seconds(input, s, p->first[s], p->first[s + 1]));
     }
@@ -154,8 +156,10 @@ static void test_slow_link_cuts_after_a_prune_point(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_equals_exhaustive_search), cmocka_unit_test(test_features_of_several_layers),
-        cmocka_unit_test(test_balances_by_cost),         cmocka_unit_test(test_slow_link_cuts_after_a_prune_point),
+        cmocka_unit_test(test_equals_exhaustive_search),
+        cmocka_unit_test(test_features_of_several_layers),
+        cmocka_unit_test(test_balances_by_cost),
+        cmocka_unit_test(test_slow_link_cuts_after_a_prune_point),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -5,9 +5,11 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <string.h>
+// cmocka.h needs those above.
 #include <cmocka.h>
 
-static void expect(uint64_t total, uint64_t resumed, uint64_t done, uint64_t failed, double seconds, const char *expected)
+static void expect(uint64_t total, uint64_t resumed, uint64_t done, uint64_t failed, double seconds,
+                   const char *expected)
 {
     struct lvp_progress progress;
     char text[128];
