@@ -142,6 +142,7 @@ static float round_to(enum lvp_dtype dtype, float value)
 // Values [first, first + n) of a tensor as 32-bit words of the packed dtype; bf16 in pairs, the last padded with 0.
 static int to_words(const struct lvp_tensor_view *tensor, size_t first, int n, enum lvp_dtype dtype, uint32_t *words)
 {
+    if (n < 1) return 0; // never; without it GCC 12 with sanitizers warns of a negative size
     const char *from = (const char *)tensor->data + first * lvp_dtype_size(tensor->dtype);
     if (dtype == LVP_F32) {
         float values[PACK_CHUNK];

@@ -237,19 +237,18 @@ static void unpack_pages(const struct tile *tile, int first, int n_slots, bool k
 static void transpose_keys(const float *const k[4], int head_dim, float *to)
 {
     typedef float v4 __attribute__((vector_size(16)));
-    typedef int32_t i4 __attribute__((vector_size(16)));
     int i = 0;
     for (; i + 4 <= head_dim; i += 4) {
         v4 row[4];
         for (int j = 0; j < 4; j++) memcpy(&row[j], k[j] + i, sizeof row[j]);
-        v4 low_0 = __builtin_shuffle(row[0], row[1], (i4){0, 4, 1, 5}),
-           high_0 = __builtin_shuffle(row[0], row[1], (i4){2, 6, 3, 7});
-        v4 low_1 = __builtin_shuffle(row[2], row[3], (i4){0, 4, 1, 5}),
-           high_1 = __builtin_shuffle(row[2], row[3], (i4){2, 6, 3, 7});
-        row[0] = __builtin_shuffle(low_0, low_1, (i4){0, 1, 4, 5});
-        row[1] = __builtin_shuffle(low_0, low_1, (i4){2, 3, 6, 7});
-        row[2] = __builtin_shuffle(high_0, high_1, (i4){0, 1, 4, 5});
-        row[3] = __builtin_shuffle(high_0, high_1, (i4){2, 3, 6, 7});
+        v4 low_0 = __builtin_shufflevector(row[0], row[1], 0, 4, 1, 5);
+        v4 high_0 = __builtin_shufflevector(row[0], row[1], 2, 6, 3, 7);
+        v4 low_1 = __builtin_shufflevector(row[2], row[3], 0, 4, 1, 5);
+        v4 high_1 = __builtin_shufflevector(row[2], row[3], 2, 6, 3, 7);
+        row[0] = __builtin_shufflevector(low_0, low_1, 0, 1, 4, 5);
+        row[1] = __builtin_shufflevector(low_0, low_1, 2, 3, 6, 7);
+        row[2] = __builtin_shufflevector(high_0, high_1, 0, 1, 4, 5);
+        row[3] = __builtin_shufflevector(high_0, high_1, 2, 3, 6, 7);
         for (int j = 0; j < 4; j++) memcpy(to + (i + j) * CHUNK, &row[j], sizeof row[j]);
     }
     for (; i < head_dim; i++) {
