@@ -69,7 +69,7 @@ static void exec_mpirun(int n_ranks, int argc, char *const *argv)
     char **arguments = calloc(n_head + (size_t)argc + 1, sizeof *arguments);
     if (arguments == NULL) _exit(127);
     for (size_t i = 0; i < n_head; i++) arguments[i] = (char *)(size_t)head[i];
-    for (int i = 1; i < argc; i++) arguments[n_head + (size_t)i - 1] = argv[i];
+    for (int i = 0; i < argc; i++) arguments[n_head + (size_t)i] = argv[i];
     scrub_environment();
     setenv("OMPI_ALLOW_RUN_AS_ROOT", "1", 1); // containers; mpirun would refuse
     setenv("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1", 1);

@@ -10,7 +10,7 @@
 // several tasks (PMIX_RANK; a batch script itself also carries SLURM_PROCID, which says nothing).
 bool lvp_launched(void);
 
-// Starts `mpirun -n n_ranks <this program> <arguments>` on this host, free of any launcher's variables around it, and waits.
+// Starts `mpirun -n n_ranks lvpipe ARGV...` (argv[0] is the command) on this host, free of any launcher's variables around it, and waits.
 // *exit_status is that of the job. LVP_ERR_USAGE where mpirun cannot be found.
 enum lvp_status lvp_launch(int n_ranks, int argc, char *const *argv, int *exit_status) LVP_MUST_CHECK;
 

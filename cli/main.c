@@ -1,5 +1,8 @@
 // lvpipe: parses the command, runs it and turns its result into an exit status. Only here does the process end.
-#include "cli/commands.h"
+#include "cli/cmd_caption.h"
+#include "cli/cmd_inspect.h"
+#include "cli/cmd_plan.h"
+#include "cli/version.h"
 #include "common/log.h"
 #include "common/status.h"
 
@@ -7,10 +10,28 @@
 #include <stdio.h>
 #include <string.h>
 
-static const struct lvp_command commands[] = {
+// argv[0] is the command's name. A command that ended on purpose with another status than 0 says so in *exit_status.
+struct command {
+    const char *name, *summary;
+    enum lvp_status (*run)(int argc, char **argv, int *exit_status);
+};
+
+static enum lvp_status run_plan(int argc, char **argv, int *exit_status)
+{
+    (void)exit_status;
+    return lvp_cmd_plan(argc, argv);
+}
+
+static enum lvp_status run_inspect(int argc, char **argv, int *exit_status)
+{
+    (void)exit_status;
+    return lvp_cmd_inspect(argc, argv);
+}
+
+static const struct command commands[] = {
     {"caption", "caption images", lvp_cmd_caption},
-    {"plan", "show a partition, its FLOPs, bytes and memory", lvp_cmd_plan},
-    {"inspect", "say what a checkpoint is, and whether it can run", lvp_cmd_inspect},
+    {"plan", "show a partition, its FLOPs, bytes and memory", run_plan},
+    {"inspect", "say what a checkpoint is, and whether it can run", run_inspect},
 };
 
 static void print_usage(FILE *out)
@@ -24,7 +45,7 @@ static void print_usage(FILE *out)
                        "example: lvpipe caption --model models/demo --input examples/images --output captions --stages 4\n");
 }
 
-static const struct lvp_command *find_command(const char *name)
+static const struct command *find_command(const char *name)
 {
     for (size_t i = 0; i < sizeof commands / sizeof *commands; i++)
         if (strcmp(commands[i].name, name) == 0) return &commands[i];
@@ -43,16 +64,16 @@ int main(int argc, char **argv)
     lvp_log_init(LVP_LOG_INFO, "");
     const char *name = argc > 1 ? argv[1] : "--help";
     if (strcmp(name, "--version") == 0) return finish(lvp_print_version(), 0);
-    bool help = strcmp(name, "help") == 0;
-    if (strcmp(name, "--help") == 0 || strcmp(name, "-h") == 0 || (help && argc == 2)) {
+    bool help = argc == 3 && strcmp(name, "help") == 0;
+    if (strcmp(name, "--help") == 0 || strcmp(name, "-h") == 0 || (argc == 2 && strcmp(name, "help") == 0)) {
         print_usage(argc > 1 ? stdout : stderr);
         return argc > 1 ? 0 : lvp_exit_status(LVP_ERR_USAGE);
     }
-    const struct lvp_command *command = find_command(help ? argv[2] : name);
+    const struct command *command = find_command(help ? argv[2] : name);
     if (command == NULL)
         return finish(lvp_fail(LVP_ERR_USAGE, "there is no command '%s'; lvpipe --help lists them", help ? argv[2] : name), 0);
     int exit_status = 0;
-    char *help_argv[] = {argv[0], (char *)(size_t)command->name, (char[]){"--help"}, NULL};
-    enum lvp_status status = help ? command->run(3, help_argv, &exit_status) : command->run(argc, argv, &exit_status);
+    char *help_argv[] = {argv[argc - 1], (char[]){"--help"}, NULL};
+    enum lvp_status status = help ? command->run(2, help_argv, &exit_status) : command->run(argc - 1, argv + 1, &exit_status);
     return finish(status, exit_status);
 }

@@ -14,10 +14,12 @@
 #include "coordinator/scheduler.h"
 #include "coordinator/world.h"
 
+enum { LVP_ENCODE_IMAGES = 8 }; // images of one encode job at most
+
 // Where rows go. `done` tells which requests an earlier run has finished.
 struct lvp_run_sink {
     void *context;
-    bool (*done)(void *context, uint64_t index);
+    bool (*done)(void *context, uint64_t index); // asked in order
     enum lvp_status (*error)(void *context, uint64_t index, const struct lvp_request *request, const struct lvp_sample_error *error);
     enum lvp_status (*caption)(void *context, uint64_t index, const struct lvp_request *request, const struct lvp_prompt *prompt,
                                const int32_t *tokens, const float *logprobs, int n_tokens, bool stopped);
@@ -36,7 +38,6 @@ struct lvp_run_options {
     float temperature, top_p;
     uint64_t seed;
     struct lvp_scheduler_config scheduler;       // of each replica
-    int max_images;                              // of one encode job
     int image_slots;                             // of each replica
     struct lvp_run_sink sink;
 };

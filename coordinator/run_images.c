@@ -274,9 +274,9 @@ static enum lvp_status send_encode(struct run *run, int r)
 {
     struct replica *replica = &run->replicas[r];
     int n_slots = run->options->image_slots;
-    int n = replica->n_to_encode < run->options->max_images ? replica->n_to_encode : run->options->max_images;
+    int n = replica->n_to_encode < LVP_ENCODE_IMAGES ? replica->n_to_encode : LVP_ENCODE_IMAGES;
     int first = (replica->first_encoding + replica->n_encoding) % n_slots;
-    int32_t slots[64];
+    int32_t slots[LVP_ENCODE_IMAGES];
     for (int i = 0; i < n; i++) {
         slots[i] = replica->to_encode[(replica->first_to_encode + i) % n_slots];
         replica->encoding[(first + i) % n_slots] = slots[i];

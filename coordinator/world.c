@@ -100,6 +100,12 @@ enum lvp_status lvp_world_open(MPI_Comm control, int n_workers, struct lvp_world
     return LVP_OK;
 }
 
+bool lvp_world_can_run(const struct lvp_world *world, const char *kernel_set)
+{
+    int order = kernel_set_rank(kernel_set);
+    return order >= 0 && order <= kernel_set_rank(world->kernel_set);
+}
+
 void lvp_world_close(struct lvp_world *world)
 {
     lvp_control_close(world->control);

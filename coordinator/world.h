@@ -31,6 +31,8 @@ struct lvp_world {
 // Collects every worker's Hello. LVP_ERR_LOST naming a rank that does not speak within the deadline; LVP_ERR_USAGE for
 // another version of the program.
 enum lvp_status lvp_world_open(MPI_Comm control, int n_workers, struct lvp_world *world) LVP_MUST_CHECK;
+// Whether every worker has these kernels.
+bool lvp_world_can_run(const struct lvp_world *world, const char *kernel_set);
 void lvp_world_close(struct lvp_world *world);
 
 // Lays stages and replicas over the workers. `template` is the Setup of everybody; stage, ranks, threads and kernel set are

@@ -14,8 +14,6 @@
 #include "common/checkpoint.h"
 #include "worker/layout.h"
 
-enum lvp_pruner_kind { LVP_PRUNER_NONE, LVP_PRUNER_LVPRUNING, LVP_PRUNER_RANDOM };
-
 struct lvp_pruner;
 
 // Loads the modules of points first_point..end_point. `weights` may be NULL for a pruner without any.

@@ -1,0 +1,294 @@
+#include "cli/cmd_caption.h"
+
+#include "cli/launch.h"
+#include "cli/options.h"
+#include "common/log.h"
+#include "coordinator/caption.h"
+#include "coordinator/manifest.h"
+#include "worker/worker.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+#include <xxhash.h>
+
+enum { MAX_PROMPTS = 64 };
+
+enum {
+    OPTION_INPUT = LVP_OPTION_COMMAND, OPTION_OUTPUT, OPTION_PROMPT, OPTION_SYSTEM, OPTION_RAW_PROMPT, OPTION_MAX_NEW_TOKENS,
+    OPTION_TEMPERATURE, OPTION_TOP_P, OPTION_LOGPROBS, OPTION_LIMIT, OPTION_SHARD, OPTION_RETRY_FAILED, OPTION_OVERWRITE,
+    OPTION_MAX_ERRORS, OPTION_MAX_PIXELS, OPTION_ALLOW_MIXED_NUMERICS
+};
+
+static const struct option long_options[] = {
+    LVP_SHARED_LONG_OPTIONS,
+    {"input", required_argument, NULL, OPTION_INPUT},
+    {"output", required_argument, NULL, OPTION_OUTPUT},
+    {"prompt", required_argument, NULL, OPTION_PROMPT},
+    {"system", required_argument, NULL, OPTION_SYSTEM},
+    {"raw-prompt", no_argument, NULL, OPTION_RAW_PROMPT},
+    {"max-new-tokens", required_argument, NULL, OPTION_MAX_NEW_TOKENS},
+    {"temperature", required_argument, NULL, OPTION_TEMPERATURE},
+    {"top-p", required_argument, NULL, OPTION_TOP_P},
+    {"logprobs", no_argument, NULL, OPTION_LOGPROBS},
+    {"limit", required_argument, NULL, OPTION_LIMIT},
+    {"shard", required_argument, NULL, OPTION_SHARD},
+    {"retry-failed", no_argument, NULL, OPTION_RETRY_FAILED},
+    {"overwrite", no_argument, NULL, OPTION_OVERWRITE},
+    {"max-errors", required_argument, NULL, OPTION_MAX_ERRORS},
+    {"max-pixels", required_argument, NULL, OPTION_MAX_PIXELS},
+    {"allow-mixed-numerics", no_argument, NULL, OPTION_ALLOW_MIXED_NUMERICS},
+    {"help", no_argument, NULL, 'h'},
+    {NULL, 0, NULL, 0},
+};
+
+static const char help_text[] =
+    "usage: lvpipe caption --model DIR --input PATH --output DIR [options]\n"
+    "\n"
+    "Captions every image of a folder, a .jsonl manifest or one image. An existing output folder is resumed.\n"
+    "Bare, it starts its own ranks with mpirun; under mpirun or srun, rank 0 coordinates and the others work.\n"
+    "\n"
+    "  --input PATH           folder (jpg, jpeg, png, webp; recursive), .jsonl manifest, or one image\n"
+    "  --output DIR           captions.jsonl, errors.jsonl and run.json go here\n"
+    "  --prompt TEXT          {name} is filled from the row's columns; may be given several times: one row each\n"
+    "                         (default: the manifest's prompt, else \"Describe the image.\")\n"
+    "  --system TEXT          system text before the first role\n"
+    "  --raw-prompt           no chat template: the prompt marks its images with <image>\n"
+    "  --max-new-tokens N     tokens generated at most (64)\n"
+    "  --temperature T        0 is greedy (0)\n"
+    "  --top-p P              smallest set of tokens with this probability (1)\n"
+    "  --logprobs             natural log-probability of every token\n"
+    "  --limit N              only the first N samples\n"
+    "  --shard I/N            only samples I, I + N, ...\n"
+    "  --retry-failed         try the samples of errors.jsonl again\n"
+    "  --overwrite            start anew instead of resuming\n"
+    "  --max-errors N         stop after more than N failed samples\n"
+    "  --max-pixels N         larger images are errors (178956970)\n"
+    "  --allow-mixed-numerics resume on another kernel set; the run is marked\n"
+    "\n";
+
+static const char help_examples[] =
+    "\nexamples:\n"
+    "  lvpipe caption --model models/demo --input examples/images --output captions\n"
+    "  lvpipe caption --model llava-1.5-7b-hf --input photos --output out --stages 4 --partition prune\n"
+    "  mpirun -n 9 lvpipe caption --model llava-1.5-7b-hf --input rows.jsonl --output out --replicas 2\n";
+
+struct command {
+    struct lvp_options shared;
+    struct lvp_caption_options caption;
+    const char *prompts[MAX_PROMPTS];
+    char weights_path[4096];
+    bool help;
+};
+
+static enum lvp_status parse_float(const char *option, const char *text, double min, double max, float *value)
+{
+    char *end = NULL;
+    double number = strtod(text, &end);
+    if (end == text || *end != '\0' || !(number >= min && number <= max))
+        return lvp_fail(LVP_ERR_USAGE, "%s takes a number from %g to %g, not '%s'", option, min, max, text);
+    *value = (float)number;
+    return LVP_OK;
+}
+
+static enum lvp_status parse_count(const char *option, const char *text, int64_t *value)
+{
+    uint64_t number = 0;
+    LVP_TRY(lvp_parse_uint64(option, text, &number));
+    if (number > INT64_MAX) return lvp_fail(LVP_ERR_USAGE, "%s %s is too large", option, text);
+    *value = (int64_t)number;
+    return LVP_OK;
+}
+
+static enum lvp_status set_option(struct command *command, int code, const char *value, char *const *argv)
+{
+    struct lvp_caption_options *caption = &command->caption;
+    switch (code) {
+    case OPTION_INPUT: caption->input = value; return LVP_OK;
+    case OPTION_OUTPUT: caption->output = value; return LVP_OK;
+    case OPTION_SYSTEM: caption->system = value; return LVP_OK;
+    case OPTION_RAW_PROMPT: caption->raw_prompt = true; return LVP_OK;
+    case OPTION_LOGPROBS: caption->logprobs = true; return LVP_OK;
+    case OPTION_RETRY_FAILED: caption->retry_failed = true; return LVP_OK;
+    case OPTION_OVERWRITE: caption->overwrite = true; return LVP_OK;
+    case OPTION_ALLOW_MIXED_NUMERICS: caption->allow_mixed_numerics = true; return LVP_OK;
+    case OPTION_MAX_NEW_TOKENS: return lvp_parse_int("--max-new-tokens", value, 1, 1 << 20, &caption->max_new_tokens);
+    case OPTION_TEMPERATURE: return parse_float("--temperature", value, 0, 100, &caption->temperature);
+    case OPTION_TOP_P: return parse_float("--top-p", value, 0, 1, &caption->top_p);
+    case OPTION_LIMIT: return parse_count("--limit", value, &caption->limit);
+    case OPTION_MAX_ERRORS: return parse_count("--max-errors", value, &caption->max_errors);
+    case OPTION_MAX_PIXELS: return parse_count("--max-pixels", value, &caption->max_pixels);
+    case OPTION_SHARD: return lvp_shard_parse(value, &caption->shard, &caption->n_shards);
+    case OPTION_PROMPT:
+        if (caption->n_prompts == MAX_PROMPTS) return lvp_fail(LVP_ERR_USAGE, "--prompt may be given %d times", MAX_PROMPTS);
+        command->prompts[caption->n_prompts++] = value;
+        return LVP_OK;
+    default: return lvp_options_set(&command->shared, code, value, argv);
+    }
+}
+
+static enum lvp_status parse(int argc, char **argv, struct command *command)
+{
+    *command = (struct command){.caption = {.max_new_tokens = 64, .top_p = 1, .limit = -1, .n_shards = 1, .max_errors = -1,
+                                            .max_pixels = 178956970}};
+    lvp_options_init(&command->shared);
+    command->caption.prompts = command->prompts;
+    optind = 1;
+    for (int code; (code = getopt_long(argc, argv, LVP_SHARED_SHORT_OPTIONS, long_options, NULL)) != -1;) {
+        if (code == 'h') {
+            command->help = true;
+            return LVP_OK;
+        }
+        LVP_TRY(set_option(command, code, optarg, argv));
+    }
+    struct lvp_caption_options *caption = &command->caption;
+    if (optind < argc) return lvp_fail(LVP_ERR_USAGE, "'%s' is no option; lvpipe help caption lists them", argv[optind]);
+    if (command->shared.model == NULL) return lvp_fail(LVP_ERR_USAGE, "--model is missing: the folder of a LLaVA checkpoint");
+    if (caption->input == NULL) return lvp_fail(LVP_ERR_USAGE, "--input is missing: a folder of images, a .jsonl manifest or an image");
+    if (caption->output == NULL) return lvp_fail(LVP_ERR_USAGE, "--output is missing: the folder for captions.jsonl");
+    if (command->shared.device == LVP_DEVICE_CUDA)
+        return lvp_fail(LVP_ERR_USAGE, "--device cuda: no usable GPU, this program was built without the CUDA backend");
+    for (int p = 0; p < caption->n_prompts; p++) {
+        LVP_TRY(lvp_prompt_check(command->prompts[p]));
+        if (!caption->raw_prompt && strstr(command->prompts[p], "<image>") != NULL)
+            return lvp_fail(LVP_ERR_USAGE, "--prompt '%s' holds <image>: images are placed by the template (or use --raw-prompt)",
+                            command->prompts[p]);
+    }
+    if (caption->system != NULL && strstr(caption->system, "<image>") != NULL)
+        return lvp_fail(LVP_ERR_USAGE, "--system holds <image>: images are placed by the template");
+    return LVP_OK;
+}
+
+// Which pruner, with which weights, points and shares: what depends on the model's folder.
+static enum lvp_status resolve(struct command *command)
+{
+    const struct lvp_options *shared = &command->shared;
+    struct lvp_caption_options *caption = &command->caption;
+    struct lvp_model_config config;
+    struct lvp_pruner_weights weights = {0};
+    const char *name = shared->pruner;
+    caption->model = shared->model;
+    caption->stages = shared->stages;
+    caption->replicas = shared->replicas;
+    caption->partition = shared->partition;
+    caption->dtype = shared->dtype;
+    caption->threads = shared->threads;
+    caption->batch_tokens = shared->batch_tokens;
+    caption->seed = shared->seed;
+    caption->json = shared->json;
+    caption->quiet = shared->verbosity < 0;
+    caption->terminal = isatty(STDERR_FILENO) || getenv("LVPIPE_TERMINAL") != NULL;
+    if (shared->pruner_weights != NULL) (void)snprintf(command->weights_path, sizeof command->weights_path, "%s", shared->pruner_weights);
+    else (void)snprintf(command->weights_path, sizeof command->weights_path, "%s/lvpruning.safetensors", shared->model);
+    bool has_weights = access(command->weights_path, F_OK) == 0;
+    if (name == NULL) {
+        name = has_weights ? "lvpruning" : "none";
+        if (!has_weights) lvp_info("%s is not there: nothing is pruned (--pruner none)", command->weights_path);
+    }
+    if (strcmp(name, "none") == 0) caption->pruner = LVP_PRUNER_NONE;
+    else if (strcmp(name, "lvpruning") == 0) caption->pruner = LVP_PRUNER_LVPRUNING;
+    else if (strcmp(name, "random") == 0) caption->pruner = LVP_PRUNER_RANDOM;
+    else return lvp_fail(LVP_ERR_USAGE, "--pruner takes none, lvpruning or random, not '%s'", name);
+    LVP_TRY(lvp_model_config_load(shared->model, &config));
+    if (caption->pruner == LVP_PRUNER_NONE) {
+        if (shared->keep != NULL) return lvp_fail(LVP_ERR_USAGE, "--keep has no meaning with --pruner none");
+        return LVP_OK;
+    }
+    if (caption->pruner == LVP_PRUNER_LVPRUNING) {
+        caption->pruner_weights = command->weights_path;
+        LVP_TRY(lvp_pruner_weights_open(command->weights_path, &config, &weights));
+    }
+    enum lvp_status status = lvp_options_prune_plan(shared, caption->pruner == LVP_PRUNER_LVPRUNING ? &weights : NULL,
+                                                    config.text.layers, "0.5", &caption->prune);
+    lvp_pruner_weights_close(&weights);
+    return status;
+}
+
+// Cores of this worker: its mask's, shared with the workers of this node that have the same mask.
+static int cores_of_worker(MPI_Comm world, int rank)
+{
+    struct { uint64_t host, mask; int32_t worker, pad; } mine = {0}, *all = NULL;
+    char host[256] = "";
+    cpu_set_t set;
+    int size = 1, sharing = 0;
+    (void)gethostname(host, sizeof host - 1);
+    CPU_ZERO(&set);
+    (void)sched_getaffinity(0, sizeof set, &set);
+    mine.host = XXH3_64bits(host, strlen(host));
+    mine.mask = XXH3_64bits(&set, sizeof set);
+    mine.worker = rank > 0;
+    MPI_Comm_size(world, &size);
+    all = calloc((size_t)size, sizeof *all);
+    int cores = lvp_available_cores();
+    if (all == NULL) return cores;
+    MPI_Allgather(&mine, (int)sizeof mine, MPI_BYTE, all, (int)sizeof mine, MPI_BYTE, world);
+    for (int r = 0; r < size; r++)
+        if (all[r].host == mine.host && all[r].mask == mine.mask && all[r].worker) sharing++;
+    free(all);
+    cores /= sharing > 0 ? sharing : 1;
+    return cores < 1 ? 1 : cores;
+}
+
+static enum lvp_status run_rank(struct command *command)
+{
+    int provided = 0, rank = 0, size = 1;
+    MPI_Comm control, hops;
+    enum lvp_status status = LVP_OK;
+    bool clean = true;
+    lvp_die_with_parent();
+    if (MPI_Init_thread(NULL, NULL, MPI_THREAD_FUNNELED, &provided) != MPI_SUCCESS || provided < MPI_THREAD_FUNNELED)
+        return lvp_fail(LVP_ERR_LOST, "MPI could not be started");
+    MPI_Comm_rank(MPI_COMM_WORLD, &rank);
+    MPI_Comm_size(MPI_COMM_WORLD, &size);
+    MPI_Comm_dup(MPI_COMM_WORLD, &control);
+    MPI_Comm_dup(MPI_COMM_WORLD, &hops);
+    MPI_Comm_set_errhandler(control, MPI_ERRORS_RETURN);
+    MPI_Comm_set_errhandler(hops, MPI_ERRORS_RETURN);
+    int threads = cores_of_worker(MPI_COMM_WORLD, rank);
+    if (rank == 0) {
+        status = resolve(command);
+        if (status == LVP_OK && size < 2)
+            status = lvp_fail(LVP_ERR_USAGE, "one rank coordinates and does not work: start at least 2 ranks");
+        if (status == LVP_OK) status = lvp_caption(&command->caption, control, size - 1, &clean);
+        else clean = size < 2;
+        if (!clean) { // someone does not listen any more: nothing but an abort ends the others
+            if (lvp_error_text()[0] != '\0') lvp_log(LVP_LOG_ERROR, "%s", lvp_error_text());
+            MPI_Abort(MPI_COMM_WORLD, lvp_exit_status(status));
+        }
+    } else {
+        char who[32];
+        (void)snprintf(who, sizeof who, "rank %d", rank);
+        lvp_log_init(LVP_LOG_WARNING, who);
+        struct lvp_worker_options worker = {.control = control, .hops = hops, .rank = rank, .threads = threads,
+                                            .memory_bytes = lvp_available_memory()};
+        if (lvp_worker_run(&worker) != LVP_OK) lvp_error_clear(); // rank 0 has the text, and gives the status
+    }
+    MPI_Comm_free(&control);
+    MPI_Comm_free(&hops);
+    MPI_Finalize();
+    return status;
+}
+
+enum lvp_status lvp_cmd_caption(int argc, char **argv, int *exit_status)
+{
+    struct command *command = malloc(sizeof *command);
+    if (command == NULL) return lvp_fail(LVP_ERR_MEMORY, "out of memory");
+    int n_workers = 0;
+    enum lvp_status status = LVP_OK;
+    LVP_CHECK(parse(argc, argv, command));
+    if (command->help) {
+        (void)fputs(help_text, stdout);
+        (void)fputs(lvp_options_help, stdout);
+        (void)fputs(help_examples, stdout);
+    } else if (lvp_launched()) {
+        LVP_CHECK(run_rank(command));
+    } else {
+        LVP_CHECK(resolve(command));
+        LVP_CHECK(lvp_caption_workers(&command->caption, &n_workers));
+        LVP_CHECK(lvp_launch(n_workers + 1, argc, argv, exit_status));
+    }
+fail:
+    free(command);
+    return status;
+}

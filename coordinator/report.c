@@ -1,0 +1,146 @@
+#include "coordinator/report.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+// What crossed the cut behind a stage, over all replicas.
+struct cut {
+    int64_t prefill_rows, prefill_vision_rows, prefill_bytes, unpruned_bytes;
+    int64_t decode_rows, decode_bytes, framing_bytes, vision_bytes;
+};
+
+static struct cut sum_cut(const struct lvp_report *report, int stage)
+{
+    const struct lvp_world *world = report->world;
+    struct cut cut = {0};
+    int64_t row_bytes = (int64_t)report->config->text.hidden * (int64_t)lvp_dtype_size(report->options->dtype);
+    for (int r = 0; r < world->n_replicas; r++) {
+        const Lvp__Statistics *stats = &world->workers[lvp_world_rank(world, r, stage) - 1].statistics;
+        cut.prefill_rows += stats->prefill_rows;
+        cut.prefill_vision_rows += stats->prefill_vision_rows;
+        cut.prefill_bytes += stats->prefill_bytes;
+        cut.unpruned_bytes += stats->unpruned_prefill_rows * row_bytes;
+        cut.decode_rows += stats->decode_rows;
+        cut.decode_bytes += stats->decode_bytes;
+        cut.framing_bytes += stats->framing_bytes;
+        cut.vision_bytes += stats->vision_bytes;
+    }
+    return cut;
+}
+
+static json_t *cuts_json(const struct lvp_report *report)
+{
+    json_t *cuts = json_array();
+    for (int s = 0; s + 1 < report->world->n_stages; s++) {
+        struct cut cut = sum_cut(report, s);
+        json_array_append_new(
+            cuts, json_pack("{s:i, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "after_stage", s, "prefill_rows",
+                            (json_int_t)cut.prefill_rows, "prefill_vision_rows", (json_int_t)cut.prefill_vision_rows,
+                            "prefill_payload_bytes", (json_int_t)cut.prefill_bytes, "prefill_payload_bytes_without_pruning",
+                            (json_int_t)cut.unpruned_bytes, "decode_rows", (json_int_t)cut.decode_rows, "decode_payload_bytes",
+                            (json_int_t)cut.decode_bytes, "vision_payload_bytes", (json_int_t)cut.vision_bytes, "framing_bytes",
+                            (json_int_t)cut.framing_bytes));
+    }
+    return cuts;
+}
+
+static json_t *stages_json(const struct lvp_report *report)
+{
+    const struct lvp_world *world = report->world;
+    json_t *stages = json_array();
+    for (int w = 0; w < world->n_workers; w++) {
+        const struct lvp_worker_info *worker = &world->workers[w];
+        char first[LVP_BLOCK_NAME], last[LVP_BLOCK_NAME];
+        json_array_append_new(
+            stages,
+            json_pack("{s:i, s:i, s:i, s:s, s:s, s:s, s:i, s:f, s:f, s:f, s:f, s:I, s:I}", "rank", w + 1, "replica", worker->replica,
+                      "stage", worker->stage, "host", worker->host, "first_block",
+                      lvp_block_name(report->config, world->partition.first[worker->stage], first), "last_block",
+                      lvp_block_name(report->config, world->partition.first[worker->stage + 1] - 1, last), "threads", worker->threads,
+                      "load_seconds", worker->load_seconds, "busy_seconds", worker->statistics.compute_seconds,
+                      "input_wait_seconds", worker->statistics.input_wait_seconds, "send_wait_seconds",
+                      worker->statistics.send_wait_seconds, "steps", (json_int_t)worker->statistics.steps, "encode_jobs",
+                      (json_int_t)worker->statistics.encodes));
+    }
+    return stages;
+}
+
+// Share of the stages' time in which they did not compute.
+static double bubble_share(const struct lvp_report *report)
+{
+    double busy = 0;
+    for (int w = 0; w < report->world->n_workers; w++) busy += report->world->workers[w].statistics.compute_seconds;
+    double all = report->run_seconds * report->world->n_workers;
+    return all > 0 && busy < all ? 1 - busy / all : 0;
+}
+
+static json_t *report_json(const struct lvp_report *report)
+{
+    const struct lvp_caption_options *options = report->options;
+    const struct lvp_world *world = report->world;
+    json_t *partition = json_array(), *after = json_array(), *rows = json_array();
+    for (int s = 0; s < world->n_stages; s++) json_array_append_new(partition, json_integer(world->partition.first[s]));
+    for (int s = 0; s < report->prune->n_points; s++) json_array_append_new(after, json_integer(report->prune->after[s]));
+    for (int d = 0; d <= report->prune->n_points; d++) json_array_append_new(rows, json_integer(report->prune->rows[d]));
+    double per_second = report->run_seconds > 0 ? 1 / report->run_seconds : 0;
+    json_t *opts = json_pack("{s:s, s:s, s:s, s:s, s:s, s:i, s:f, s:f, s:I}", "model", options->model, "input", options->input,
+                             "output", options->output, "pruner", lvp_pruner_name(options->pruner), "dtype",
+                             lvp_dtype_name(options->dtype), "max_new_tokens", options->max_new_tokens, "temperature",
+                             (double)options->temperature, "top_p", (double)options->top_p, "seed", (json_int_t)options->seed);
+    json_t *plan = json_pack("{s:o, s:o, s:o}", "first_blocks", partition, "prune_after", after, "vision_rows", rows);
+    json_t *where = json_pack("{s:i, s:i, s:i, s:s, s:s, s:b}", "ranks", world->n_workers + 1, "stages", world->n_stages, "replicas",
+                              world->n_replicas, "device", "cpu", "kernel_set", report->kernel_set, "mixed_numerics",
+                              report->mixed_numerics);
+    json_t *counts = json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "requests", (json_int_t)report->counts.total, "captions",
+                               (json_int_t)report->counts.captions, "failed", (json_int_t)report->counts.failed, "resumed",
+                               (json_int_t)report->counts.resumed, "images", (json_int_t)report->totals->images,
+                               "generated_tokens", (json_int_t)report->totals->generated_tokens, "steps",
+                               (json_int_t)report->totals->steps);
+    return json_pack("{s:s, s:o, s:s, s:o, s:o, s:o, s:f, s:f, s:f, s:f, s:f, s:o, s:o}", "version", LVP_VERSION, "options", opts,
+                     "model_hash", report->model_hash, "plan", plan, "world", where, "counts", counts, "wall_seconds",
+                     report->wall_seconds, "run_seconds", report->run_seconds, "images_per_second",
+                     (double)report->totals->images * per_second, "tokens_per_second",
+                     (double)report->totals->generated_tokens * per_second, "bubble_share", bubble_share(report), "stages",
+                     stages_json(report), "cuts", cuts_json(report));
+}
+
+enum lvp_status lvp_report_write(const struct lvp_report *report)
+{
+    json_t *json = report_json(report);
+    if (json == NULL) return lvp_fail(LVP_ERR_MEMORY, "out of memory for run.json");
+    enum lvp_status status = lvp_run_json_write(report->options->output, json);
+    if (status == LVP_OK && report->options->json) {
+        (void)json_dumpf(json, stdout, JSON_INDENT(2));
+        (void)putchar('\n');
+    }
+    json_decref(json);
+    return status;
+}
+
+static void print_cuts(const struct lvp_report *report)
+{
+    const struct lvp_world *world = report->world;
+    if (world->n_stages < 2) return;
+    (void)fprintf(stderr, "\n  cut after       vision rows  prefill bytes   without pruning   share   decode bytes   image bytes\n");
+    for (int s = 0; s + 1 < world->n_stages; s++) {
+        struct cut cut = sum_cut(report, s);
+        char name[LVP_BLOCK_NAME];
+        double share = cut.unpruned_bytes > 0 ? 100.0 * (double)cut.prefill_bytes / (double)cut.unpruned_bytes : 100.0;
+        (void)fprintf(stderr, "  %-14s %12" PRId64 " %14" PRId64 " %17" PRId64 " %6.1f%% %14" PRId64 " %13" PRId64 "\n",
+                      lvp_block_name(report->config, world->partition.first[s + 1] - 1, name), cut.prefill_vision_rows,
+                      cut.prefill_bytes, cut.unpruned_bytes, share, cut.decode_bytes, cut.vision_bytes);
+    }
+}
+
+void lvp_report_print(const struct lvp_report *report)
+{
+    const struct lvp_captions_counts *counts = &report->counts;
+    double per_second = report->run_seconds > 0 ? 1 / report->run_seconds : 0;
+    (void)fprintf(stderr, "%" PRIu64 " captions", counts->captions);
+    if (counts->resumed > 0) (void)fprintf(stderr, " (%" PRIu64 " from before)", counts->resumed);
+    (void)fprintf(stderr, ", %" PRIu64 " failed, %.1f s, %.2f images/s, %.1f tokens/s\n", counts->failed, report->run_seconds,
+                  (double)report->totals->images * per_second, (double)report->totals->generated_tokens * per_second);
+    if (counts->failed > 0) (void)fprintf(stderr, "failed samples are in %s/errors.jsonl\n", report->options->output);
+    print_cuts(report);
+}
