@@ -7,6 +7,7 @@
 #include "coordinator/manifest.h"
 #include "worker/worker.h"
 
+#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
