@@ -26,12 +26,12 @@ static const double sync_seconds = 1.0;
 struct output_file {
     const char *name;
     int fd; // -1: closed
-    struct lvp_text pending;
+    struct lvp_json_text pending;
 };
 
 // A finished request that waits for its predecessors.
 struct slot {
-    struct lvp_text row;
+    struct lvp_json_text row;
     bool used, is_error;
 };
 
@@ -81,7 +81,7 @@ static enum lvp_status sync_all(struct lvp_captions *c)
 static enum lvp_status append_row(struct lvp_captions *c, bool is_error, const char *row, size_t length)
 {
     struct output_file *file = is_error ? &c->errors : &c->captions;
-    lvp_text_append(&file->pending, row, length);
+    lvp_json_text_append(&file->pending, row, length);
     if (c->unsynced_since < 0) c->unsynced_since = now_seconds();
     return file->pending.length >= FLUSH_BYTES || file->pending.failed ? flush_file(file) : LVP_OK;
 }
@@ -111,7 +111,7 @@ static enum lvp_status drain(struct lvp_captions *c)
         struct slot *slot = &c->slots[c->at % c->window];
         if (!slot->used) return LVP_OK;
         enum lvp_status status = append_row(c, slot->is_error, slot->row.data, slot->row.length);
-        lvp_text_free(&slot->row);
+        lvp_json_text_free(&slot->row);
         slot->used = false;
         if (status != LVP_OK) return status;
     }
@@ -124,12 +124,12 @@ bool lvp_captions_accepts(const struct lvp_captions *c, uint64_t index)
 }
 
 // Takes `row`.
-static enum lvp_status add_row(struct lvp_captions *c, uint64_t index, bool is_error, struct lvp_text row)
+static enum lvp_status add_row(struct lvp_captions *c, uint64_t index, bool is_error, struct lvp_json_text row)
 {
     struct slot *slot = &c->slots[index % c->window];
     if (row.failed || index >= c->total || !lvp_captions_accepts(c, index) || slot->used) {
         bool failed = row.failed;
-        lvp_text_free(&row);
+        lvp_json_text_free(&row);
         if (failed) return lvp_fail(LVP_ERR_MEMORY, "a caption's row: out of memory");
         return lvp_fail(LVP_ERR_INTERNAL, "request %llu was finished twice or outside the window",
                         (unsigned long long)index);
@@ -146,7 +146,7 @@ static enum lvp_status add_row(struct lvp_captions *c, uint64_t index, bool is_e
 enum lvp_status lvp_captions_add(struct lvp_captions *c, uint64_t index, const struct lvp_request *request,
                                  const struct lvp_caption *caption)
 {
-    struct lvp_text row = {0};
+    struct lvp_json_text row = {0};
     lvp_caption_row(request, caption, &row);
     return add_row(c, index, false, row);
 }
@@ -154,7 +154,7 @@ enum lvp_status lvp_captions_add(struct lvp_captions *c, uint64_t index, const s
 enum lvp_status lvp_captions_add_error(struct lvp_captions *c, uint64_t index, const struct lvp_request *request,
                                        const struct lvp_sample_error *error, int attempts)
 {
-    struct lvp_text row = {0};
+    struct lvp_json_text row = {0};
     lvp_error_row(request, error, attempts, &row);
     return add_row(c, index, true, row);
 }
@@ -336,9 +336,9 @@ static void release(struct lvp_captions *c)
     if (c->errors.fd >= 0) (void)close(c->errors.fd);
     if (c->lock >= 0) (void)close(c->lock);
     if (c->slots != NULL)
-        for (uint64_t i = 0; i < c->window; i++) lvp_text_free(&c->slots[i].row);
-    lvp_text_free(&c->captions.pending);
-    lvp_text_free(&c->errors.pending);
+        for (uint64_t i = 0; i < c->window; i++) lvp_json_text_free(&c->slots[i].row);
+    lvp_json_text_free(&c->captions.pending);
+    lvp_json_text_free(&c->errors.pending);
     lvp_row_reader_close(&c->copy);
     lvp_resume_close(&c->old);
     free(c->slots);

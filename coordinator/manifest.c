@@ -1,6 +1,7 @@
 #include "coordinator/manifest.h"
 
 #include "coordinator/folder_list.h"
+#include "common/text.h"
 #include "coordinator/json_text.h"
 
 #include <ctype.h>
@@ -44,17 +45,17 @@ static enum lvp_status out_of_memory(void)
 // Bytes that are no UTF-8 are written as \xNN: an id has to be text, and must not merge two files.
 static char *to_utf8(const char *name)
 {
-    struct lvp_text text = {0};
+    struct lvp_json_text text = {0};
     size_t n = strlen(name);
     for (size_t i = 0; i < n;) {
-        int length = lvp_utf8_length(name + i, n - i);
+        size_t length = lvp_utf8_length(name + i, n - i);
         char escape[8];
         if (length == 0) (void)snprintf(escape, sizeof escape, "\\x%02x", (unsigned char)name[i]);
-        lvp_text_append(&text, length > 0 ? name + i : escape, length > 0 ? (size_t)length : 4);
-        i += length > 0 ? (size_t)length : 1;
+        lvp_json_text_append(&text, length > 0 ? name + i : escape, length > 0 ? length : 4);
+        i += length > 0 ? length : 1;
     }
-    lvp_text_append(&text, "", 1);
-    if (text.failed) lvp_text_free(&text);
+    lvp_json_text_append(&text, "", 1);
+    if (text.failed) lvp_json_text_free(&text);
     return text.data;
 }
 

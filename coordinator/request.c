@@ -23,7 +23,7 @@ void lvp_sample_free(struct lvp_sample *sample)
 }
 
 // Appends the value of one field; false when the sample has none.
-static bool append_field(const struct lvp_sample *sample, const char *name, size_t length, struct lvp_text *text)
+static bool append_field(const struct lvp_sample *sample, const char *name, size_t length, struct lvp_json_text *text)
 {
     char key[256];
     if (length >= sizeof key) return false;
@@ -31,15 +31,15 @@ static bool append_field(const struct lvp_sample *sample, const char *name, size
     key[length] = '\0';
     const json_t *value = json_object_get(sample->columns, key); // NULL for NULL
     if (json_is_string(value)) {
-        lvp_text_append(text, json_string_value(value), json_string_length(value));
+        lvp_json_text_append(text, json_string_value(value), json_string_length(value));
         return true;
     }
     if (value == NULL && strcmp(key, "id") == 0) {
-        lvp_text_puts(text, sample->id);
+        lvp_json_text_puts(text, sample->id);
         return true;
     }
     if (value == NULL && strcmp(key, "image") == 0 && sample->n_images > 0) {
-        lvp_text_puts(text, sample->images[0]);
+        lvp_json_text_puts(text, sample->images[0]);
         return true;
     }
     if (value == NULL || json_is_null(value)) return false;
@@ -49,7 +49,7 @@ static bool append_field(const struct lvp_sample *sample, const char *name, size
         text->failed = true;
         return true;
     }
-    lvp_text_puts(text, dump);
+    lvp_json_text_puts(text, dump);
     free(dump);
     return true;
 }
@@ -57,11 +57,11 @@ static bool append_field(const struct lvp_sample *sample, const char *name, size
 enum lvp_status lvp_prompt_fill(const char *template_text, const struct lvp_sample *sample, char **text,
                                 struct lvp_sample_error *error)
 {
-    struct lvp_text filled = {0};
+    struct lvp_json_text filled = {0};
     *text = NULL;
     for (const char *at = template_text; *at != '\0';) {
         size_t plain = strcspn(at, "{}");
-        lvp_text_append(&filled, at, plain);
+        lvp_json_text_append(&filled, at, plain);
         at += plain;
         if (*at == '\0') break;
         const char *end = *at == '{' && at[1] != '{' ? strpbrk(at + 1, "{}") : NULL;
@@ -70,18 +70,18 @@ enum lvp_status lvp_prompt_fill(const char *template_text, const struct lvp_samp
                 lvp_sample_error_set(error, LVP_SAMPLE_PROMPT_FIELD_MISSING,
                                      "the input row has no field \"%.*s\" (write {{ for a brace)", (int)(end - at - 1),
                                      at + 1);
-                lvp_text_free(&filled);
+                lvp_json_text_free(&filled);
                 return LVP_OK;
             }
             at = end + 1;
         } else {
-            lvp_text_append(&filled, at, 1); // {{, }} or a brace of its own
+            lvp_json_text_append(&filled, at, 1); // {{, }} or a brace of its own
             at += at[1] == at[0] ? 2 : 1;
         }
     }
-    lvp_text_append(&filled, "", 1);
+    lvp_json_text_append(&filled, "", 1);
     if (filled.failed) {
-        lvp_text_free(&filled);
+        lvp_json_text_free(&filled);
         return lvp_fail(LVP_ERR_MEMORY, "filling a prompt: out of memory");
     }
     *text = filled.data;

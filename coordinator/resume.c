@@ -45,13 +45,13 @@ void lvp_resume_close(struct lvp_resume *resume)
 {
     lvp_row_reader_close(&resume->captions);
     lvp_row_reader_close(&resume->errors);
-    lvp_text_free(&resume->start);
+    lvp_json_text_free(&resume->start);
     free(resume->failed);
     *resume = (struct lvp_resume){0};
 }
 
 // Whole, and of this id. After a power cut a file may end in zeros or in the middle of a row.
-static bool is_row_of(const struct lvp_row_reader *reader, const struct lvp_text *start)
+static bool is_row_of(const struct lvp_row_reader *reader, const struct lvp_json_text *start)
 {
     if (reader->length < 2 || (size_t)reader->length <= start->length) return false;
     size_t length = (size_t)reader->length;

@@ -19,11 +19,11 @@ struct lvp_caption {
 };
 
 // Both end with a newline.
-void lvp_caption_row(const struct lvp_request *request, const struct lvp_caption *caption, struct lvp_text *row);
+void lvp_caption_row(const struct lvp_request *request, const struct lvp_caption *caption, struct lvp_json_text *row);
 void lvp_error_row(const struct lvp_request *request, const struct lvp_sample_error *error, int attempts,
-                   struct lvp_text *row);
+                   struct lvp_json_text *row);
 
 // How every row of this id starts, in either file: {"id":"...",
-void lvp_row_start(const char *id, struct lvp_text *row);
+void lvp_row_start(const char *id, struct lvp_json_text *row);
 
 #endif

@@ -21,23 +21,23 @@ static void test_row_texts(void **state)
                                   .vision_tokens = vision,
                                   .n_images = 2,
                                   .n_counts = 2};
-    struct lvp_text row = {0};
+    struct lvp_json_text row = {0};
     lvp_caption_row(&request, &caption, &row);
-    lvp_text_append(&row, "", 1);
+    lvp_json_text_append(&row, "", 1);
     assert_string_equal(
         row.data,
         "{\"id\":\"\xc3\xa9\xef\xbf\xbd/\",\"image\":[\"a\",\"b\\u0001\x7f\"],\"prompt\":\"tab\\t\",\"caption\":\"\","
         "\"finish_reason\":\"length\",\"token_ids\":[5,6],\"prompt_tokens\":0,\"vision_tokens\":[[4,2],[4,2]],"
         "\"logprobs\":[-0.333333343,0]}\n");
-    lvp_text_free(&row);
+    lvp_json_text_free(&row);
     struct lvp_request bad = {.id = "line-3", .prompt = ""};
     struct lvp_sample_error error = {.code = LVP_SAMPLE_BAD_MANIFEST_LINE, .message = "x"};
     lvp_error_row(&bad, &error, 1, &row);
-    lvp_text_append(&row, "", 1);
+    lvp_json_text_append(&row, "", 1);
     assert_string_equal(
         row.data,
         "{\"id\":\"line-3\",\"image\":null,\"error\":\"bad_manifest_line\",\"message\":\"x\",\"attempts\":1}\n");
-    lvp_text_free(&row);
+    lvp_json_text_free(&row);
 }
 
 int main(void)
