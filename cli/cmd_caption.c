@@ -135,7 +135,7 @@ static enum lvp_status parse(int argc, char **argv, struct command *command)
                                             .max_pixels = 178956970}};
     lvp_options_init(&command->shared);
     command->caption.prompts = command->prompts;
-    optind = 1;
+    optind = 0; // glibc: a fresh start
     for (int code; (code = getopt_long(argc, argv, LVP_SHARED_SHORT_OPTIONS, long_options, NULL)) != -1;) {
         if (code == 'h') {
             command->help = true;

@@ -1,5 +1,5 @@
 // `lvpipe inspect`: what a checkpoint is, and whether it can run; or what its tokenizer makes of a text. Needs no MPI.
-#include "cli/commands.h"
+#include "cli/cmd_inspect.h"
 #include "cli/inspect_report.h"
 #include "common/json.h"
 #include "common/tokenizer.h"
@@ -64,9 +64,9 @@ static enum lvp_status read_options(int argc, char **argv, struct options *optio
             return lvp_fail(LVP_ERR_USAGE, "inspect: unknown option %s", argv[optind - 1]);
         }
     }
-    if (optind + 2 != argc) // the command's name comes first
+    if (optind + 1 != argc)
         return lvp_fail(LVP_ERR_USAGE, "inspect: give one model folder; see lvpipe inspect --help");
-    options->dir = argv[optind + 1];
+    options->dir = argv[optind];
     return LVP_OK;
 }
 
@@ -141,9 +141,8 @@ static enum lvp_status report(const struct options *options)
     return status;
 }
 
-enum lvp_status lvp_cmd_inspect(int argc, char **argv, int *exit_status)
+enum lvp_status lvp_cmd_inspect(int argc, char **argv)
 {
-    (void)exit_status; // 0, or what the failure says
     struct options options;
     LVP_TRY(read_options(argc, argv, &options));
     if (options.help) {
