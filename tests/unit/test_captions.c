@@ -186,7 +186,7 @@ static void test_torn_files(void **state)
     (void)state;
     struct lvp_captions_options whole = options_for("whole"), torn;
     run_to_end(&whole, true);
-    size_t n_captions, n_errors;
+    size_t n_captions = 0, n_errors = 0;
     char *captions = temp_read("whole/captions.jsonl", &n_captions),
          *errors = temp_read("whole/errors.jsonl", &n_errors);
     torn = options_for("torn");
