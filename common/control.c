@@ -130,13 +130,6 @@ enum lvp_status lvp_control_unpack_from_worker(const uint8_t *bytes, size_t n_by
     return LVP_OK;
 }
 
-double lvp_now(void)
-{
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
-}
-
 void lvp_poll_rest(enum lvp_expectation expectation, int idle_rounds)
 {
     long nanoseconds = 50000;

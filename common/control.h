@@ -4,6 +4,7 @@
 #ifndef LVP_COMMON_CONTROL_H
 #define LVP_COMMON_CONTROL_H
 
+#include "common/clock.h"
 #include "common/status.h"
 #include "lvpipe.pb-c.h"
 
@@ -30,9 +31,6 @@ bool lvp_control_sending(struct lvp_control *control);
 // Unpack with a bound; LVP_ERR_FORMAT for bytes that are no such message. Free with lvp__to_worker__free_unpacked.
 enum lvp_status lvp_control_unpack_to_worker(const uint8_t *bytes, size_t n_bytes, Lvp__ToWorker **message) LVP_MUST_CHECK;
 enum lvp_status lvp_control_unpack_from_worker(const uint8_t *bytes, size_t n_bytes, Lvp__FromWorker **message) LVP_MUST_CHECK;
-
-// Seconds of a clock that only goes forward.
-double lvp_now(void);
 
 // How long a communication thread rests before it polls again: not at all while a payload is in transfer, a moment while
 // something is expected, up to 2 ms when nothing is. `idle_rounds` counts polls in a row that found nothing.

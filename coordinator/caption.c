@@ -6,6 +6,7 @@
 #include "coordinator/identity.h"
 #include "coordinator/manifest.h"
 #include "coordinator/planner.h"
+#include "coordinator/progress.h"
 #include "coordinator/report.h"
 #include "coordinator/run.h"
 
@@ -34,6 +35,7 @@ struct job {
     struct lvp_scheduler_config scheduler;
     int image_slots, max_rows;
     struct lvp_captions *captions;
+    struct lvp_progress progress;
     int *vision_tokens; // [max images of a prompt, 1 + n_points]
     double started;
 };
@@ -253,6 +255,8 @@ static enum lvp_status sink_caption(void *context, uint64_t index, const struct 
 static enum lvp_status sink_tick(void *context)
 {
     struct job *job = context;
+    struct lvp_captions_counts counts = lvp_captions_counts(job->captions);
+    lvp_progress_update(&job->progress, counts.captions + counts.failed, counts.failed);
     return lvp_captions_tick(job->captions);
 }
 
@@ -271,9 +275,13 @@ static enum lvp_status run(struct job *job)
                  .window = LVP_CAPTIONS_WINDOW},
     };
     struct lvp_run_totals totals;
+    struct lvp_captions_counts before = lvp_captions_counts(job->captions);
+    lvp_progress_start(&job->progress, before.total, before.resumed, options->quiet, options->terminal);
     double start = lvp_now();
-    LVP_TRY(lvp_run(&run, &totals));
+    enum lvp_status status = lvp_run(&run, &totals);
     double seconds = lvp_now() - start;
+    lvp_progress_clear(&job->progress);
+    if (status != LVP_OK) return status;
     struct lvp_captions_counts done = lvp_captions_counts(job->captions);
     if (!lvp_world_finish(&job->world, FINISH_SECONDS)) return lvp_fail(LVP_ERR_LOST, "a worker did not finish");
     struct lvp_report report = {

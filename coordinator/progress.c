@@ -1,26 +1,18 @@
 #include "coordinator/progress.h"
 
+#include "common/clock.h"
 #include "common/log.h"
 
 #include <stdio.h>
 #include <string.h>
 #include <sys/ioctl.h>
-#include <time.h>
 #include <unistd.h>
 
 static const double bar_seconds = 0.1, line_seconds = 30;
 
-static double now_seconds(void)
+void lvp_progress_start(struct lvp_progress *progress, uint64_t total, uint64_t resumed, bool quiet, bool terminal)
 {
-    struct timespec now;
-    (void)clock_gettime(CLOCK_MONOTONIC, &now);
-    return (double)now.tv_sec + (double)now.tv_nsec * 1e-9;
-}
-
-void lvp_progress_start(struct lvp_progress *progress, uint64_t total, uint64_t resumed, bool quiet)
-{
-    *progress = (struct lvp_progress){.total = total, .resumed = resumed, .quiet = quiet, .started = now_seconds()};
-    progress->terminal = isatty(STDERR_FILENO) != 0;
+    *progress = (struct lvp_progress){.total = total, .resumed = resumed, .quiet = quiet, .terminal = terminal, .started = lvp_now()};
     // The first line of a log comes after 30 s; a bar comes at once.
     progress->last_drawn = progress->terminal ? -1 : progress->started;
 }
@@ -88,7 +80,7 @@ static void draw_bar(struct lvp_progress *progress, uint64_t done, const char *t
 void lvp_progress_update(struct lvp_progress *progress, uint64_t done, uint64_t failed)
 {
     if (progress->quiet) return;
-    double now = now_seconds();
+    double now = lvp_now();
     if (progress->last_drawn >= 0 && now - progress->last_drawn < (progress->terminal ? bar_seconds : line_seconds))
         return;
     progress->last_drawn = now;
@@ -112,5 +104,5 @@ void lvp_progress_finish(struct lvp_progress *progress, uint64_t done, uint64_t 
     lvp_progress_clear(progress);
     if (progress->quiet) return;
     char text[128];
-    lvp_info("%s", lvp_progress_text(progress, done, failed, now_seconds() - progress->started, text, sizeof text));
+    lvp_info("%s", lvp_progress_text(progress, done, failed, lvp_now() - progress->started, text, sizeof text));
 }

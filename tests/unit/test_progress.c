@@ -13,7 +13,7 @@ static void expect(uint64_t total, uint64_t resumed, uint64_t done, uint64_t fai
 {
     struct lvp_progress progress;
     char text[128];
-    lvp_progress_start(&progress, total, resumed, true);
+    lvp_progress_start(&progress, total, resumed, true, false);
     assert_string_equal(lvp_progress_text(&progress, done, failed, seconds, text, sizeof text), expected);
 }
 
@@ -36,7 +36,7 @@ static void test_small_buffer(void **state)
     (void)state;
     struct lvp_progress progress;
     char text[20];
-    lvp_progress_start(&progress, 5000, 0, true);
+    lvp_progress_start(&progress, 5000, 0, true, false);
     assert_memory_equal(lvp_progress_text(&progress, 120, 3, 60, text, sizeof text), "120/5000 (2 %), 3 f", 20);
 }
 
