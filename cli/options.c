@@ -3,6 +3,7 @@
 #include <ctype.h>
 #include <errno.h>
 #include <limits.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -58,13 +59,15 @@ enum lvp_status lvp_parse_uint64(const char *option, const char *text, uint64_t 
 static enum lvp_status parse_name(const char *option, const char *text, const char *const *names, int *index)
 {
     char list[128] = "";
+    size_t length = 0;
     for (int i = 0; names[i] != NULL; i++) {
         if (strcmp(text, names[i]) == 0) {
             *index = i;
             return LVP_OK;
         }
-        if (i > 0) strcat(list, names[i + 1] == NULL ? " or " : ", ");
-        strcat(list, names[i]);
+        const char *link = i == 0 ? "" : names[i + 1] == NULL ? " or " : ", ";
+        int added = snprintf(list + length, sizeof list - length, "%s%s", link, names[i]);
+        if (added > 0 && (size_t)added < sizeof list - length) length += (size_t)added;
     }
     return lvp_fail(LVP_ERR_USAGE, "%s %s: give %s", option, text, list);
 }

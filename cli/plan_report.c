@@ -34,7 +34,8 @@ static struct stage_figures figures_of(const struct lvp_plan_report *report, int
 
 static int64_t decode_bytes(const struct lvp_plan_report *report, const struct lvp_block_cost *cost)
 {
-    return report->images * lvp_decode_steps(&report->workload) * (cost->decode_out.payload + cost->decode_out.framing);
+    return (int64_t)report->images * lvp_decode_steps(&report->workload) *
+           (cost->decode_out.payload + cost->decode_out.framing);
 }
 
 static void print_head(const struct lvp_plan_report *report)

@@ -68,7 +68,7 @@ static double solve(struct tables *t, double bound)
     int n = t->n_blocks, width = n + 1;
     for (int b = 0; b <= n; b++) t->value[b] = b == 0 ? 0 : INFINITY;
     for (int s = 1; s <= in->n_stages; s++) {
-        double *now = t->value + s * width, *before = now - width;
+        double *now = t->value + (ptrdiff_t)s * width, *before = now - width;
         int64_t limit = in->devices[s - 1].memory;
         for (int b = 0; b <= n; b++) {
             now[b] = INFINITY;
@@ -110,7 +110,8 @@ static enum lvp_status tables_make(const struct lvp_planner_input *input, struct
     t->from = calloc(cells, sizeof *t->from);
     if (t->prefix == NULL || t->allowed == NULL || t->value == NULL || t->from == NULL) {
         tables_free(t);
-        return lvp_fail(LVP_ERR_MEMORY, "planning %d stages: out of memory", input->n_stages);
+        (void)lvp_fail(LVP_ERR_MEMORY, "planning %d stages: out of memory", input->n_stages);
+        return LVP_ERR_MEMORY;
     }
     for (int b = 0; b < n; b++) {
         struct lvp_block_cost cost = lvp_block_cost(input->workload, b);

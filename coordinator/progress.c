@@ -72,8 +72,8 @@ static void draw_bar(struct lvp_progress *progress, uint64_t done, const char *t
     }
     for (int i = 0; i < text_width && n < width && n < (int)sizeof line - 8; i++) line[n++] = text[i];
     int drawn = n - 1;
-    memcpy(line + n, "\x1b[K", 3); // erase what is left of a longer line
-    write_stderr(line, (size_t)n + 3);
+    n += snprintf(line + n, sizeof line - (size_t)n, "\x1b[K"); // erase what is left of a longer line
+    write_stderr(line, (size_t)n);
     progress->drawn_width = drawn;
 }
 

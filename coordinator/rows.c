@@ -46,7 +46,8 @@ void lvp_caption_row(const struct lvp_request *request, const struct lvp_caption
     lvp_json_text_int(row, caption->prompt_tokens);
     lvp_json_text_puts(row, ",\"vision_tokens\":[");
     for (int i = 0; i < caption->n_images; i++)
-        append_ints(i > 0 ? "," : "", caption->vision_tokens + i * caption->n_counts, caption->n_counts, row);
+        append_ints(i > 0 ? "," : "", caption->vision_tokens + (ptrdiff_t)i * caption->n_counts, caption->n_counts,
+                    row);
     lvp_json_text_puts(row, "]");
     if (caption->logprobs != NULL) {
         lvp_json_text_puts(row, ",\"logprobs\":[");

@@ -49,6 +49,7 @@ static inline void temp_write(const char *name, const char *text)
 static inline char *temp_read(const char *name, size_t *n_bytes)
 {
     FILE *file = fopen(temp_path(name), "rb");
+    if (n_bytes != NULL) *n_bytes = 0;
     if (file == NULL) return NULL;
     char *bytes = calloc(1, 1 << 20);
     size_t n = bytes != NULL ? fread(bytes, 1, (1 << 20) - 1, file) : 0;
