@@ -1,7 +1,7 @@
 #include "coordinator/manifest.h"
 
-#include "coordinator/folder_list.h"
 #include "common/text.h"
+#include "coordinator/folder_list.h"
 #include "coordinator/json_text.h"
 
 #include <ctype.h>
@@ -14,7 +14,7 @@
 #include <unistd.h>
 #include <xxhash.h>
 
-enum { MAX_LINE_BYTES = 16 << 20 };
+enum { MAX_LINE_BYTES = 16 << 20, CACHE_BYTES = 1 << 18 };
 
 // A line of a .jsonl that is not blank.
 struct line {
@@ -23,11 +23,19 @@ struct line {
     uint32_t number; // from 1
 };
 
+// The part of the .jsonl that was read last: requests are asked for in order, so one read serves thousands of lines.
+struct line_cache {
+    char *bytes;     // [CACHE_BYTES]
+    uint64_t offset; // of the file
+    size_t n_bytes;
+};
+
 struct lvp_manifest {
     char *root;                 // folder that relative image paths start from
     struct lvp_name_list names; // folder and single image
     int fd;                     // of the .jsonl, else -1
     char *label;                // the input as the user wrote it
+    struct line_cache *cache;   // of the .jsonl, owned
     struct line *lines;         // [n_lines]
     size_t n_lines, max_lines;
     uint64_t n_all; // samples of the whole input
@@ -154,26 +162,54 @@ static enum lvp_status parse_line(const struct lvp_manifest *manifest, const cha
     return status;
 }
 
+// Reads up to n_bytes at an offset; *got is less at the end of the file.
+static enum lvp_status read_at(const struct lvp_manifest *manifest, uint64_t offset, char *bytes, size_t n_bytes,
+                               size_t *got)
+{
+    for (*got = 0; *got < n_bytes;) {
+        ssize_t n = pread(manifest->fd, bytes + *got, n_bytes - *got, (off_t)(offset + *got));
+        if (n < 0 && errno == EINTR) continue;
+        if (n < 0) return lvp_fail(LVP_ERR_IO, "%s: %s", manifest->label, strerror(errno));
+        if (n == 0) break;
+        *got += (size_t)n;
+    }
+    return LVP_OK;
+}
+
+static enum lvp_status too_short(const struct lvp_manifest *manifest, const struct line *line)
+{
+    return lvp_fail(LVP_ERR_IO, "%s: line %u cannot be read again: the file has become shorter", manifest->label,
+                    line->number);
+}
+
+// A line longer than the cache is read by itself.
+static enum lvp_status load_long_line(const struct lvp_manifest *manifest, const struct line *line,
+                                      struct lvp_sample *sample)
+{
+    size_t got = 0;
+    char *bytes = malloc(line->length);
+    if (bytes == NULL) return out_of_memory();
+    enum lvp_status status = read_at(manifest, line->offset, bytes, line->length, &got);
+    if (status == LVP_OK)
+        status =
+            got < line->length ? too_short(manifest, line) : parse_line(manifest, bytes, got, line->number, sample);
+    free(bytes);
+    return status;
+}
+
 static enum lvp_status load_line(const struct lvp_manifest *manifest, const struct line *line,
                                  struct lvp_sample *sample)
 {
-    size_t n = line->length <= MAX_LINE_BYTES ? line->length : 0;
-    char *bytes = malloc(n + 1);
-    if (bytes == NULL) return out_of_memory();
-    enum lvp_status status = LVP_OK;
-    for (size_t done = 0; done < n;) {
-        ssize_t got = pread(manifest->fd, bytes + done, n - done, (off_t)(line->offset + done));
-        if (got < 0 && errno == EINTR) continue;
-        if (got <= 0) {
-            status = lvp_fail(LVP_ERR_IO, "%s: line %u cannot be read again: %s", manifest->label, line->number,
-                              got < 0 ? strerror(errno) : "the file has become shorter");
-            break;
-        }
-        done += (size_t)got;
+    if (line->length > MAX_LINE_BYTES) return parse_line(manifest, NULL, line->length, line->number, sample);
+    if (line->length > CACHE_BYTES) return load_long_line(manifest, line, sample);
+    struct line_cache *cache = manifest->cache;
+    bool held = line->offset >= cache->offset && line->offset + line->length <= cache->offset + cache->n_bytes;
+    if (!held) {
+        cache->offset = line->offset;
+        LVP_TRY(read_at(manifest, line->offset, cache->bytes, CACHE_BYTES, &cache->n_bytes));
+        if (cache->n_bytes < line->length) return too_short(manifest, line);
     }
-    if (status == LVP_OK) status = parse_line(manifest, bytes, line->length, line->number, sample);
-    free(bytes);
-    return status;
+    return parse_line(manifest, cache->bytes + (line->offset - cache->offset), line->length, line->number, sample);
 }
 
 static enum lvp_status load_name(const struct lvp_manifest *manifest, const char *name, struct lvp_sample *sample)
@@ -326,6 +362,9 @@ static enum lvp_status open_jsonl(struct lvp_manifest *manifest)
 {
     manifest->fd = open(manifest->label, O_RDONLY | O_CLOEXEC);
     if (manifest->fd < 0) return lvp_fail(LVP_ERR_USAGE, "--input %s: %s", manifest->label, strerror(errno));
+    manifest->cache = calloc(1, sizeof *manifest->cache);
+    if (manifest->cache != NULL) manifest->cache->bytes = malloc(CACHE_BYTES);
+    if (manifest->cache == NULL || manifest->cache->bytes == NULL) return out_of_memory();
     return list_lines(manifest);
 }
 
@@ -399,6 +438,8 @@ void lvp_manifest_close(struct lvp_manifest *manifest)
 {
     if (manifest == NULL) return;
     if (manifest->fd >= 0) (void)close(manifest->fd);
+    if (manifest->cache != NULL) free(manifest->cache->bytes);
+    free(manifest->cache);
     lvp_name_list_free(&manifest->names);
     free(manifest->lines);
     free(manifest->root);
