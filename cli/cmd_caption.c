@@ -5,6 +5,7 @@
 #include "common/log.h"
 #include "coordinator/caption.h"
 #include "coordinator/manifest.h"
+#include "coordinator/request.h"
 #include "worker/worker.h"
 
 #include <sched.h>

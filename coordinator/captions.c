@@ -1,17 +1,16 @@
 #include "coordinator/captions.h"
 
+#include "common/clock.h"
+#include "common/log.h"
 #include "coordinator/identity.h"
 #include "coordinator/manifest.h"
 #include "coordinator/resume.h"
-
-#include "common/log.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
-#include <time.h>
 #include <unistd.h>
 
 // Of --retry-failed: the merged files, which take the others' places when every old row is in them. captions goes
@@ -51,13 +50,6 @@ struct lvp_captions {
     struct lvp_row_reader copy; // old captions; stands on the first one at or after `at`
 };
 
-static double now_seconds(void)
-{
-    struct timespec now;
-    (void)clock_gettime(CLOCK_MONOTONIC, &now);
-    return (double)now.tv_sec + (double)now.tv_nsec * 1e-9;
-}
-
 // --- Writing -------------------------------------------------------------------------------------------------------
 
 static enum lvp_status flush_file(struct output_file *file)
@@ -82,7 +74,7 @@ static enum lvp_status append_row(struct lvp_captions *c, bool is_error, const c
 {
     struct output_file *file = is_error ? &c->errors : &c->captions;
     lvp_json_text_append(&file->pending, row, length);
-    if (c->unsynced_since < 0) c->unsynced_since = now_seconds();
+    if (c->unsynced_since < 0) c->unsynced_since = lvp_now();
     return file->pending.length >= FLUSH_BYTES || file->pending.failed ? flush_file(file) : LVP_OK;
 }
 
@@ -161,7 +153,7 @@ enum lvp_status lvp_captions_add_error(struct lvp_captions *c, uint64_t index, c
 
 enum lvp_status lvp_captions_tick(struct lvp_captions *c)
 {
-    if (c->unsynced_since < 0 || now_seconds() - c->unsynced_since < sync_seconds) return LVP_OK;
+    if (c->unsynced_since < 0 || lvp_now() - c->unsynced_since < sync_seconds) return LVP_OK;
     return sync_all(c);
 }
 

@@ -4,7 +4,7 @@
 #ifndef LVP_COORDINATOR_MANIFEST_H
 #define LVP_COORDINATOR_MANIFEST_H
 
-#include "coordinator/request.h"
+#include "coordinator/sample.h"
 
 struct lvp_manifest;
 

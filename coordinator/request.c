@@ -1,26 +1,11 @@
 #include "coordinator/request.h"
 
 #include "coordinator/json_text.h"
-#include "coordinator/manifest.h"
 
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <xxhash.h>
-
-void lvp_sample_free(struct lvp_sample *sample)
-{
-    for (int i = 0; i < sample->n_images; i++) {
-        if (sample->images != NULL) free(sample->images[i]);
-        if (sample->paths != NULL) free(sample->paths[i]);
-    }
-    free(sample->images);
-    free(sample->paths);
-    free(sample->id);
-    free(sample->prompt);
-    json_decref(sample->columns);
-    *sample = (struct lvp_sample){0};
-}
 
 // Appends the value of one field; false when the sample has none.
 static bool append_field(const struct lvp_sample *sample, const char *name, size_t length, struct lvp_json_text *text)

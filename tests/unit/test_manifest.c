@@ -1,5 +1,6 @@
 // Which samples an input gives, in which order and under which ids, and how prompts are filled from their columns.
 #include "coordinator/manifest.h"
+#include "coordinator/request.h"
 #include "temp_folder.h"
 
 #include <setjmp.h>
