@@ -80,6 +80,10 @@ static enum lvp_status build_prompt(struct run *run, struct ask *ask, struct lvp
                                  options->config->text.max_positions, &ask->prompt, error));
     if (error->code != LVP_SAMPLE_OK) return LVP_OK;
     const struct lvp_prompt *prompt = &ask->prompt;
+    for (int i = 0; i < prompt->n_ids; i++)
+        if (prompt->ids[i] >= options->config->text.vocab && prompt->ids[i] != options->config->image_token_id)
+            return lvp_fail(LVP_ERR_MODEL, "the tokenizer gives id %d, the model's vocabulary ends at %d: they do not belong together",
+                            prompt->ids[i], options->config->text.vocab - 1);
     int room = options->config->text.max_positions - prompt->n_rows;
     ask->max_new = options->max_new_tokens < room ? options->max_new_tokens : room;
     if (prompt->n_images > options->image_slots ||
