@@ -70,7 +70,7 @@ static void compare_prefill(struct chain *chain, const struct lvp_safetensors *g
 
 static void run_scenario(const char *model, const struct lvp_safetensors *golden, const char *scenario, const char *kernel_set)
 {
-    char what[256], key[128];
+    char what[512], key[128];
     (void)snprintf(what, sizeof what, "%s %s on %s", model, scenario, kernel_set);
     (void)snprintf(key, sizeof key, "%s.keep", scenario);
     const char *keep = lvp_safetensors_metadata(golden, key);
