@@ -140,46 +140,49 @@ static float round_to(enum lvp_dtype dtype, float value)
 }
 
 // Values [first, first + n) of a tensor as 32-bit words of the packed dtype; bf16 in pairs, the last padded with 0.
-static int to_words(const struct lvp_tensor_view *tensor, size_t first, int n, enum lvp_dtype dtype, uint32_t *words)
+// Returns the number of words.
+static size_t to_words(const struct lvp_tensor_view *tensor, size_t first, size_t n, enum lvp_dtype dtype,
+                       uint32_t *words)
 {
     if (n < 1) return 0; // never; without it GCC 12 with sanitizers warns of a negative size
     const char *from = (const char *)tensor->data + first * lvp_dtype_size(tensor->dtype);
     if (dtype == LVP_F32) {
         float values[PACK_CHUNK];
-        for (int i = 0; i < n; i++) values[i] = lvp_load_f32(from, tensor->dtype, (size_t)i);
-        memcpy(words, values, (size_t)n * sizeof *values);
+        for (size_t i = 0; i < n; i++) values[i] = lvp_load_f32(from, tensor->dtype, i);
+        memcpy(words, values, n * sizeof *values);
         return n;
     }
     uint16_t halves[PACK_CHUNK];
     if (tensor->dtype == LVP_BF16) {
-        memcpy(halves, from, (size_t)n * sizeof *halves);
+        memcpy(halves, from, n * sizeof *halves);
     } else {
-        for (int i = 0; i < n; i++) halves[i] = lvp_f32_to_bf16(lvp_load_f32(from, tensor->dtype, (size_t)i));
+        for (size_t i = 0; i < n; i++) halves[i] = lvp_f32_to_bf16(lvp_load_f32(from, tensor->dtype, i));
     }
     if (n % 2 != 0) halves[n] = 0;
-    memcpy(words, halves, (size_t)(n + n % 2) * sizeof *halves);
+    memcpy(words, halves, (n + n % 2) * sizeof *halves);
     return (n + 1) / 2;
 }
 
 static void pack_panel(const struct packing *packing, int index)
 {
     const struct lvp_linear *linear = packing->linear;
-    int panel = packing->panel, first = index * panel;
-    int columns = linear->out - first < panel ? linear->out - first : panel;
-    int k_words = linear->dtype == LVP_BF16 ? packed_k(linear->dtype, linear->in) / 2 : linear->in;
-    uint32_t *to = (uint32_t *)linear->weights + (size_t)index * (size_t)k_words * (size_t)panel;
-    for (int k = 0; k < linear->in; k += PACK_CHUNK) {
-        int n = linear->in - k < PACK_CHUNK ? linear->in - k : PACK_CHUNK, n_words = 0;
-        for (int column = 0; column < panel; column++) {
+    int first = index * packing->panel;
+    int columns = linear->out - first < packing->panel ? linear->out - first : packing->panel;
+    size_t panel = (size_t)packing->panel, in = (size_t)linear->in;
+    size_t k_words = linear->dtype == LVP_BF16 ? (in + 1) / 2 : in;
+    uint32_t *to = (uint32_t *)linear->weights + (size_t)index * k_words * panel;
+    for (size_t k = 0; k < in; k += PACK_CHUNK) {
+        size_t n = in - k < PACK_CHUNK ? in - k : PACK_CHUNK, n_words = 0;
+        for (int column = 0; column < packing->panel; column++) {
             uint32_t words[PACK_CHUNK] = {0}; // what columns behind the last one hold
             if (column < columns) {
                 size_t row;
                 const struct lvp_linear_part *part = find_row(packing, first + column, &row);
-                n_words = to_words(part->weight, row * (size_t)linear->in + (size_t)k, n, linear->dtype, words);
+                n_words = to_words(part->weight, row * in + k, n, linear->dtype, words);
             }
-            for (int i = 0; i < n_words; i++) to[(size_t)i * (size_t)panel + (size_t)column] = words[i];
+            for (size_t i = 0; i < n_words; i++) to[i * panel + (size_t)column] = words[i];
         }
-        to += (size_t)n_words * (size_t)panel;
+        to += n_words * panel;
     }
     for (int column = 0; column < columns; column++) {
         size_t row;
@@ -280,7 +283,6 @@ static void plan(const struct lvp_matmul_kernels *kernels, int threads, struct l
     // One row panel reads each weight once: a straight walk over K is the best stream from memory. Several share a K
     // block of weights and of x while they are in the caches.
     m->k_block = m->row_panels == 1 ? at_least(m->k, 2) : LVP_MATMUL_K_BLOCK;
-    m->widen = m->dtype == LVP_BF16 && !kernels->rounds_x && divide_up(m->row_panels, m->row_blocks) > 2;
 
     m->column_panels = divide_up(m->out, kernels->panel);
     int groups = divide_up(m->column_panels, m->group);

@@ -61,7 +61,14 @@ INLINE vu even_k(vu words)
 
 INLINE vu odd_k(vu words)
 {
+#if defined(__AVX2__) && !defined(__AVX512F__)
+    // Two shifts, which the compiler would fold: a mask would take the register that the sixth row needs.
+    words >>= 16;
+    __asm__("" : "+x"(words));
+    return words << 16;
+#else
     return words & 0xffff0000U;
+#endif
 }
 
 // A step of a panel is PANEL * 4 bytes: half a cache line, one or two.
@@ -125,7 +132,10 @@ INLINE void run_tile(const struct tile *tile, int rows, int panels, enum kind ki
             vu w0 = load_words(from), w1 = load_words(from + VF_LANES);
             if (kind == PAIR) {
                 step_panel(sum + 2 * p, rows, vectors, x, even_k(w0), even_k(w1), kind);
-                step_panel(sum + 2 * p, rows, vectors, x + rows, odd_k(w0), odd_k(w1), kind);
+                // Load the words again rather than keep them: six rows use all other registers.
+                __asm__ volatile("" : : : "memory");
+                w0 = odd_k(load_words(from)), w1 = odd_k(load_words(from + VF_LANES));
+                step_panel(sum + 2 * p, rows, vectors, x + rows, w0, w1, kind);
             } else {
                 step_panel(sum + 2 * p, rows, vectors, x, w0, w1, kind);
             }
@@ -146,31 +156,15 @@ INLINE void run_tile(const struct tile *tile, int rows, int panels, enum kind ki
 #define BF16_KIND PAIR
 #endif
 
-#define DEFINE_TILES(rows)                                                                                             \
-    static void f32_##rows(const struct tile *tile)                                                                    \
-    {                                                                                                                  \
-        run_tile(tile, rows, 1, F32);                                                                                  \
-    }                                                                                                                  \
-    static void f32_group_##rows(const struct tile *tile)                                                              \
-    {                                                                                                                  \
-        run_tile(tile, rows, GROUP_FOR(rows), F32);                                                                    \
-    }                                                                                                                  \
-    static void bf16_##rows(const struct tile *tile)                                                                   \
-    {                                                                                                                  \
-        run_tile(tile, rows, 1, BF16_KIND);                                                                            \
-    }                                                                                                                  \
-    static void bf16_group_##rows(const struct tile *tile)                                                             \
-    {                                                                                                                  \
-        run_tile(tile, rows, GROUP_FOR(rows), BF16_KIND);                                                              \
-    }
+// clang-format off
+#define DEFINE_TILES(rows)                                                                                         \
+    static void f32_##rows(const struct tile *tile) { run_tile(tile, rows, 1, F32); }                              \
+    static void f32_group_##rows(const struct tile *tile) { run_tile(tile, rows, GROUP_FOR(rows), F32); }          \
+    static void bf16_##rows(const struct tile *tile) { run_tile(tile, rows, 1, BF16_KIND); }                       \
+    static void bf16_group_##rows(const struct tile *tile) { run_tile(tile, rows, GROUP_FOR(rows), BF16_KIND); }
 
-#define TILES(rows)                                                                                                    \
-    {                                                                                                                  \
-        {f32_##rows, f32_group_##rows},                                                                                \
-        {                                                                                                              \
-            bf16_##rows, bf16_group_##rows                                                                             \
-        }                                                                                                              \
-    }
+#define TILES(rows) {{f32_##rows, f32_group_##rows}, {bf16_##rows, bf16_group_##rows}}
+// clang-format on
 
 DEFINE_TILES(1)
 DEFINE_TILES(2)
@@ -187,6 +181,7 @@ DEFINE_TILES(11)
 DEFINE_TILES(12)
 #endif
 
+// A group is only walked for one row panel: more rows than fit one fill at least half of each.
 static tile_fn *const tiles[ROW_TILE][2][2] = {
     // [rows - 1][bf16][group]
     TILES(1), TILES(2), TILES(3), TILES(4),  TILES(5),  TILES(6),
@@ -250,17 +245,6 @@ static void pack_rows(const struct lvp_matmul *m, int first, int last)
     }
 }
 
-static void widen_panel(const uint32_t *words, int steps, float *to)
-{
-    for (int i = 0; i < steps; i++, words += PANEL, to += 2 * PANEL) {
-        for (int v = 0; v < PANEL; v += VF_LANES) {
-            vu pair = load_words(words + v);
-            vf_store(to + v, (vf)even_k(pair));
-            vf_store(to + PANEL + v, (vf)odd_k(pair));
-        }
-    }
-}
-
 // y = round(add + act(sum + bias)) for `rows` rows by `columns` columns whose sums lie `stride` apart.
 static void finish_tile(const struct lvp_matmul *m, int row, int rows, int column, int columns, const float *sums,
                         int stride)
@@ -287,7 +271,7 @@ static void finish_tile(const struct lvp_matmul *m, int row, int rows, int colum
 
 // The columns of one group (or one panel) for all row panels of a task, over one K block.
 static void run_group(const struct lvp_matmul *m, int k0, int n_k, int column_panel, int panels, int first_row_panel,
-                      int last_row_panel, float *sums, struct lvp_matmul_scratch *scratch)
+                      int last_row_panel, float *sums)
 {
     size_t panel_words = (size_t)weight_words(m, m->k) * PANEL;
     struct tile tile = {
@@ -296,20 +280,14 @@ static void run_group(const struct lvp_matmul *m, int k0, int n_k, int column_pa
         .steps = weight_words(m, n_k),
         .first = k0 == 0,
     };
-    bool bf16 = m->dtype == LVP_BF16, last = k0 + n_k == m->k;
-    if (m->widen) {
-        widen_panel(tile.w, tile.steps, scratch->widened);
-        tile.w = (const uint32_t *)(const void *)scratch->widened;
-        tile.steps = n_k;
-        bf16 = false;
-    }
+    bool last = k0 + n_k == m->k;
     int columns = m->out - column_panel * PANEL < panels * PANEL ? m->out - column_panel * PANEL : panels * PANEL;
     const uint32_t *x = m->packed_x + (size_t)x_words(m, k0) * (size_t)m->n_rows;
     for (int p = first_row_panel; p < last_row_panel; p++) {
         int row = row_start(m, p), rows = row_start(m, p + 1) - row;
         tile.x = x + (size_t)row * (size_t)x_words(m, n_k);
         tile.sums = sums;
-        tiles[rows - 1][bf16][panels > 1](&tile);
+        tiles[rows - 1][m->dtype == LVP_BF16][panels > 1](&tile);
         if (last) finish_tile(m, row, rows, column_panel * PANEL, columns, sums, panels * PANEL);
         sums += rows * panels * PANEL;
     }
@@ -329,7 +307,7 @@ static void run_block(const struct lvp_matmul *m, int row_block, int column_bloc
         float *sums = scratch->sums;
         for (int panel = first, panels; panel < last; panel += panels) {
             panels = last - panel >= m->group ? m->group : 1;
-            run_group(m, k0, n_k, panel, panels, first_row_panel, last_row_panel, sums, scratch);
+            run_group(m, k0, n_k, panel, panels, first_row_panel, last_row_panel, sums);
             sums += rows * panels * PANEL;
         }
     }

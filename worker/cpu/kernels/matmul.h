@@ -4,7 +4,7 @@
 // Weights [out, in] are packed as panels of `panel` output columns, each panel contiguous over the whole of K:
 //   f32   [out / panel][in][panel] f32
 //   bf16  [out / panel][in / 2][panel][2] bf16: one 32-bit word holds k and k + 1 of a column. vdpbf16ps takes words as
-//         they are; the other sets widen one with a shift (k) and a mask (k + 1).
+//         they are; the other sets widen one with shifts.
 // Columns behind `out` and the k behind an odd `in` are 0.
 //
 // Rows of x are packed as panels of `row_tile` rows or fewer, in blocks over K, so that a kernel reads one contiguous
@@ -25,7 +25,6 @@ enum {
 
 // Memory of one thread while it runs tasks, 64-byte aligned.
 struct lvp_matmul_scratch {
-    float widened[LVP_MATMUL_K_BLOCK * LVP_MATMUL_MAX_PANEL];     // one panel of one K block as f32
     float sums[LVP_MATMUL_BLOCK_ROWS * LVP_MATMUL_BLOCK_COLUMNS]; // a task's outputs between K blocks
 };
 
@@ -47,7 +46,6 @@ struct lvp_matmul {
     int column_blocks; // groups of column panels
     int k_block;       // even
     int group;         // panels of weights walked at once
-    bool widen;        // turn each bf16 panel of a K block to f32 once, for all row panels of the task
 };
 
 struct lvp_matmul_kernels {
