@@ -31,7 +31,8 @@ struct lvp_transport_ops {
                              struct lvp_transfer *transfer) LVP_MUST_CHECK;
     enum lvp_status (*irecv)(struct lvp_transport *transport, int peer, int tag, void *data, size_t capacity,
                              struct lvp_transfer *transfer) LVP_MUST_CHECK;
-    // *done says whether the transfer has ended; LVP_ERR_FORMAT for a message larger than the receive's capacity.
+    // *done says whether the transfer has ended; LVP_ERR_FORMAT for a message larger than the receive's capacity. MPI keeps
+    // that promise for small messages only (Open MPI 4.1 copies large ones whole): give a receive all the room there is.
     enum lvp_status (*test)(struct lvp_transport *transport, struct lvp_transfer *transfer, bool *done) LVP_MUST_CHECK;
     // Gives a transfer up; its buffer is the caller's again.
     void (*cancel)(struct lvp_transport *transport, struct lvp_transfer *transfer);
