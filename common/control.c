@@ -118,14 +118,14 @@ bool lvp_control_sending(struct lvp_control *control)
 
 enum lvp_status lvp_control_unpack_to_worker(const uint8_t *bytes, size_t n_bytes, Lvp__ToWorker **message)
 {
-    *message = lvp__to_worker__unpack(NULL, n_bytes, bytes);
+    *message = n_bytes <= LVP_CONTROL_MAX_BYTES ? lvp__to_worker__unpack(NULL, n_bytes, bytes) : NULL;
     if (*message == NULL) return lvp_fail(LVP_ERR_FORMAT, "the coordinator sent %zu bytes that are no message", n_bytes);
     return LVP_OK;
 }
 
 enum lvp_status lvp_control_unpack_from_worker(const uint8_t *bytes, size_t n_bytes, Lvp__FromWorker **message)
 {
-    *message = lvp__from_worker__unpack(NULL, n_bytes, bytes);
+    *message = n_bytes <= LVP_CONTROL_MAX_BYTES ? lvp__from_worker__unpack(NULL, n_bytes, bytes) : NULL;
     if (*message == NULL) return lvp_fail(LVP_ERR_FORMAT, "a worker sent %zu bytes that are no message", n_bytes);
     return LVP_OK;
 }

@@ -97,7 +97,7 @@ static enum lvp_status loop(struct run *run)
     while (run->next < run->n_requests || run->n_active > 0) {
         bool moved = false;
         LVP_TRY(take_messages(run, &moved));
-        if (moved) last_message = lvp_now();
+        if (moved || run->n_active == 0) last_message = lvp_now();
         LVP_TRY(lvp_run_admit(run, &moved));
         LVP_TRY(lvp_run_send_encodes(run, &moved));
         LVP_TRY(lvp_run_send_steps(run, &moved));

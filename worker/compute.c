@@ -42,6 +42,17 @@ static enum lvp_status open_pruner(const struct lvp_worker_setup *setup, const s
     return LVP_OK;
 }
 
+// Counts that the model must agree with: every size of a step follows from them.
+static enum lvp_status check_prune(const struct lvp_prune_counts *prune, const struct lvp_model_config *config)
+{
+    if (prune->rows[0] != lvp_vision_tokens(config))
+        return lvp_fail(LVP_ERR_FORMAT, "Setup: %d rows of an image, the model has %d", prune->rows[0], lvp_vision_tokens(config));
+    if (prune->n_points > 0 && prune->after[prune->n_points - 1] > config->text.layers)
+        return lvp_fail(LVP_ERR_FORMAT, "Setup: a prune point after layer %d, the model has %d", prune->after[prune->n_points - 1],
+                        config->text.layers);
+    return LVP_OK;
+}
+
 static enum lvp_status load(struct lvp_compute *compute)
 {
     enum lvp_status status = LVP_OK;
@@ -58,6 +69,7 @@ static enum lvp_status load(struct lvp_compute *compute)
     }
     compute->config = *lvp_checkpoint_config(checkpoint);
     LVP_CHECK(lvp_partition_check(&compute->config, &setup->partition));
+    LVP_CHECK(check_prune(&setup->prune, &compute->config));
     LVP_CHECK(open_pruner(setup, &compute->config, &weights));
     struct lvp_stage_options options = {
         .checkpoint = checkpoint, .weights = &weights, .pruner = setup->pruner, .prune = setup->prune,
@@ -292,6 +304,8 @@ enum lvp_status lvp_compute_step(struct lvp_compute *compute, Lvp__ToWorker *mes
 {
     struct lvp_job *job = NULL;
     enum lvp_status status = lvp_lane_announce(&compute->steps, &job);
+    if (status == LVP_OK && !lvp_stage_has_decoder(compute->stage))
+        status = lvp_fail(LVP_ERR_FORMAT, "a step was sent to a stage of vision blocks only");
     if (status != LVP_OK) {
         lvp__to_worker__free_unpacked(message, NULL);
         return status;
@@ -306,6 +320,7 @@ enum lvp_status lvp_compute_step(struct lvp_compute *compute, Lvp__ToWorker *mes
     job->out = step_header(compute, &job->step, lvp_stage_rows_out(compute->stage, &job->step),
                            lvp_depth_of_layer(&setup->prune, range.dec_end));
     compute->steps.announced++;
+    pthread_cond_signal(&compute->wake); // from now on the compute thread's waiting counts as waiting for this job
     return LVP_OK;
 }
 
@@ -317,12 +332,25 @@ static struct lvp_hop_header encode_header(const struct lvp_compute *compute, co
                                    .dtype = compute->setup.dtype, .payload_bytes = encode->n_slots * image_bytes};
 }
 
+static enum lvp_status check_encode(const struct lvp_compute *compute, const Lvp__Encode *encode)
+{
+    const struct lvp_stage_limits *limits = &compute->setup.limits;
+    int first = compute->setup.partition.first[compute->setup.stage];
+    if (first > lvp_block_index(&compute->config, LVP_BLOCK_MERGE, 0))
+        return lvp_fail(LVP_ERR_FORMAT, "an encode job was sent to a stage past the merge");
+    if (encode->n_slots < 1 || encode->n_slots > (size_t)limits->max_images)
+        return lvp_fail(LVP_ERR_FORMAT, "an encode job of %zu images", encode->n_slots);
+    for (size_t i = 0; i < encode->n_slots; i++)
+        if (encode->slots[i] < 0 || encode->slots[i] >= limits->image_slots)
+            return lvp_fail(LVP_ERR_FORMAT, "an encode job with image slot %d", encode->slots[i]);
+    return LVP_OK;
+}
+
 enum lvp_status lvp_compute_encode(struct lvp_compute *compute, Lvp__ToWorker *message)
 {
     struct lvp_job *job = NULL;
     enum lvp_status status = lvp_lane_announce(&compute->encodes, &job);
-    if (status == LVP_OK && (message->encode->n_slots < 1 || message->encode->n_slots > (size_t)compute->setup.limits.max_images))
-        status = lvp_fail(LVP_ERR_FORMAT, "an encode job of %zu images", message->encode->n_slots);
+    if (status == LVP_OK) status = check_encode(compute, message->encode);
     if (status != LVP_OK) {
         lvp__to_worker__free_unpacked(message, NULL);
         return status;
@@ -331,6 +359,7 @@ enum lvp_status lvp_compute_encode(struct lvp_compute *compute, Lvp__ToWorker *m
     if (compute->encodes.from >= 0) job->in = encode_header(compute, message->encode, lvp_stage_image_in_bytes(compute->stage));
     if (compute->encodes.to >= 0) job->out = encode_header(compute, message->encode, lvp_stage_image_out_bytes(compute->stage));
     compute->encodes.announced++;
+    pthread_cond_signal(&compute->wake);
     return LVP_OK;
 }
 

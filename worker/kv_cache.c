@@ -149,7 +149,7 @@ enum lvp_status lvp_kv_cache_append(struct lvp_kv_cache *cache, int slot, int de
     if (slot < 0 || slot >= cache->config.max_seqs || !cache->in_use[slot])
         return lvp_fail(LVP_ERR_FORMAT, "sequence slot %d holds no sequence", slot);
     int length = group->lengths[slot];
-    if (n > group->reserved[slot] * LVP_KV_PAGE - length)
+    if (n > group->reserved[slot] * LVP_KV_PAGE - length || n > cache->config.max_kv_len - length)
         return lvp_fail(LVP_ERR_INTERNAL, "sequence slot %d grows past its KV reservation", slot);
     const int32_t *table = table_of(cache, slot, depth);
     for (int i = 0; i < n; i++) {

@@ -16,7 +16,8 @@ static enum lvp_status read_prune(const Lvp__Setup *message, struct lvp_prune_co
         prune->after[s] = message->prune_after[s];
     }
     for (int d = 0; d <= prune->n_points; d++) {
-        if (!in_range(message->prune_rows[d], 0, d == 0 ? LVP_MAX_IMAGE_TOKENS : message->prune_rows[d - 1])) return bad("prune_rows");
+        int64_t low = d == 0 ? 1 : 0, high = d == 0 ? LVP_MAX_IMAGE_TOKENS : message->prune_rows[d - 1];
+        if (!in_range(message->prune_rows[d], low, high)) return bad("prune_rows");
         prune->rows[d] = message->prune_rows[d];
     }
     return LVP_OK;
@@ -52,12 +53,16 @@ enum lvp_status lvp_worker_setup_read(const Lvp__Setup *message, struct lvp_work
         return bad("partition");
     setup->partition.n_stages = (int)message->n_ranks;
     for (size_t s = 0; s < message->n_partition; s++) setup->partition.first[s] = message->partition[s];
-    for (size_t s = 0; s < message->n_ranks; s++) setup->ranks[s] = message->ranks[s];
+    for (size_t s = 0; s < message->n_ranks; s++) {
+        if (!in_range(message->ranks[s], 1, 1 << 20)) return bad("ranks"); // rank 0 holds no stage
+        setup->ranks[s] = message->ranks[s];
+    }
     if (!in_range(message->stage, 0, setup->partition.n_stages - 1)) return bad("stage");
     setup->stage = message->stage;
     setup->dtype = (enum lvp_dtype)message->dtype;
     setup->pruner = (enum lvp_pruner_kind)message->pruner;
     setup->threads = message->threads;
+    if (message->max_pixels < 0) return bad("max_pixels");
     setup->max_pixels = message->max_pixels;
     setup->model = strdup(message->model);
     setup->pruner_weights = strdup(message->pruner_weights);
