@@ -2,6 +2,7 @@
 // The sides take turns in one process and the best of several rounds counts, because other work may share the machine.
 //
 // usage: bench_matmul [rounds]     (LVP_ISA picks the kernel set; the best this CPU has by default)
+#include "worker/cpu/kernels.h"
 #include "worker/cpu/linear.h"
 
 #include <sched.h>
@@ -31,20 +32,12 @@ static const struct shape {
 };
 static const int row_counts[N_ROW_COUNTS] = {1, 8, 64, 640};
 
-static const struct lvp_matmul_kernels *best_kernels(void)
+static const struct lvp_matmul_kernels *choose_kernels(void)
 {
-    const char *name = getenv("LVP_ISA");
-    if (!name) {
-        name = "portable";
-#if defined(__x86_64__)
-        if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) name = "avx2";
-        if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-            __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq")) {
-            name = __builtin_cpu_supports("avx512bf16") ? "avx512bf16" : "avx512";
-        }
-#endif
-    }
-    return lvp_matmul_kernels_find(name);
+    const struct lvp_kernels *chosen;
+    if (lvp_kernels_find(NULL, &chosen) == LVP_OK) return lvp_matmul_kernels_find(chosen->name);
+    (void)fprintf(stderr, "bench_matmul: %s\n", lvp_error_text());
+    exit(2);
 }
 
 // CPU seconds of this thread: what others on the machine do with the core in between does not count. Every side
@@ -344,7 +337,7 @@ static void hold_dnnl_to_one_thread(char **argv)
 int main(int argc, char **argv)
 {
     hold_dnnl_to_one_thread(argv);
-    struct bench bench = {.kernels = best_kernels(), .rounds = argc > 1 ? atoi(argv[1]) : 5};
+    struct bench bench = {.kernels = choose_kernels(), .rounds = argc > 1 ? atoi(argv[1]) : 5};
     double layer_ours[N_ROW_COUNTS] = {0}, layer_dnnl[N_ROW_COUNTS] = {0}, roof = 0.0;
     cpu_set_t core;
     CPU_ZERO(&core);

@@ -1,5 +1,6 @@
 // Linear layers of the CPU backend against a double reference, for every kernel set that this CPU runs, and the promise
 // that a row's bits depend on nothing but the row.
+#include "worker/cpu/kernels.h"
 #include "worker/cpu/linear.h"
 
 #include <float.h>
@@ -16,15 +17,10 @@ enum { N_SETS = 4, MAX_PARTS = 3 };
 
 static bool can_run(const char *kernel_set)
 {
-    if (!lvp_matmul_kernels_find(kernel_set)) return false;
-#if defined(__x86_64__)
-    if (strcmp(kernel_set, "avx2") == 0) return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-    bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-                  __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
-    if (strcmp(kernel_set, "avx512") == 0) return avx512;
-    if (strcmp(kernel_set, "avx512bf16") == 0) return avx512 && __builtin_cpu_supports("avx512bf16");
-#endif
-    return true;
+    const struct lvp_kernels *kernels;
+    bool runs = lvp_kernels_find(kernel_set, &kernels) == LVP_OK;
+    lvp_error_clear();
+    return runs;
 }
 
 // The same numbers on every machine. In [-1, 1).

