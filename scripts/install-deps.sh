@@ -13,7 +13,7 @@ packages=(
   protobuf-c-compiler libprotobuf-c-dev libjansson-dev libxxhash-dev
   libsentencepiece-dev libprotobuf-dev # from 0.2 on sentencepiece.pc asks for protobuf-lite.pc
   libjpeg-dev libspng-dev libwebp-dev
-  libcmocka-dev
+  libcmocka-dev jq
 )
 for option in "$@"; do
   case $option in

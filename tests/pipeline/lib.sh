@@ -1,0 +1,59 @@
+# What the pipeline tests share; sourced by each. LVPIPE names the program. A test counts what failed, says it on stderr with
+# the program's own words, and goes on; `finish` turns the count into the exit status.
+set -uo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/../.." || exit 1
+
+LVPIPE=$(realpath "${LVPIPE:-build/release/lvpipe}")
+MODEL=$PWD/models/demo
+IMAGES=$PWD/examples/images
+[[ -x $LVPIPE ]] || { echo "$LVPIPE is not there; LVPIPE names the program" >&2; exit 1; }
+[[ -f $MODEL/model.safetensors ]] || { echo "skipped: $MODEL has no weights"; exit 77; }
+command -v jq >/dev/null || { echo "jq is missing; scripts/install-deps.sh installs it" >&2; exit 1; }
+
+export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 # containers
+work=$(mktemp -d "${TMPDIR:-/tmp}/lvp_pipeline_XXXXXX")
+trap 'rm -rf "$work"' EXIT
+failures=0
+
+fail() { # fail TEXT [FILE]: the file is what the program said
+  echo "FAILED: $1" >&2
+  [[ -n ${2:-} && -s $2 ]] && tail -n 5 "$2" | sed 's/^/    /' >&2
+  failures=$((failures + 1))
+}
+
+finish() {
+  if ((failures > 0)); then
+    echo "$failures failed" >&2
+    exit 1
+  fi
+  echo "passed in $SECONDS s"
+}
+
+# run STATUS COMMAND...: runs it within two minutes; its words are in $work/stdout and $work/stderr afterwards.
+run() {
+  local expected=$1 status=0
+  shift
+  timeout 120 "$@" >"$work/stdout" 2>"$work/stderr" || status=$?
+  ((status == expected)) && return 0
+  fail "status $status instead of $expected: ${*##*/}" "$work/stderr"
+  return 1
+}
+
+# says TEXT: the program's last words on stderr hold it.
+says() { grep -qF -- "$1" "$work/stderr" || fail "it does not say '$1'" "$work/stderr"; }
+
+# caption OUT OPTIONS...: captions into $work/OUT with the demo model; must succeed.
+caption() {
+  local out=$1
+  shift
+  run 0 "$LVPIPE" caption --model "$MODEL" --output "$work/$out" -q "$@"
+}
+
+# same A B WHAT: two files of $work hold the same bytes.
+same() { cmp -s "$work/$1" "$work/$2" || fail "$3: $1 and $2 differ" <(diff "$work/$1" "$work/$2" | head -n 2 | cut -c -300); }
+
+# expect WHAT ACTUAL EXPECTED
+expect() { [[ $2 == "$3" ]] || fail "$1: '$2' instead of '$3'"; }
+
+# The examples as a manifest with paths that hold wherever it lies; $1 samples.
+example_manifest() { head -n "${1:-100}" "$IMAGES/manifest.jsonl" | jq -c --arg d "$IMAGES" '.image = $d + "/" + .image'; }
