@@ -64,7 +64,7 @@ static void exec_mpirun(int n_ranks, int argc, char *const *argv)
     (void)snprintf(count, sizeof count, "%d", n_ranks);
     char host[32];
     (void)snprintf(host, sizeof host, "localhost:%d", n_ranks);
-    const char *const head[] = {"mpirun", "-q", "--oversubscribe", "--bind-to", "none", "--host", host, "-n", count, self};
+    const char *const head[] = {"mpirun", "--oversubscribe", "--bind-to", "none", "--host", host, "-n", count, self};
     size_t n_head = sizeof head / sizeof *head;
     char **arguments = calloc(n_head + (size_t)argc + 1, sizeof *arguments);
     if (arguments == NULL) _exit(127);
@@ -74,6 +74,9 @@ static void exec_mpirun(int n_ranks, int argc, char *const *argv)
     setenv("OMPI_ALLOW_RUN_AS_ROOT", "1", 1); // containers; mpirun would refuse
     setenv("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1", 1);
     setenv("OMPI_MCA_btl_base_warn_component_unused", "0", 0);
+    setenv("OMPI_MCA_orte_execute_quiet", "1", 0); // as mpirun -q, an option that Open MPI 5 does not have
+    // All ranks are on this machine. Open MPI 5 prints a warning per pair of ranks when it looks at other interfaces.
+    if (getenv("OMPI_MCA_btl_tcp_if_exclude") == NULL) setenv("OMPI_MCA_btl_tcp_if_include", "lo", 0);
     if (isatty(STDERR_FILENO)) setenv("LVPIPE_TERMINAL", "1", 1); // ranks write through a pipe and cannot see it
     lvp_die_with_parent();
     execvp("mpirun", arguments);
