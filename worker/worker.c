@@ -199,9 +199,10 @@ static enum lvp_status send_last_words(struct worker *worker, enum lvp_status st
 {
     Lvp__FromWorker message = LVP__FROM_WORKER__INIT;
     Lvp__Failure failure = LVP__FAILURE__INIT;
+    Lvp__Statistics nothing = LVP__STATISTICS__INIT; // the run ended before this worker was set up: the answer is still waited for
     if (status == LVP_OK) {
         message.body_case = LVP__FROM_WORKER__BODY_STATISTICS;
-        message.statistics = &worker->compute.statistics;
+        message.statistics = worker->compute.running ? &worker->compute.statistics : &nothing;
     } else {
         failure.status = (int32_t)status;
         failure.text = (char *)(size_t)lvp_error_text();
@@ -221,14 +222,12 @@ enum lvp_status lvp_worker_run(const struct lvp_worker_options *options)
     LVP_CHECK(lvp_transport_mpi_open(options->hops, &worker->transport));
     status = send_hello(worker);
     if (status == LVP_OK) status = serve(worker);
-    if (worker->compute.running && status == LVP_OK) {
-        pthread_mutex_lock(&worker->compute.lock);
-        status = send_last_words(worker, LVP_OK);
-        pthread_mutex_unlock(&worker->compute.lock);
-    } else if (status != LVP_OK && send_last_words(worker, status) != LVP_OK) {
-        goto fail; // nobody can be told
-    }
-    flush(worker);
+    bool shared = worker->compute.running;
+    if (shared) pthread_mutex_lock(&worker->compute.lock);
+    enum lvp_status told = send_last_words(worker, status);
+    if (shared) pthread_mutex_unlock(&worker->compute.lock);
+    if (told == LVP_OK) flush(worker); // else nobody can be told
+    if (status == LVP_OK) status = told;
 fail:
     lvp_compute_stop(&worker->compute, worker->transport);
     if (worker->transport != NULL) worker->transport->ops->close(worker->transport);
