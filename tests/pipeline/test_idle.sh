@@ -1,0 +1,53 @@
+#!/usr/bin/env bash
+# Ranks that wait must leave their cores alone: Open MPI would busy-wait, and steal from whoever computes. Rank 0 is stopped
+# once every stage works, so that nothing is announced any more; the stages may then use less than 5 % of a core each.
+. "$(dirname "$0")/lib.sh"
+
+SECONDS_MEASURED=10
+# far more work than is done before the stop
+example_manifest | jq -c 'range(2000) as $n | .id += "/\($n)"' >"$work/rows.jsonl"
+LVPIPE_TEST_MARK=$work "$LVPIPE" caption --model "$MODEL" --input "$work/rows.jsonl" --output "$work/out" --stages 3 --threads 1 -q \
+  --max-new-tokens 64 2>"$work/stderr" &
+launcher=$!
+
+ranks=()
+find_ranks() { # processes of this very run, by rank
+  local rank pid
+  for rank in 0 1 2 3; do
+    for pid in $(pgrep -x lvpipe); do
+      tr '\0' '\n' 2>/dev/null <"/proc/$pid/environ" | grep -qx "LVPIPE_TEST_MARK=$work" &&
+        tr '\0' '\n' 2>/dev/null <"/proc/$pid/environ" | grep -qx "OMPI_COMM_WORLD_RANK=$rank" && ranks[rank]=$pid
+    done
+  done
+}
+for ((i = 0; i < 300; i++)); do
+  [[ -s $work/out/captions.jsonl ]] && break
+  sleep 0.1
+done
+find_ranks
+if [[ ${#ranks[@]} -ne 4 ]]; then
+  fail "4 ranks were expected, ${#ranks[@]} were found" "$work/stderr"
+  kill "$launcher" 2>/dev/null
+  finish
+fi
+stop_all() {
+  kill -CONT "${ranks[0]}" 2>/dev/null
+  kill -KILL "${ranks[@]}" 2>/dev/null
+  wait "$launcher" 2>/dev/null
+}
+
+ticks() { awk '{print $14 + $15}' "/proc/$1/stat"; } # user and system time; the name in field 2 holds no blank
+kill -STOP "${ranks[0]}"
+sleep 2 # what was announced is finished by then
+before=() after=()
+for r in 1 2 3; do before[r]=$(ticks "${ranks[r]}"); done
+sleep "$SECONDS_MEASURED"
+for r in 1 2 3; do after[r]=$(ticks "${ranks[r]}"); done
+hertz=$(getconf CLK_TCK)
+for r in 1 2 3; do
+  percent=$(awk -v t=$((after[r] - before[r])) -v h="$hertz" -v s="$SECONDS_MEASURED" 'BEGIN {printf "%.1f", 100 * t / h / s}')
+  echo "rank $r, idle: $percent % of a core"
+  awk -v p="$percent" 'BEGIN {exit !(p < 5)}' || fail "rank $r uses $percent % of a core while it waits"
+done
+stop_all
+finish
