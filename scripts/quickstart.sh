@@ -25,8 +25,7 @@ if [[ $status -ne 0 ]]; then
   exit "$status"
 fi
 
-# One line per row of captions.jsonl; the strings here hold no escapes beyond \" and \\.
-sed -E 's/^.*"image":"(([^"\\]|\\.)*)".*"caption":"(([^"\\]|\\.)*)".*$/\1\t\3/; s/\\(["\\\/])/\1/g' captions/captions.jsonl |
+jq -r '[.image, .caption | gsub("\\s+"; " ")] | join("\t")' captions/captions.jsonl |
   awk -F '\t' '
     { image[NR] = $1; caption[NR] = $2; if (length($1) > width) width = length($1) }
     END {
