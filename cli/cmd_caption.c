@@ -3,6 +3,7 @@
 #include "cli/launch.h"
 #include "cli/options.h"
 #include "common/log.h"
+#include "common/text.h"
 #include "coordinator/caption.h"
 #include "coordinator/manifest.h"
 #include "coordinator/request.h"
@@ -20,7 +21,7 @@ enum { MAX_PROMPTS = 64 };
 enum {
     OPTION_INPUT = LVP_OPTION_COMMAND, OPTION_OUTPUT, OPTION_PROMPT, OPTION_SYSTEM, OPTION_RAW_PROMPT, OPTION_MAX_NEW_TOKENS,
     OPTION_TEMPERATURE, OPTION_TOP_P, OPTION_LOGPROBS, OPTION_LIMIT, OPTION_SHARD, OPTION_RETRY_FAILED, OPTION_OVERWRITE,
-    OPTION_MAX_ERRORS, OPTION_MAX_PIXELS, OPTION_ALLOW_MIXED_NUMERICS
+    OPTION_MAX_ERRORS, OPTION_MAX_PIXELS, OPTION_ALLOW_MIXED_NUMERICS, OPTION_LATER, OPTION_LATER_COUNT
 };
 
 static const struct option long_options[] = {
@@ -41,6 +42,11 @@ static const struct option long_options[] = {
     {"max-errors", required_argument, NULL, OPTION_MAX_ERRORS},
     {"max-pixels", required_argument, NULL, OPTION_MAX_PIXELS},
     {"allow-mixed-numerics", no_argument, NULL, OPTION_ALLOW_MIXED_NUMERICS},
+    {"max-restarts", required_argument, NULL, OPTION_LATER_COUNT},
+    {"drain-seconds", required_argument, NULL, OPTION_LATER_COUNT},
+    {"metrics", required_argument, NULL, OPTION_LATER},
+    {"trace", required_argument, NULL, OPTION_LATER},
+    {"log-format", required_argument, NULL, OPTION_LATER},
     {"help", no_argument, NULL, 'h'},
     {NULL, 0, NULL, 0},
 };
@@ -122,6 +128,13 @@ static enum lvp_status set_option(struct command *command, int code, const char 
     case OPTION_MAX_ERRORS: return parse_count("--max-errors", value, &caption->max_errors);
     case OPTION_MAX_PIXELS: return parse_count("--max-pixels", value, &caption->max_pixels);
     case OPTION_SHARD: return lvp_shard_parse(value, &caption->shard, &caption->n_shards);
+    case OPTION_LATER_COUNT: { // accepted so that job scripts can be written now; restarts and drains are not there yet
+        int64_t ignored = 0;
+        lvp_warn("--max-restarts and --drain-seconds have no effect yet");
+        return parse_count("--max-restarts and --drain-seconds", value, &ignored);
+    }
+    case OPTION_LATER:
+        return lvp_fail(LVP_ERR_USAGE, "--metrics, --trace and --log-format are not supported yet");
     case OPTION_PROMPT:
         if (caption->n_prompts == MAX_PROMPTS) return lvp_fail(LVP_ERR_USAGE, "--prompt may be given %d times", MAX_PROMPTS);
         command->prompts[caption->n_prompts++] = value;
@@ -159,7 +172,21 @@ static enum lvp_status parse(int argc, char **argv, struct command *command)
     }
     if (caption->system != NULL && strstr(caption->system, "<image>") != NULL)
         return lvp_fail(LVP_ERR_USAGE, "--system holds <image>: images are placed by the template");
+    if (caption->system != NULL && !lvp_utf8_valid(caption->system, strlen(caption->system)))
+        return lvp_fail(LVP_ERR_USAGE, "--system is not valid UTF-8");
     return LVP_OK;
+}
+
+// A partition that cannot be is refused before ranks are started for it.
+static enum lvp_status check_partition(const struct lvp_caption_options *caption, const struct lvp_model_config *config)
+{
+    struct lvp_partition partition;
+    int n_blocks = lvp_block_count(config);
+    if (caption->stages > n_blocks || caption->stages > LVP_MAX_STAGES)
+        return lvp_fail(LVP_ERR_USAGE, "--stages %d: the model has %d blocks, and %d stages are the most", caption->stages, n_blocks,
+                        LVP_MAX_STAGES);
+    if (caption->partition.mode == LVP_PARTITION_AUTO) return LVP_OK;
+    return lvp_partition_resolve(&caption->partition, config, &caption->prune, &partition);
 }
 
 // Which pruner, with which weights, points and shares: what depends on the model's folder.
@@ -169,7 +196,6 @@ static enum lvp_status resolve(struct command *command)
     struct lvp_caption_options *caption = &command->caption;
     struct lvp_model_config config;
     struct lvp_pruner_weights weights = {0};
-    const char *name = shared->pruner;
     caption->model = shared->model;
     caption->stages = shared->stages;
     caption->replicas = shared->replicas;
@@ -180,31 +206,33 @@ static enum lvp_status resolve(struct command *command)
     caption->seed = shared->seed;
     caption->json = shared->json;
     caption->quiet = shared->verbosity < 0;
+    lvp_log_init(shared->verbosity < 0 ? LVP_LOG_WARNING : shared->verbosity > 0 ? LVP_LOG_DEBUG : LVP_LOG_INFO, "");
     caption->terminal = isatty(STDERR_FILENO) || getenv("LVPIPE_TERMINAL") != NULL;
-    if (shared->pruner_weights != NULL) (void)snprintf(command->weights_path, sizeof command->weights_path, "%s", shared->pruner_weights);
-    else (void)snprintf(command->weights_path, sizeof command->weights_path, "%s/lvpruning.safetensors", shared->model);
-    bool has_weights = access(command->weights_path, F_OK) == 0;
-    if (name == NULL) {
-        name = has_weights ? "lvpruning" : "none";
-        if (!has_weights) lvp_info("%s is not there: nothing is pruned (--pruner none)", command->weights_path);
-    }
-    if (strcmp(name, "none") == 0) caption->pruner = LVP_PRUNER_NONE;
-    else if (strcmp(name, "lvpruning") == 0) caption->pruner = LVP_PRUNER_LVPRUNING;
-    else if (strcmp(name, "random") == 0) caption->pruner = LVP_PRUNER_RANDOM;
-    else return lvp_fail(LVP_ERR_USAGE, "--pruner takes none, lvpruning or random, not '%s'", name);
+    LVP_TRY(lvp_options_find_weights(shared, command->weights_path, sizeof command->weights_path));
+    bool has_weights = command->weights_path[0] != '\0';
+    const char *name = shared->pruner != NULL ? shared->pruner : has_weights ? "lvpruning" : "none";
+    if (shared->pruner == NULL && !has_weights && !lvp_launched())
+        lvp_info("%s has no lvpruning.safetensors: nothing is pruned (--pruner none)", shared->model);
+    caption->pruner = LVP_PRUNER_NONE;
+    while (strcmp(name, lvp_pruner_name(caption->pruner)) != 0)
+        if (++caption->pruner == LVP_PRUNER_COUNT)
+            return lvp_fail(LVP_ERR_USAGE, "--pruner takes none, lvpruning or random, not '%s'", name);
     LVP_TRY(lvp_model_config_load(shared->model, &config));
     if (caption->pruner == LVP_PRUNER_NONE) {
-        if (shared->keep != NULL) return lvp_fail(LVP_ERR_USAGE, "--keep has no meaning with --pruner none");
-        return LVP_OK;
+        if (shared->keep != NULL && !lvp_launched()) lvp_warn("--keep has no meaning with --pruner none");
+        return check_partition(caption, &config);
     }
     if (caption->pruner == LVP_PRUNER_LVPRUNING) {
+        if (!has_weights)
+            return lvp_fail(LVP_ERR_MODEL, "%s has no lvpruning.safetensors: name the modules with --pruner-weights, or use "
+                                           "--pruner none or random", shared->model);
         caption->pruner_weights = command->weights_path;
         LVP_TRY(lvp_pruner_weights_open(command->weights_path, &config, &weights));
     }
     enum lvp_status status = lvp_options_prune_plan(shared, caption->pruner == LVP_PRUNER_LVPRUNING ? &weights : NULL,
                                                     config.text.layers, "0.5", &caption->prune);
     lvp_pruner_weights_close(&weights);
-    return status;
+    return status == LVP_OK ? check_partition(caption, &config) : status;
 }
 
 // Cores of this worker: its mask's, shared with the workers of this node that have the same mask.

@@ -78,26 +78,13 @@ static enum lvp_status parse(int argc, char **argv, struct plan_arguments *argum
 }
 
 // The decision modules' file that the options name or that the folder holds; *path is "" for none.
-static enum lvp_status find_weights(const struct plan_arguments *arguments, char path[4096])
-{
-    const struct lvp_options *options = &arguments->shared;
-    path[0] = '\0';
-    if (options->pruner != NULL && strcmp(options->pruner, "lvpruning") != 0) return LVP_OK;
-    if (options->pruner_weights == NULL && options->model == NULL) return LVP_OK;
-    int n = options->pruner_weights != NULL ? snprintf(path, 4096, "%s", options->pruner_weights)
-                                            : snprintf(path, 4096, "%s/lvpruning.safetensors", options->model);
-    if (n >= 4096) return lvp_fail(LVP_ERR_USAGE, "plan: the path of the pruner's weights is too long");
-    if (options->pruner_weights == NULL && access(path, F_OK) != 0) path[0] = '\0';
-    return LVP_OK;
-}
-
 static enum lvp_status choose_pruner(const struct plan_arguments *arguments, struct lvp_plan_report *report)
 {
     const struct lvp_options *options = &arguments->shared;
     struct lvp_workload *workload = &report->workload;
     struct lvp_pruner_weights weights = {0};
     char path[4096];
-    LVP_TRY(find_weights(arguments, path));
+    LVP_TRY(lvp_options_find_weights(options, path, sizeof path));
     // A folder without modules is planned as it would run, dense; who asks for pruning gets the paper's modules.
     bool wanted =
         options->model == NULL || options->pruner != NULL || options->keep != NULL || options->prune_after != NULL;

@@ -1,6 +1,7 @@
 #include "cli/launch.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdio.h>
@@ -78,6 +79,9 @@ static void exec_mpirun(int n_ranks, int argc, char *const *argv)
     // All ranks are on this machine. Open MPI 5 prints a warning per pair of ranks when it looks at other interfaces.
     if (getenv("OMPI_MCA_btl_tcp_if_exclude") == NULL) setenv("OMPI_MCA_btl_tcp_if_include", "lo", 0);
     if (isatty(STDERR_FILENO)) setenv("LVPIPE_TERMINAL", "1", 1); // ranks write through a pipe and cannot see it
+    // Ranks read nothing; the shell loop that started us may want its input back.
+    int nothing = open("/dev/null", O_RDONLY);
+    if (nothing >= 0) (void)dup2(nothing, STDIN_FILENO);
     lvp_die_with_parent();
     execvp("mpirun", arguments);
     _exit(127);
@@ -92,11 +96,9 @@ enum lvp_status lvp_launch(int n_ranks, int argc, char *const *argv, int *exit_s
     if (child == 0) exec_mpirun(n_ranks, argc, argv);
     while (waitpid(child, &status, 0) < 0)
         if (errno != EINTR) return lvp_fail(LVP_ERR_IO, "waiting for mpirun: %s", strerror(errno));
-    if (WIFSIGNALED(status)) {
-        *exit_status = 128 + WTERMSIG(status);
-        return LVP_OK;
-    }
-    *exit_status = WEXITSTATUS(status);
+    *exit_status = WIFSIGNALED(status) ? 128 + WTERMSIG(status) : WEXITSTATUS(status);
+    if (*exit_status >= 128)
+        return lvp_fail(LVP_ERR_LOST, "a rank was lost (%s); give the same command again to resume", strsignal(*exit_status - 128));
     if (*exit_status == 127) return lvp_fail(LVP_ERR_USAGE, "mpirun was not found: install Open MPI (openmpi-bin), or start the ranks yourself");
     return LVP_OK;
 }

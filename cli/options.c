@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 const char lvp_options_help[] =
     "  --model DIR            a Hugging Face LLaVA folder\n"
@@ -151,6 +152,18 @@ enum lvp_status lvp_options_set(struct lvp_options *options, int code, const cha
         return lvp_fail(LVP_ERR_USAGE, "unknown option -%c; see --help", optopt);
     if (optopt != 0) return lvp_fail(LVP_ERR_USAGE, "%s takes no value; see --help", argv[optind - 1]);
     return lvp_fail(LVP_ERR_USAGE, "unknown option %s; see --help", argv[optind - 1]);
+}
+
+enum lvp_status lvp_options_find_weights(const struct lvp_options *options, char *path, size_t size)
+{
+    path[0] = '\0';
+    if (options->pruner != NULL && strcmp(options->pruner, "lvpruning") != 0) return LVP_OK;
+    if (options->pruner_weights == NULL && options->model == NULL) return LVP_OK;
+    int n = options->pruner_weights != NULL ? snprintf(path, size, "%s", options->pruner_weights)
+                                            : snprintf(path, size, "%s/lvpruning.safetensors", options->model);
+    if (n < 0 || (size_t)n >= size) return lvp_fail(LVP_ERR_USAGE, "the path of the pruner's weights is too long");
+    if (options->pruner_weights == NULL && access(path, F_OK) != 0) path[0] = '\0';
+    return LVP_OK;
 }
 
 enum lvp_status lvp_options_prune_plan(const struct lvp_options *options, const struct lvp_pruner_weights *weights,

@@ -27,6 +27,6 @@ enum lvp_status lvp_print_version(void)
         if (here) backend->ops->close(backend);
         (void)printf(" %s%s", kernel_sets[i], strcmp(kernel_sets[i], best) == 0 ? " (used)" : here ? "" : " (not on this CPU)");
     }
-    (void)printf("\nbackends    cpu\ntransports  mpi, loop\n");
+    (void)printf("\nbackends    cpu\ntransports  mpi\n");
     return LVP_OK;
 }

@@ -132,17 +132,19 @@ enum lvp_status lvp_control_unpack_from_worker(const uint8_t *bytes, size_t n_by
 
 void lvp_poll_rest(enum lvp_expectation expectation, int idle_rounds)
 {
-    long nanoseconds = 50000;
-    if (expectation == LVP_IN_TRANSFER) {
-        // The transfer moves while this side polls; yielding lets a computing thread on the same core go on.
+    enum { SPIN_ROUNDS = 2000, SOON_ROUNDS = 200, SHORTEST = 50000, SOON_LONGEST = 400000, LONGEST = 2000000 };
+    if (expectation == LVP_IN_TRANSFER && idle_rounds < SPIN_ROUNDS) {
+        // The transfer moves while this side polls; yielding lets a computing thread on the same core go on. One that has
+        // not moved for long waits for a receiver that computes, and waiting must not cost a core.
         sched_yield();
         return;
     }
-    if (expectation == LVP_EXPECT_NOTHING) {
-        int doublings = idle_rounds / 16;
-        nanoseconds = doublings >= 6 ? 2000000 : 50000L << doublings;
-        if (nanoseconds > 2000000) nanoseconds = 2000000;
-    }
+    // Work that has not come for a while comes from a long step: a rest of 0.4 ms is small beside it.
+    int patience = expectation == LVP_EXPECT_NOTHING ? 16 : SOON_ROUNDS;
+    long longest = expectation == LVP_EXPECT_NOTHING ? LONGEST : SOON_LONGEST;
+    int doublings = idle_rounds / patience;
+    long nanoseconds = doublings >= 6 ? longest : (long)SHORTEST << doublings;
+    if (nanoseconds > longest) nanoseconds = longest;
     struct timespec rest = {0, nanoseconds};
     nanosleep(&rest, NULL);
 }

@@ -12,7 +12,7 @@ enum {
     LVP_BOUND_MLP = 1 << 20,
     LVP_BOUND_HEADS = 1 << 10,
     LVP_BOUND_VOCAB = 1 << 22,
-    LVP_BOUND_POSITIONS = 1 << 24,
+    LVP_BOUND_POSITIONS = 1 << 20,
     LVP_BOUND_IMAGE_SIZE = 1 << 14,
     LVP_BOUND_PATCHES = 1 << 16,
 };

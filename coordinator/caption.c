@@ -71,8 +71,12 @@ enum lvp_status lvp_caption_layout(const struct lvp_caption_options *options, in
         return lvp_fail(LVP_ERR_USAGE, "%d stages x %d replicas need %d ranks (rank 0 coordinates), %d were started", *stages, rest,
                         *stages * rest + 1, n_workers + 1);
     int fewer = n_workers / unit * unit;
+    const char *what = *stages > 0 ? "pipelines" : "replicas";
+    if (fewer == 0)
+        return lvp_fail(LVP_ERR_USAGE, "%d ranks are too few for %s of %d: start %d ranks (rank 0 coordinates)", n_workers + 1, what,
+                        unit, unit + 1);
     return lvp_fail(LVP_ERR_USAGE, "%d ranks do not divide into %s of %d: start %d or %d ranks (rank 0 coordinates)", n_workers + 1,
-                    *stages > 0 ? "pipelines" : "replicas", unit, (fewer > 0 ? fewer : unit) + 1, (fewer + unit) + 1);
+                    what, unit, fewer + 1, fewer + unit + 1);
 }
 
 static enum lvp_status open_model(struct job *job)
@@ -91,16 +95,36 @@ static enum lvp_status open_model(struct job *job)
     return LVP_OK;
 }
 
+// What the poorest worker of a stage may use: its host's memory shared with the workers there, a tenth left for buffers.
+static int64_t smallest_memory(const struct job *job, int stage)
+{
+    const struct lvp_world *world = &job->world;
+    int64_t smallest = 0;
+    for (int w = stage; w < world->n_workers; w += job->n_stages) {
+        int sharing = 0;
+        for (int other = 0; other < world->n_workers; other++)
+            if (strcmp(world->workers[other].host, world->workers[w].host) == 0) sharing++;
+        int64_t memory = world->workers[w].memory_bytes / 10 * 9 / sharing;
+        if (memory > 0 && (smallest == 0 || memory < smallest)) smallest = memory;
+    }
+    return smallest;
+}
+
 // The partition: as asked, or the planner's for the workers that are there.
 static enum lvp_status choose_partition(struct job *job)
 {
     const struct lvp_caption_options *options = job->options;
     if (options->partition.mode != LVP_PARTITION_AUTO)
         return lvp_partition_resolve(&options->partition, job->config, &options->prune, &job->partition);
+    int context = job->config->text.max_positions;
+    int new_tokens = options->max_new_tokens < context ? options->max_new_tokens : context;
     struct lvp_workload workload = {.config = job->config, .prune = options->prune, .pruner_width = job->weights.inner_width,
-                                    .text_tokens = TYPICAL_TEXT, .new_tokens = options->max_new_tokens, .dtype = options->dtype};
+                                    .text_tokens = TYPICAL_TEXT, .new_tokens = new_tokens, .dtype = options->dtype};
     struct lvp_device devices[LVP_MAX_STAGES];
-    for (int s = 0; s < job->n_stages; s++) devices[s] = LVP_TYPICAL_CPU;
+    for (int s = 0; s < job->n_stages; s++) {
+        devices[s] = LVP_TYPICAL_CPU;
+        devices[s].memory = smallest_memory(job, s);
+    }
     struct lvp_planner_input input = {.workload = &workload, .n_stages = job->n_stages, .devices = devices,
                                       .sequences = LVP_PLANNED_SEQUENCES};
     return lvp_plan_partition(&input, &job->partition);
@@ -123,7 +147,9 @@ static void size_run(struct job *job)
         .prune = job->prune, .n_stages = job->n_stages - job->merge_stage, .max_steps = job->n_stages - job->merge_stage + 1,
         .max_seqs = max_seqs, .page_slots = page, .batch_tokens = batch};
     for (int d = 0; d <= job->prune.n_points; d++) {
-        int typical = (job->prune.rows[d] + TYPICAL_TEXT + options->max_new_tokens + page - 1) / page;
+        int rows = job->prune.rows[d] + TYPICAL_TEXT + options->max_new_tokens;
+        if (rows > text->max_positions) rows = text->max_positions;
+        int typical = (rows + page - 1) / page;
         int largest = (text->max_positions + page - 1) / page;
         job->scheduler.kv_pages[d] = typical * max_seqs > largest ? typical * max_seqs : largest;
     }
@@ -189,18 +215,22 @@ static enum lvp_status open_output(struct job *job)
     const struct lvp_caption_options *options = job->options;
     char numeric_path[32];
     (void)snprintf(numeric_path, sizeof numeric_path, "cpu/%s", job->kernel_set);
+    char temperature[32], top_p[32], seed[32];
+    (void)snprintf(temperature, sizeof temperature, "%.9g", (double)options->temperature);
+    (void)snprintf(top_p, sizeof top_p, "%.9g", (double)options->top_p);
+    (void)snprintf(seed, sizeof seed, "%llu", (unsigned long long)options->seed);
     json_t *keep = json_array(), *after = json_array();
-    for (int s = 0; s < options->prune.n_points; s++) {
-        json_array_append_new(keep, json_real((double)options->prune.keep[s] / (double)LVP_KEEP_ONE));
+    for (int s = 0; s < options->prune.n_points; s++) { // 1e-12 shares: exact
+        json_array_append_new(keep, json_integer(options->prune.keep[s]));
         json_array_append_new(after, json_integer(options->prune.after[s]));
     }
     json_t *identity = json_pack(
-        "{s:s, s:s, s:s, s:s, s:o, s:o, s:s?, s:b, s:i, s:f, s:f, s:I, s:s, s:b, s:[i,i], s:s}", "model", job->model_hash,
+        "{s:s, s:s, s:s, s:s, s:o, s:o, s:s?, s:b, s:i, s:s, s:s, s:s, s:s, s:b, s:[i,i], s:s}", "model", job->model_hash,
         "tokenizer", lvp_tokenizer_hash(job->tokenizer), "pruner", lvp_pruner_name(options->pruner), "pruner_weights",
         job->weights.hash, "keep", keep, "prune_after", after, "system", options->system, "raw_prompt", options->raw_prompt,
-        "max_new_tokens", options->max_new_tokens, "temperature", (double)options->temperature, "top_p", (double)options->top_p,
-        "seed", (json_int_t)options->seed, "dtype", lvp_dtype_name(options->dtype), "logprobs", options->logprobs, "shard",
-        options->shard, options->n_shards, LVP_NUMERIC_PATH, numeric_path);
+        "max_new_tokens", options->max_new_tokens, "temperature", temperature, "top_p", top_p, "seed", seed, "dtype",
+        lvp_dtype_name(options->dtype), "logprobs", options->logprobs, "shard", options->shard, options->n_shards,
+        LVP_NUMERIC_PATH, numeric_path);
     if (identity == NULL) return lvp_fail(LVP_ERR_MEMORY, "out of memory for the run's identity");
     struct lvp_captions_options captions = {.dir = options->output, .requests = &job->requests, .identity = identity,
                                             .overwrite = options->overwrite, .retry_failed = options->retry_failed,
@@ -288,7 +318,8 @@ static enum lvp_status run(struct job *job)
         .options = options, .config = job->config, .world = &job->world, .prune = &job->prune, .totals = &totals,
         .counts = done, .model_hash = job->model_hash, .kernel_set = job->kernel_set, .run_seconds = seconds,
         .wall_seconds = lvp_now() - job->started, .mixed_numerics = lvp_captions_mixed_numerics(job->captions)};
-    LVP_TRY(lvp_report_write(&report));
+    // A rerun of a finished job did nothing: what the run was is already there.
+    if (totals.images > 0 || done.resumed < done.total || !lvp_report_exists(&report)) LVP_TRY(lvp_report_write(&report));
     if (!options->quiet) lvp_report_print(&report);
     return LVP_OK;
 }

@@ -143,7 +143,7 @@ enum lvp_status lvp_output_write_json(const char *dir, const char *name, const j
     char temporary[128];
     (void)snprintf(temporary, sizeof temporary, "%s.tmp", name);
     char *path = lvp_output_path(dir, temporary);
-    char *text = json_dumps(json, JSON_INDENT(2) | JSON_REAL_PRECISION(9));
+    char *text = json_dumps(json, JSON_INDENT(2) | JSON_REAL_PRECISION(17));
     enum lvp_status status = LVP_OK;
     int fd = -1;
     if (path == NULL || text == NULL) {

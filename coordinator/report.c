@@ -1,12 +1,16 @@
 #include "coordinator/report.h"
 
+#include "common/text.h"
+
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 // What crossed the cut behind a stage, over all replicas.
 struct cut {
-    int64_t prefill_rows, prefill_vision_rows, prefill_bytes, unpruned_bytes;
+    int64_t prefill_rows, prefill_vision_rows, unpruned_rows;
+    int64_t prefill_bytes, unpruned_bytes; // of a cut before `merge`: the images' rows
     int64_t decode_rows, decode_bytes, framing_bytes, vision_bytes;
 };
 
@@ -19,8 +23,9 @@ static struct cut sum_cut(const struct lvp_report *report, int stage)
         const Lvp__Statistics *stats = &world->workers[lvp_world_rank(world, r, stage) - 1].statistics;
         cut.prefill_rows += stats->prefill_rows;
         cut.prefill_vision_rows += stats->prefill_vision_rows;
-        cut.prefill_bytes += stats->prefill_bytes;
-        cut.unpruned_bytes += stats->unpruned_prefill_rows * row_bytes;
+        cut.prefill_bytes += stats->prefill_bytes + stats->vision_bytes;
+        cut.unpruned_rows += stats->unpruned_prefill_rows;
+        cut.unpruned_bytes += stats->unpruned_prefill_rows * row_bytes + stats->vision_bytes;
         cut.decode_rows += stats->decode_rows;
         cut.decode_bytes += stats->decode_bytes;
         cut.framing_bytes += stats->framing_bytes;
@@ -35,8 +40,8 @@ static json_t *cuts_json(const struct lvp_report *report)
     for (int s = 0; s + 1 < report->world->n_stages; s++) {
         struct cut cut = sum_cut(report, s);
         json_array_append_new(
-            cuts, json_pack("{s:i, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "after_stage", s, "prefill_rows",
-                            (json_int_t)cut.prefill_rows, "prefill_vision_rows", (json_int_t)cut.prefill_vision_rows,
+            cuts, json_pack("{s:i, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "after_stage", s, "prefill_rows",
+                            (json_int_t)cut.prefill_rows, "prefill_rows_without_pruning", (json_int_t)cut.unpruned_rows, "prefill_vision_rows", (json_int_t)cut.prefill_vision_rows,
                             "prefill_payload_bytes", (json_int_t)cut.prefill_bytes, "prefill_payload_bytes_without_pruning",
                             (json_int_t)cut.unpruned_bytes, "decode_rows", (json_int_t)cut.decode_rows, "decode_payload_bytes",
                             (json_int_t)cut.decode_bytes, "vision_payload_bytes", (json_int_t)cut.vision_bytes, "framing_bytes",
@@ -75,19 +80,46 @@ static double bubble_share(const struct lvp_report *report)
     return all > 0 && busy < all ? 1 - busy / all : 0;
 }
 
-static json_t *report_json(const struct lvp_report *report)
+// Text from the command line or the file system, which need not be UTF-8.
+static json_t *text_json(const char *text)
+{
+    struct lvp_text repaired = {0};
+    if (text == NULL || lvp_text_append_repaired(&repaired, text, strlen(text)) != LVP_OK) return json_null();
+    json_t *json = json_string(repaired.bytes);
+    free(repaired.bytes);
+    return json;
+}
+
+static json_t *options_json(const struct lvp_report *report)
 {
     const struct lvp_caption_options *options = report->options;
+    json_t *prompts = json_array(), *keep = json_array();
+    for (int p = 0; p < options->n_prompts; p++) json_array_append_new(prompts, text_json(options->prompts[p]));
+    for (int s = 0; s < options->prune.n_points; s++)
+        json_array_append_new(keep, json_real((double)options->prune.keep[s] / (double)LVP_KEEP_ONE));
+    json_t *what = json_pack("{s:o, s:o, s:o, s:o, s:s, s:o, s:s, s:o, s:b}", "model", text_json(options->model), "input",
+                             text_json(options->input), "output", text_json(options->output), "pruner_weights",
+                             text_json(options->pruner_weights), "pruner", lvp_pruner_name(options->pruner), "keep", keep, "dtype",
+                             lvp_dtype_name(options->dtype), "system", text_json(options->system), "raw_prompt", options->raw_prompt);
+    json_t *how = json_pack("{s:o, s:i, s:f, s:f, s:I, s:b, s:I, s:i, s:i, s:i, s:i}", "prompts", prompts, "max_new_tokens",
+                            options->max_new_tokens, "temperature", (double)options->temperature, "top_p", (double)options->top_p,
+                            "seed", (json_int_t)options->seed, "logprobs", options->logprobs, "limit", (json_int_t)options->limit,
+                            "shard", options->shard, "n_shards", options->n_shards, "threads", options->threads, "batch_tokens",
+                            options->batch_tokens);
+    json_object_update(what, how);
+    json_decref(how);
+    return what;
+}
+
+static json_t *report_json(const struct lvp_report *report)
+{
     const struct lvp_world *world = report->world;
     json_t *partition = json_array(), *after = json_array(), *rows = json_array();
     for (int s = 0; s < world->n_stages; s++) json_array_append_new(partition, json_integer(world->partition.first[s]));
     for (int s = 0; s < report->prune->n_points; s++) json_array_append_new(after, json_integer(report->prune->after[s]));
     for (int d = 0; d <= report->prune->n_points; d++) json_array_append_new(rows, json_integer(report->prune->rows[d]));
     double per_second = report->run_seconds > 0 ? 1 / report->run_seconds : 0;
-    json_t *opts = json_pack("{s:s, s:s, s:s, s:s, s:s, s:i, s:f, s:f, s:I}", "model", options->model, "input", options->input,
-                             "output", options->output, "pruner", lvp_pruner_name(options->pruner), "dtype",
-                             lvp_dtype_name(options->dtype), "max_new_tokens", options->max_new_tokens, "temperature",
-                             (double)options->temperature, "top_p", (double)options->top_p, "seed", (json_int_t)options->seed);
+    json_t *opts = options_json(report);
     json_t *plan = json_pack("{s:o, s:o, s:o}", "first_blocks", partition, "prune_after", after, "vision_rows", rows);
     json_t *where = json_pack("{s:i, s:i, s:i, s:s, s:s, s:b}", "ranks", world->n_workers + 1, "stages", world->n_stages, "replicas",
                               world->n_replicas, "device", "cpu", "kernel_set", report->kernel_set, "mixed_numerics",
@@ -104,6 +136,8 @@ static json_t *report_json(const struct lvp_report *report)
                      (double)report->totals->generated_tokens * per_second, "bubble_share", bubble_share(report), "stages",
                      stages_json(report), "cuts", cuts_json(report));
 }
+
+bool lvp_report_exists(const struct lvp_report *report) { return lvp_output_exists(report->options->output, "run.json"); }
 
 enum lvp_status lvp_report_write(const struct lvp_report *report)
 {
@@ -138,7 +172,7 @@ void lvp_report_print(const struct lvp_report *report)
     const struct lvp_captions_counts *counts = &report->counts;
     double per_second = report->run_seconds > 0 ? 1 / report->run_seconds : 0;
     (void)fprintf(stderr, "%" PRIu64 " captions", counts->captions);
-    if (counts->resumed > 0) (void)fprintf(stderr, " (%" PRIu64 " from before)", counts->resumed);
+    if (counts->resumed > 0) (void)fprintf(stderr, " (%" PRIu64 " requests were done before)", counts->resumed);
     (void)fprintf(stderr, ", %" PRIu64 " failed, %.1f s, %.2f images/s, %.1f tokens/s\n", counts->failed, report->run_seconds,
                   (double)report->totals->images * per_second, (double)report->totals->generated_tokens * per_second);
     if (counts->failed > 0) (void)fprintf(stderr, "failed samples are in %s/errors.jsonl\n", report->options->output);

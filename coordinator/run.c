@@ -42,11 +42,9 @@ static enum lvp_status create(struct run *run)
     return LVP_OK;
 }
 
-// Requests waiting or running hold their group in different places; after a failure all of them are found through the slots,
-// the scheduler's requests and the held group. Only the held group and slots are walked: the process ends right after.
 static void destroy(struct run *run)
 {
-    lvp_run_free_group(run->held);
+    while (run->groups != NULL) lvp_run_free_group(run->groups);
     for (int r = 0; run->replicas != NULL && r < run->options->world->n_replicas; r++) {
         struct replica *replica = &run->replicas[r];
         lvp_scheduler_destroy(replica->scheduler);

@@ -21,6 +21,8 @@ void lvp_run_free_group(struct group *group)
         group->asks = ask->next;
         free_ask(ask);
     }
+    *group->link = group->next;
+    if (group->next != NULL) group->next->link = group->link;
     free(group->slots);
     free(group);
 }
@@ -86,8 +88,12 @@ static enum lvp_status build_prompt(struct run *run, struct ask *ask, struct lvp
                             prompt->ids[i], options->config->text.vocab - 1);
     int room = options->config->text.max_positions - prompt->n_rows;
     ask->max_new = options->max_new_tokens < room ? options->max_new_tokens : room;
-    if (prompt->n_images > options->image_slots ||
-        !lvp_scheduler_fits(run->replicas[0].scheduler, prompt->n_ids - prompt->n_images, prompt->n_images, ask->max_new)) {
+    if (prompt->n_images > options->image_slots) {
+        lvp_sample_error_set(error, LVP_SAMPLE_KV_TOO_SMALL, "the prompt has %d images, a run holds %d at once", prompt->n_images,
+                             options->image_slots);
+        return LVP_OK;
+    }
+    if (!lvp_scheduler_fits(run->replicas[0].scheduler, prompt->n_ids - prompt->n_images, prompt->n_images, ask->max_new)) {
         lvp_sample_error_set(error, LVP_SAMPLE_KV_TOO_SMALL, "the prompt has %d rows: its KV does not fit; use more stages or a smaller --keep",
                              prompt->n_rows);
         return LVP_OK;
@@ -141,6 +147,10 @@ static enum lvp_status build_group(struct run *run)
     uint64_t end = (run->next / n_prompts + 1) * n_prompts;
     struct group *group = calloc(1, sizeof *group);
     if (group == NULL) return lvp_fail(LVP_ERR_MEMORY, "out of memory for a sample");
+    group->next = run->groups;
+    group->link = &run->groups;
+    if (group->next != NULL) group->next->link = &group->next;
+    run->groups = group;
     run->held = group;
     while (run->next < end) {
         uint64_t index = run->next++;
@@ -199,7 +209,6 @@ static int choose_replica(const struct run *run, int n_images)
     for (int r = 0; r < run->options->world->n_replicas; r++) {
         const struct replica *replica = &run->replicas[r];
         if (replica->n_free_slots < n_images) continue;
-        if (n_images == 0 && lvp_scheduler_load(replica->scheduler) >= run->options->image_slots) continue;
         if (best < 0 || replica->n_free_slots > run->replicas[best].n_free_slots) best = r;
     }
     return best;
@@ -209,7 +218,6 @@ static enum lvp_status place_group(struct run *run, struct group *group, int r)
 {
     struct replica *replica = &run->replicas[r];
     group->replica = r;
-    if (group->n_images == 0) return queue_requests(run, group);
     group->slots = calloc((size_t)group->n_images, sizeof *group->slots);
     if (group->slots == NULL) return lvp_fail(LVP_ERR_MEMORY, "out of memory for a sample");
     for (int slot = 0, n = 0; n < group->n_images; slot++) {
@@ -219,7 +227,6 @@ static enum lvp_status place_group(struct run *run, struct group *group, int r)
     }
     replica->n_free_slots -= group->n_images;
     group->n_unprepared = group->n_unencoded = group->n_images;
-    run->totals.images += group->n_images;
     return send_prepare(run, group);
 }
 
@@ -323,6 +330,7 @@ enum lvp_status lvp_run_encoded(struct run *run, int r, const Lvp__EncodeDone *m
         struct group *group = replica->slot_group[replica->encoding[replica->first_encoding]];
         replica->first_encoding = (replica->first_encoding + 1) % run->options->image_slots;
         replica->n_encoding--;
+        run->totals.images++;
         if (--group->n_unencoded == 0) LVP_TRY(queue_requests(run, group));
     }
     return LVP_OK;

@@ -29,6 +29,7 @@ struct group {
     int n_unstarted;           // requests whose prefill has not come back: the parked rows stay until then
     struct lvp_sample_error error;
     struct ask *asks;          // requests that are not finished
+    struct group *next, **link; // of run->groups; link points to what points here
 };
 
 struct replica {
@@ -53,7 +54,8 @@ struct run {
     uint64_t n_requests, next, n_active; // next request to look at; requests taken and not finished
     uint64_t oldest;                     // all requests before it are finished
     bool *finished;                      // ring [window]: request i at i % window
-    struct group *held;                  // built, waiting for image slots
+    struct group *groups;                // all that are alive
+    struct group *held;                  // of them, the one that waits for image slots
     int max_encodes;
     struct replica *replicas;            // [n_replicas]
     // building one Step message

@@ -32,7 +32,8 @@ enum lvp_status lvp_world_poll(struct lvp_world *world, int *rank, Lvp__FromWork
     enum lvp_status status = failure->status > LVP_OK && failure->status <= LVP_ERR_INTERNAL ? (enum lvp_status)failure->status
                                                                                              : LVP_ERR_INTERNAL;
     world->workers[*rank - 1].finished = true;
-    status = lvp_fail(status, "rank %d (%s, stage %d): %.800s", *rank, worker->host, worker->stage, failure->text);
+    if (worker->host[0] == '\0') status = lvp_fail(status, "rank %d: %.800s", *rank, failure->text);
+    else status = lvp_fail(status, "rank %d (%s, stage %d): %.800s", *rank, worker->host, worker->stage, failure->text);
     lvp__from_worker__free_unpacked(*message, NULL);
     *message = NULL;
     return status;

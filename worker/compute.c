@@ -228,12 +228,17 @@ static void *compute_main(void *argument)
     return NULL;
 }
 
-enum lvp_status lvp_compute_start(struct lvp_compute *compute, const Lvp__Setup *setup)
+void lvp_compute_init(struct lvp_compute *compute)
 {
-    LVP_TRY(lvp_worker_setup_read(setup, &compute->setup));
+    *compute = (struct lvp_compute){0};
     lvp__statistics__init(&compute->statistics);
     pthread_mutex_init(&compute->lock, NULL);
     pthread_cond_init(&compute->wake, NULL);
+}
+
+enum lvp_status lvp_compute_start(struct lvp_compute *compute, const Lvp__Setup *setup)
+{
+    LVP_TRY(lvp_worker_setup_read(setup, &compute->setup));
     if (pthread_create(&compute->thread, NULL, compute_main, compute) != 0)
         return lvp_fail(LVP_ERR_MEMORY, "the compute thread could not be started");
     compute->running = true;
@@ -248,8 +253,6 @@ void lvp_compute_stop(struct lvp_compute *compute, struct lvp_transport *transpo
         pthread_cond_signal(&compute->wake);
         pthread_mutex_unlock(&compute->lock);
         pthread_join(compute->thread, NULL);
-        pthread_mutex_destroy(&compute->lock);
-        pthread_cond_destroy(&compute->wake);
     }
     lvp_lane_destroy(&compute->steps, transport);
     lvp_lane_destroy(&compute->encodes, transport);
@@ -258,6 +261,8 @@ void lvp_compute_stop(struct lvp_compute *compute, struct lvp_transport *transpo
     if (compute->backend != NULL) compute->backend->ops->close(compute->backend);
     free(compute->releases);
     lvp_worker_setup_free(&compute->setup);
+    pthread_mutex_destroy(&compute->lock);
+    pthread_cond_destroy(&compute->wake);
     *compute = (struct lvp_compute){0};
 }
 

@@ -48,6 +48,7 @@ struct lvp_compute {
     struct lvp_prepare *prepare; // first vision stage only
 };
 
+void lvp_compute_init(struct lvp_compute *compute);
 enum lvp_status lvp_compute_start(struct lvp_compute *compute, const Lvp__Setup *setup) LVP_MUST_CHECK;
 void lvp_compute_stop(struct lvp_compute *compute, struct lvp_transport *transport); // joins; safe before the start
 

@@ -37,7 +37,6 @@ struct lvp_lane {
         struct lvp_transfer head_transfer, body_transfer;
     } in[LVP_LANE_BUFFERS], out[LVP_LANE_BUFFERS];
     size_t head_capacity, in_capacity, out_capacity; // bytes
-    double waiting_since;         // the compute thread met an announced job whose input had not come; 0: it is not waiting
 };
 
 // from/to -1: no buffers at that end.

@@ -199,10 +199,9 @@ static enum lvp_status send_last_words(struct worker *worker, enum lvp_status st
 {
     Lvp__FromWorker message = LVP__FROM_WORKER__INIT;
     Lvp__Failure failure = LVP__FAILURE__INIT;
-    Lvp__Statistics nothing = LVP__STATISTICS__INIT; // the run ended before this worker was set up: the answer is still waited for
     if (status == LVP_OK) {
         message.body_case = LVP__FROM_WORKER__BODY_STATISTICS;
-        message.statistics = worker->compute.running ? &worker->compute.statistics : &nothing;
+        message.statistics = &worker->compute.statistics;
     } else {
         failure.status = (int32_t)status;
         failure.text = (char *)(size_t)lvp_error_text();
@@ -218,14 +217,14 @@ enum lvp_status lvp_worker_run(const struct lvp_worker_options *options)
     struct worker *worker = calloc(1, sizeof *worker);
     if (worker == NULL) return lvp_fail(LVP_ERR_MEMORY, "out of memory for the worker");
     worker->options = options;
+    lvp_compute_init(&worker->compute);
     LVP_CHECK(lvp_control_open(options->control, &worker->control));
     LVP_CHECK(lvp_transport_mpi_open(options->hops, &worker->transport));
     status = send_hello(worker);
     if (status == LVP_OK) status = serve(worker);
-    bool shared = worker->compute.running;
-    if (shared) pthread_mutex_lock(&worker->compute.lock);
+    pthread_mutex_lock(&worker->compute.lock);
     enum lvp_status told = send_last_words(worker, status);
-    if (shared) pthread_mutex_unlock(&worker->compute.lock);
+    pthread_mutex_unlock(&worker->compute.lock);
     if (told == LVP_OK) flush(worker); // else nobody can be told
     if (status == LVP_OK) status = told;
 fail:

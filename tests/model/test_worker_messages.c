@@ -146,6 +146,7 @@ static void wait_until_over(struct lvp_compute *compute, const bool *over)
 static struct lvp_compute *start(struct told *told)
 {
     struct lvp_compute *compute = calloc(1, sizeof *compute);
+    lvp_compute_init(compute);
     assert_int_equal(lvp_compute_start(compute, &told->setup), LVP_OK);
     wait_until_over(compute, &compute->loaded);
     forget(told);

@@ -229,6 +229,7 @@ enum lvp_status lvp_linear_pack(struct lvp_pool *pool, const struct lvp_matmul_k
     }
     struct packing packing = {.parts = parts, .n_parts = n_parts, .panel = kernels->panel, .linear = packed};
     lvp_pool_run(pool, pack_some, &packing);
+    for (int i = 0; i < n_parts; i++) lvp_safetensors_drop_pages(parts[i].weight);
     *linear = packed;
     return LVP_OK;
 }

@@ -8,17 +8,23 @@ enum lvp_status lvp_ref_alloc(struct lvp_backend *backend, size_t n_bytes, void 
     (void)backend;
     *memory = NULL;
     if (n_bytes > SIZE_MAX / 2) return lvp_fail(LVP_ERR_MEMORY, "an allocation of %zu bytes is out of bounds", n_bytes);
-    size_t rounded = (n_bytes + 64) / 64 * 64; // aligned_alloc wants a multiple; never 0
-    *memory = aligned_alloc(64, rounded);
-    if (*memory == NULL) return lvp_fail(LVP_ERR_MEMORY, "out of memory for %zu bytes", n_bytes);
-    memset(*memory, 0, rounded);
+    // calloc, not aligned_alloc and memset: large buffers come as zero pages that cost nothing until they are touched, and KV
+    // pools and work space for the longest prompt are mostly never touched. What calloc gave is kept in front of the buffer.
+    char *base = calloc(1, n_bytes + 128);
+    if (base == NULL) return lvp_fail(LVP_ERR_MEMORY, "out of memory for %zu bytes", n_bytes);
+    char *aligned = base + 128 - (uintptr_t)base % 64;
+    memcpy(aligned - sizeof base, &base, sizeof base);
+    *memory = aligned;
     return LVP_OK;
 }
 
 void lvp_ref_free(struct lvp_backend *backend, void *memory)
 {
     (void)backend;
-    free(memory);
+    if (memory == NULL) return;
+    char *base;
+    memcpy(&base, (char *)memory - sizeof base, sizeof base);
+    free(base);
 }
 
 void lvp_ref_upload(struct lvp_backend *backend, void *to, const void *host, size_t n_bytes)
