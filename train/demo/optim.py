@@ -81,8 +81,12 @@ class Optimizers:
         return {"muon": self.muon.state_dict(), "adam": self.adam.state_dict()}
 
     def load_state_dict(self, state: dict) -> None:
-        self.muon.load_state_dict(state["muon"])
-        self.adam.load_state_dict(state["adam"])
+        """Moments are restored; the peak rates stay those of this sitting."""
+        for opt, saved in ((self.muon, state["muon"]), (self.adam, state["adam"])):
+            peaks = [group["peak"] for group in opt.param_groups]
+            opt.load_state_dict(saved)
+            for group, peak in zip(opt.param_groups, peaks):
+                group["peak"] = peak
 
 
 class Clock:

@@ -15,6 +15,8 @@ from __future__ import annotations
 import argparse
 import os
 import random
+import signal
+import sys
 import time
 from pathlib import Path
 
@@ -165,20 +167,28 @@ def stage_language(args: argparse.Namespace) -> None:
 
 
 def stage_projector(args: argparse.Namespace) -> None:
+    """Features are computed once and regressed on many times: scenes are the cost here."""
     model, oracle = DemoLlava(), Oracle()
     load_state(args, "vision", "tower", model.vision_tower)
     load_state(args, "language", "oracle", oracle)
-    run = Run(args, "projector", {"projector": model.multi_modal_projector},
-              [(model.multi_modal_projector, args.rate or 2e-3)])
-    while run.going:
-        batch = data.draw_scenes(run.rng, args.batch)
-        with torch.no_grad():
+    projector = model.multi_modal_projector
+    run = Run(args, "projector", {"projector": projector}, [(projector, args.rate or 2e-3)])
+    found = []
+    with torch.no_grad():
+        for _ in range(args.scenes // args.batch):
+            batch = data.draw_scenes(run.rng, args.batch)
             labels = data.labels(batch)
-            want = oracle(labels)
             features = model.vision_tower.vision_model(data.pixels(batch, run.rng))
-        error = (model.multi_modal_projector(features) - want).square().mean(-1)
-        weight = torch.where(labels[..., 0] > 0, 1.0, 0.2)
-        run.step((error * weight).sum() / weight.sum(), scale=want.square().mean().item())
+            shown = (labels[..., 0] > 0) | (torch.rand(labels.shape[:2]) < 0.15)
+            found.append((features[shown], oracle(labels)[shown]))
+        features, want = torch.cat([f for f, _ in found]), torch.cat([w for _, w in found])
+        if not run.clock.done_steps:  # the first layer starts on standardised features
+            first = projector.linear_1
+            first.weight /= features.std(0)
+            first.bias.copy_(-first.weight @ features.mean(0))
+    while run.going:
+        part = torch.randint(len(features), (1024,), generator=run.generator)
+        run.step((projector(features[part]) - want[part]).square().mean())
     run.save()
 
 
@@ -229,6 +239,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int)
     parser.add_argument("--batch", type=int, default=32, help="scenes per worker and step")
     parser.add_argument("--questions", type=int, default=3, help="beside the caption")
+    parser.add_argument("--scenes", type=int, default=1024, help="projector: scenes in memory")
     parser.add_argument("--short", type=float, default=0.5, help="joint: share of 72-row steps")
     parser.add_argument("--rate", type=float, help="Muon's peak rate")
     parser.add_argument("--warm", type=int, default=50)
@@ -240,7 +251,9 @@ def main() -> None:
     Path(args.state).mkdir(parents=True, exist_ok=True)
     args.token = os.getpid()
     if args.workers > 1:
-        torch.multiprocessing.spawn(work, (args,), nprocs=args.workers)
+        # A terminated parent takes its workers along.
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+        torch.multiprocessing.spawn(work, (args,), nprocs=args.workers, daemon=True)
     else:
         work(0, args)
 

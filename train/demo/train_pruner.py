@@ -14,6 +14,8 @@ from __future__ import annotations
 import argparse
 import os
 import random
+import signal
+import sys
 from pathlib import Path
 
 import torch
@@ -113,7 +115,9 @@ def main() -> None:
     args = parser.parse_args()
     args.token = os.getpid()
     if args.workers > 1:
-        torch.multiprocessing.spawn(work, (args,), nprocs=args.workers)
+        # A terminated parent takes its workers along.
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+        torch.multiprocessing.spawn(work, (args,), nprocs=args.workers, daemon=True)
     else:
         work(0, args)
 
