@@ -37,17 +37,29 @@ stop_all() {
 }
 
 ticks() { awk '{print $14 + $15}' "/proc/$1/stat"; } # user and system time; the name in field 2 holds no blank
-kill -STOP "${ranks[0]}"
-sleep 2 # what was announced is finished by then
-before=() after=()
-for r in 1 2 3; do before[r]=$(ticks "${ranks[r]}"); done
-sleep "$SECONDS_MEASURED"
-for r in 1 2 3; do after[r]=$(ticks "${ranks[r]}"); done
 hertz=$(getconf CLK_TCK)
-for r in 1 2 3; do
-  percent=$(awk -v t=$((after[r] - before[r])) -v h="$hertz" -v s="$SECONDS_MEASURED" 'BEGIN {printf "%.1f", 100 * t / h / s}')
-  echo "rank $r, idle: $percent % of a core"
-  awk -v p="$percent" 'BEGIN {exit !(p < 5)}' || fail "rank $r uses $percent % of a core while it waits"
-done
+
+# idle LIMIT STOPPED WHAT: with that rank stopped, every other may use less than LIMIT % of a core.
+idle() {
+  local limit=$1 stopped=$2 what=$3 r percent
+  local -a before
+  kill -STOP "${ranks[stopped]}"
+  sleep 2 # what was announced is finished by then
+  for r in 0 1 2 3; do before[r]=$(ticks "${ranks[r]}"); done
+  sleep "$SECONDS_MEASURED"
+  for r in 0 1 2 3; do
+    percent=$(awk -v t=$(($(ticks "${ranks[r]}") - before[r])) -v h="$hertz" -v s="$SECONDS_MEASURED" 'BEGIN {printf "%.1f", 100 * t / h / s}')
+    ((r == stopped)) || echo "rank $r, $what: $percent % of a core"
+    awk -v p="$percent" -v l="$limit" 'BEGIN {exit !(p < l)}' || fail "rank $r, $what, uses $percent % of a core while it waits"
+  done
+  kill -CONT "${ranks[stopped]}"
+}
+
+idle 5 0 "nothing announced"
+rows=$(wc -l <"$work/out/captions.jsonl")
+sleep 2
+(($(wc -l <"$work/out/captions.jsonl") > rows)) || fail "the run does not go on after the coordinator's pause"
+# A stage that is late: the one before it waits with its rows in hand, the one behind it and rank 0 for work that is announced.
+idle 15 2 "a stage is late"
 stop_all
 finish
