@@ -250,6 +250,23 @@ static void test_admission_is_exact(void **state)
     }
 }
 
+// With four stages a quarter of the running sequences decodes in each step, so that every stage has some.
+static void test_decodes_are_spread_over_the_stages(void **state)
+{
+    (void)state;
+    struct lvp_scheduler_config config = config_of(4, 16, 4096, 1000);
+    struct lvp_scheduler *scheduler = NULL;
+    struct lvp_planned_seq seqs[MAX_SEQS];
+    bool finished[MAX_SEQS] = {false};
+    assert_int_equal(lvp_scheduler_create(&config, &scheduler), LVP_OK);
+    for (int i = 0; i < 8; i++) assert_int_equal(lvp_scheduler_add(scheduler, &seqs[i], 10, 1, 20), LVP_OK);
+    assert_int_equal(lvp_scheduler_next(scheduler, seqs), 8);
+    assert_int_equal(lvp_scheduler_step_done(scheduler, finished), LVP_OK);
+    for (int s = 0; s < 4; s++) assert_int_equal(lvp_scheduler_next(scheduler, seqs), 2);
+    assert_int_equal(lvp_scheduler_next(scheduler, seqs), 0);
+    lvp_scheduler_destroy(scheduler);
+}
+
 static void test_what_never_fits_is_said(void **state)
 {
     (void)state;
@@ -272,7 +289,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_thousands_of_requests),      cmocka_unit_test(test_progress_with_minimal_budgets),
         cmocka_unit_test(test_oversize_prompt_runs_alone), cmocka_unit_test(test_admission_is_exact),
-        cmocka_unit_test(test_what_never_fits_is_said),
+        cmocka_unit_test(test_decodes_are_spread_over_the_stages), cmocka_unit_test(test_what_never_fits_is_said),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
