@@ -9,12 +9,15 @@ scripts/install-deps.sh
 jobs=$(nproc)
 export CTEST_OUTPUT_ON_FAILURE=1
 
-check() { # check PRESET: builds it and runs its tests
-  echo "== $1"
-  cmake --preset "$1" -DLVP_WERROR=ON --log-level=WARNING >/dev/null
-  cmake --build --preset "$1" --parallel "$jobs" -- --quiet
-  ctest --test-dir "build/$1" --parallel "$jobs"
+check() { # check PRESET [ctest options]: builds it and runs its tests
+  local preset=$1
+  shift
+  echo "== $preset"
+  cmake --preset "$preset" -DLVP_WERROR=ON --log-level=WARNING >/dev/null
+  cmake --build --preset "$preset" --parallel "$jobs" -- --quiet
+  ctest --test-dir "build/$preset" --parallel "$jobs" "$@"
 }
 
 check release
-check asan
+# Of the whole-program tests only the one that feeds it damaged input: the others run the same code four times slower.
+check asan --exclude-regex 'pipeline_(caption_contract|idle|invariance)'
