@@ -19,9 +19,24 @@
 enum { MAX_PROMPTS = 64 };
 
 enum {
-    OPTION_INPUT = LVP_OPTION_COMMAND, OPTION_OUTPUT, OPTION_PROMPT, OPTION_SYSTEM, OPTION_RAW_PROMPT, OPTION_MAX_NEW_TOKENS,
-    OPTION_TEMPERATURE, OPTION_TOP_P, OPTION_LOGPROBS, OPTION_LIMIT, OPTION_SHARD, OPTION_RETRY_FAILED, OPTION_OVERWRITE,
-    OPTION_MAX_ERRORS, OPTION_MAX_PIXELS, OPTION_ALLOW_MIXED_NUMERICS, OPTION_LATER, OPTION_LATER_COUNT
+    OPTION_INPUT = LVP_OPTION_COMMAND,
+    OPTION_OUTPUT,
+    OPTION_PROMPT,
+    OPTION_SYSTEM,
+    OPTION_RAW_PROMPT,
+    OPTION_MAX_NEW_TOKENS,
+    OPTION_TEMPERATURE,
+    OPTION_TOP_P,
+    OPTION_LOGPROBS,
+    OPTION_LIMIT,
+    OPTION_SHARD,
+    OPTION_RETRY_FAILED,
+    OPTION_OVERWRITE,
+    OPTION_MAX_ERRORS,
+    OPTION_MAX_PIXELS,
+    OPTION_ALLOW_MIXED_NUMERICS,
+    OPTION_LATER,
+    OPTION_LATER_COUNT
 };
 
 static const struct option long_options[] = {
@@ -113,21 +128,44 @@ static enum lvp_status set_option(struct command *command, int code, const char 
 {
     struct lvp_caption_options *caption = &command->caption;
     switch (code) {
-    case OPTION_INPUT: caption->input = value; return LVP_OK;
-    case OPTION_OUTPUT: caption->output = value; return LVP_OK;
-    case OPTION_SYSTEM: caption->system = value; return LVP_OK;
-    case OPTION_RAW_PROMPT: caption->raw_prompt = true; return LVP_OK;
-    case OPTION_LOGPROBS: caption->logprobs = true; return LVP_OK;
-    case OPTION_RETRY_FAILED: caption->retry_failed = true; return LVP_OK;
-    case OPTION_OVERWRITE: caption->overwrite = true; return LVP_OK;
-    case OPTION_ALLOW_MIXED_NUMERICS: caption->allow_mixed_numerics = true; return LVP_OK;
-    case OPTION_MAX_NEW_TOKENS: return lvp_parse_int("--max-new-tokens", value, 1, 1 << 20, &caption->max_new_tokens);
-    case OPTION_TEMPERATURE: return parse_float("--temperature", value, 0, 100, &caption->temperature);
-    case OPTION_TOP_P: return parse_float("--top-p", value, 0, 1, &caption->top_p);
-    case OPTION_LIMIT: return parse_count("--limit", value, &caption->limit);
-    case OPTION_MAX_ERRORS: return parse_count("--max-errors", value, &caption->max_errors);
-    case OPTION_MAX_PIXELS: return parse_count("--max-pixels", value, &caption->max_pixels);
-    case OPTION_SHARD: return lvp_shard_parse(value, &caption->shard, &caption->n_shards);
+    case OPTION_INPUT:
+        caption->input = value;
+        return LVP_OK;
+    case OPTION_OUTPUT:
+        caption->output = value;
+        return LVP_OK;
+    case OPTION_SYSTEM:
+        caption->system = value;
+        return LVP_OK;
+    case OPTION_RAW_PROMPT:
+        caption->raw_prompt = true;
+        return LVP_OK;
+    case OPTION_LOGPROBS:
+        caption->logprobs = true;
+        return LVP_OK;
+    case OPTION_RETRY_FAILED:
+        caption->retry_failed = true;
+        return LVP_OK;
+    case OPTION_OVERWRITE:
+        caption->overwrite = true;
+        return LVP_OK;
+    case OPTION_ALLOW_MIXED_NUMERICS:
+        caption->allow_mixed_numerics = true;
+        return LVP_OK;
+    case OPTION_MAX_NEW_TOKENS:
+        return lvp_parse_int("--max-new-tokens", value, 1, 1 << 20, &caption->max_new_tokens);
+    case OPTION_TEMPERATURE:
+        return parse_float("--temperature", value, 0, 100, &caption->temperature);
+    case OPTION_TOP_P:
+        return parse_float("--top-p", value, 0, 1, &caption->top_p);
+    case OPTION_LIMIT:
+        return parse_count("--limit", value, &caption->limit);
+    case OPTION_MAX_ERRORS:
+        return parse_count("--max-errors", value, &caption->max_errors);
+    case OPTION_MAX_PIXELS:
+        return parse_count("--max-pixels", value, &caption->max_pixels);
+    case OPTION_SHARD:
+        return lvp_shard_parse(value, &caption->shard, &caption->n_shards);
     case OPTION_LATER_COUNT: { // accepted so that job scripts can be written now; restarts and drains are not there yet
         int64_t ignored = 0;
         lvp_warn("--max-restarts and --drain-seconds have no effect yet");
@@ -136,17 +174,20 @@ static enum lvp_status set_option(struct command *command, int code, const char 
     case OPTION_LATER:
         return lvp_fail(LVP_ERR_USAGE, "--metrics, --trace and --log-format are not supported yet");
     case OPTION_PROMPT:
-        if (caption->n_prompts == MAX_PROMPTS) return lvp_fail(LVP_ERR_USAGE, "--prompt may be given %d times", MAX_PROMPTS);
+        if (caption->n_prompts == MAX_PROMPTS)
+            return lvp_fail(LVP_ERR_USAGE, "--prompt may be given %d times", MAX_PROMPTS);
         command->prompts[caption->n_prompts++] = value;
         return LVP_OK;
-    default: return lvp_options_set(&command->shared, code, value, argv);
+    default:
+        return lvp_options_set(&command->shared, code, value, argv);
     }
 }
 
 static enum lvp_status parse(int argc, char **argv, struct command *command)
 {
-    *command = (struct command){.caption = {.max_new_tokens = 64, .top_p = 1, .limit = -1, .n_shards = 1, .max_errors = -1,
-                                            .max_pixels = 178956970}};
+    *command = (struct command){
+        .caption = {
+            .max_new_tokens = 64, .top_p = 1, .limit = -1, .n_shards = 1, .max_errors = -1, .max_pixels = 178956970}};
     lvp_options_init(&command->shared);
     command->caption.prompts = command->prompts;
     optind = 0; // glibc: a fresh start
@@ -158,16 +199,20 @@ static enum lvp_status parse(int argc, char **argv, struct command *command)
         LVP_TRY(set_option(command, code, optarg, argv));
     }
     struct lvp_caption_options *caption = &command->caption;
-    if (optind < argc) return lvp_fail(LVP_ERR_USAGE, "'%s' is no option; lvpipe help caption lists them", argv[optind]);
-    if (command->shared.model == NULL) return lvp_fail(LVP_ERR_USAGE, "--model is missing: the folder of a LLaVA checkpoint");
-    if (caption->input == NULL) return lvp_fail(LVP_ERR_USAGE, "--input is missing: a folder of images, a .jsonl manifest or an image");
+    if (optind < argc)
+        return lvp_fail(LVP_ERR_USAGE, "'%s' is no option; lvpipe help caption lists them", argv[optind]);
+    if (command->shared.model == NULL)
+        return lvp_fail(LVP_ERR_USAGE, "--model is missing: the folder of a LLaVA checkpoint");
+    if (caption->input == NULL)
+        return lvp_fail(LVP_ERR_USAGE, "--input is missing: a folder of images, a .jsonl manifest or an image");
     if (caption->output == NULL) return lvp_fail(LVP_ERR_USAGE, "--output is missing: the folder for captions.jsonl");
     if (command->shared.device == LVP_DEVICE_CUDA)
         return lvp_fail(LVP_ERR_USAGE, "--device cuda: no usable GPU, this program was built without the CUDA backend");
     for (int p = 0; p < caption->n_prompts; p++) {
         LVP_TRY(lvp_prompt_check(command->prompts[p]));
         if (!caption->raw_prompt && strstr(command->prompts[p], "<image>") != NULL)
-            return lvp_fail(LVP_ERR_USAGE, "--prompt '%s' holds <image>: images are placed by the template (or use --raw-prompt)",
+            return lvp_fail(LVP_ERR_USAGE,
+                            "--prompt '%s' holds <image>: images are placed by the template (or use --raw-prompt)",
                             command->prompts[p]);
     }
     if (caption->system != NULL && strstr(caption->system, "<image>") != NULL)
@@ -183,8 +228,8 @@ static enum lvp_status check_partition(const struct lvp_caption_options *caption
     struct lvp_partition partition;
     int n_blocks = lvp_block_count(config);
     if (caption->stages > n_blocks || caption->stages > LVP_MAX_STAGES)
-        return lvp_fail(LVP_ERR_USAGE, "--stages %d: the model has %d blocks, and %d stages are the most", caption->stages, n_blocks,
-                        LVP_MAX_STAGES);
+        return lvp_fail(LVP_ERR_USAGE, "--stages %d: the model has %d blocks, and %d stages are the most",
+                        caption->stages, n_blocks, LVP_MAX_STAGES);
     if (caption->partition.mode == LVP_PARTITION_AUTO) return LVP_OK;
     return lvp_partition_resolve(&caption->partition, config, &caption->prune, &partition);
 }
@@ -224,8 +269,10 @@ static enum lvp_status resolve(struct command *command)
     }
     if (caption->pruner == LVP_PRUNER_LVPRUNING) {
         if (!has_weights)
-            return lvp_fail(LVP_ERR_MODEL, "%s has no lvpruning.safetensors: name the modules with --pruner-weights, or use "
-                                           "--pruner none or random", shared->model);
+            return lvp_fail(LVP_ERR_MODEL,
+                            "%s has no lvpruning.safetensors: name the modules with --pruner-weights, or use "
+                            "--pruner none or random",
+                            shared->model);
         caption->pruner_weights = command->weights_path;
         LVP_TRY(lvp_pruner_weights_open(command->weights_path, &config, &weights));
     }
@@ -238,7 +285,10 @@ static enum lvp_status resolve(struct command *command)
 // Cores of this worker: its mask's, shared with the workers of this node that have the same mask.
 static int cores_of_worker(MPI_Comm world, int rank)
 {
-    struct { uint64_t host, mask; int32_t worker, pad; } mine = {0}, *all = NULL;
+    struct {
+        uint64_t host, mask;
+        int32_t worker, pad;
+    } mine = {0}, *all = NULL;
     char host[256] = "";
     cpu_set_t set;
     int size = 1, sharing = 0;
@@ -280,8 +330,10 @@ static enum lvp_status run_rank(struct command *command)
         status = resolve(command);
         if (status == LVP_OK && size < 2)
             status = lvp_fail(LVP_ERR_USAGE, "one rank coordinates and does not work: start at least 2 ranks");
-        if (status == LVP_OK) status = lvp_caption(&command->caption, control, size - 1, &clean);
-        else clean = size < 2;
+        if (status == LVP_OK)
+            status = lvp_caption(&command->caption, control, size - 1, &clean);
+        else
+            clean = size < 2;
         if (!clean) { // someone does not listen any more: nothing but an abort ends the others
             if (lvp_error_text()[0] != '\0') lvp_log(LVP_LOG_ERROR, "%s", lvp_error_text());
             MPI_Abort(MPI_COMM_WORLD, lvp_exit_status(status));
@@ -290,8 +342,8 @@ static enum lvp_status run_rank(struct command *command)
         char who[32];
         (void)snprintf(who, sizeof who, "rank %d", rank);
         lvp_log_init(LVP_LOG_WARNING, who);
-        struct lvp_worker_options worker = {.control = control, .hops = hops, .rank = rank, .threads = threads,
-                                            .memory_bytes = lvp_available_memory()};
+        struct lvp_worker_options worker = {
+            .control = control, .hops = hops, .rank = rank, .threads = threads, .memory_bytes = lvp_available_memory()};
         if (lvp_worker_run(&worker) != LVP_OK) lvp_error_clear(); // rank 0 has the text, and gives the status
     }
     MPI_Comm_free(&control);

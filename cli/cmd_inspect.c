@@ -64,8 +64,7 @@ static enum lvp_status read_options(int argc, char **argv, struct options *optio
             return lvp_fail(LVP_ERR_USAGE, "inspect: unknown option %s", argv[optind - 1]);
         }
     }
-    if (optind + 1 != argc)
-        return lvp_fail(LVP_ERR_USAGE, "inspect: give one model folder; see lvpipe inspect --help");
+    if (optind + 1 != argc) return lvp_fail(LVP_ERR_USAGE, "inspect: give one model folder; see lvpipe inspect --help");
     options->dir = argv[optind];
     return LVP_OK;
 }

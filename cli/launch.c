@@ -98,8 +98,11 @@ enum lvp_status lvp_launch(int n_ranks, int argc, char *const *argv, int *exit_s
         if (errno != EINTR) return lvp_fail(LVP_ERR_IO, "waiting for mpirun: %s", strerror(errno));
     *exit_status = WIFSIGNALED(status) ? 128 + WTERMSIG(status) : WEXITSTATUS(status);
     if (*exit_status >= 128)
-        return lvp_fail(LVP_ERR_LOST, "a rank was lost (%s); give the same command again to resume", strsignal(*exit_status - 128));
-    if (*exit_status == 127) return lvp_fail(LVP_ERR_USAGE, "mpirun was not found: install Open MPI (openmpi-bin), or start the ranks yourself");
+        return lvp_fail(LVP_ERR_LOST, "a rank was lost (%s); give the same command again to resume",
+                        strsignal(*exit_status - 128));
+    if (*exit_status == 127)
+        return lvp_fail(LVP_ERR_USAGE,
+                        "mpirun was not found: install Open MPI (openmpi-bin), or start the ranks yourself");
     return LVP_OK;
 }
 

@@ -40,9 +40,10 @@ static void print_usage(FILE *out)
                        "as a pipeline over MPI ranks.\n\nusage: lvpipe COMMAND [options]\n\n");
     for (size_t i = 0; i < sizeof commands / sizeof *commands; i++)
         (void)fprintf(out, "  %-10s %s\n", commands[i].name, commands[i].summary);
-    (void)fprintf(out, "\nlvpipe help COMMAND, or lvpipe COMMAND --help, shows a command's options and examples.\n"
-                       "lvpipe --version lists libraries, instruction sets and backends.\n\n"
-                       "example: lvpipe caption --model models/demo --input examples/images --output captions --stages 4\n");
+    (void)fprintf(out,
+                  "\nlvpipe help COMMAND, or lvpipe COMMAND --help, shows a command's options and examples.\n"
+                  "lvpipe --version lists libraries, instruction sets and backends.\n\n"
+                  "example: lvpipe caption --model models/demo --input examples/images --output captions --stages 4\n");
 }
 
 static const struct command *find_command(const char *name)
@@ -71,9 +72,11 @@ int main(int argc, char **argv)
     }
     const struct command *command = find_command(help ? argv[2] : name);
     if (command == NULL)
-        return finish(lvp_fail(LVP_ERR_USAGE, "there is no command '%s'; lvpipe --help lists them", help ? argv[2] : name), 0);
+        return finish(
+            lvp_fail(LVP_ERR_USAGE, "there is no command '%s'; lvpipe --help lists them", help ? argv[2] : name), 0);
     int exit_status = 0;
     char *help_argv[] = {argv[argc - 1], (char[]){"--help"}, NULL};
-    enum lvp_status status = help ? command->run(2, help_argv, &exit_status) : command->run(argc - 1, argv + 1, &exit_status);
+    enum lvp_status status =
+        help ? command->run(2, help_argv, &exit_status) : command->run(argc - 1, argv + 1, &exit_status);
     return finish(status, exit_status);
 }

@@ -75,8 +75,8 @@ enum lvp_status lvp_options_set(struct lvp_options *options, int code, const cha
 enum lvp_status lvp_parse_int(const char *option, const char *text, int min, int max, int *value) LVP_MUST_CHECK;
 enum lvp_status lvp_parse_uint64(const char *option, const char *text, uint64_t *value) LVP_MUST_CHECK;
 
-// File of the decision modules: --pruner-weights, which must then be there when it is opened, or the model folder's. "" for
-// another pruner, or a folder without.
+// File of the decision modules: --pruner-weights, which must then be there when it is opened, or the model folder's. ""
+// for another pruner, or a folder without.
 enum lvp_status lvp_options_find_weights(const struct lvp_options *options, char *path, size_t size) LVP_MUST_CHECK;
 
 // The prune points and shares the options ask for. Points: --prune-after, else those of `weights` (NULL: none), else

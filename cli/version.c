@@ -18,14 +18,17 @@ enum lvp_status lvp_print_version(void)
     if (best == NULL) return LVP_ERR_USAGE;
     MPI_Get_library_version(mpi, &length); // allowed before MPI_Init
     mpi[strcspn(mpi, ",\n")] = '\0';
-    (void)printf("lvpipe %s\nlibraries   %s, protobuf-c %s, jansson %s\nkernels    ", LVP_VERSION, mpi, protobuf_c_version(),
-                 JANSSON_VERSION);
+    (void)printf("lvpipe %s\nlibraries   %s, protobuf-c %s, jansson %s\nkernels    ", LVP_VERSION, mpi,
+                 protobuf_c_version(), JANSSON_VERSION);
     for (size_t i = 0; i < sizeof kernel_sets / sizeof *kernel_sets; i++) {
         struct lvp_backend *backend = NULL;
         bool here = lvp_cpu_backend_open(kernel_sets[i], LVP_F32, 1, &limits, &backend) == LVP_OK;
         lvp_error_clear();
         if (here) backend->ops->close(backend);
-        (void)printf(" %s%s", kernel_sets[i], strcmp(kernel_sets[i], best) == 0 ? " (used)" : here ? "" : " (not on this CPU)");
+        (void)printf(" %s%s", kernel_sets[i],
+                     strcmp(kernel_sets[i], best) == 0 ? " (used)"
+                     : here                            ? ""
+                                                       : " (not on this CPU)");
     }
     (void)printf("\nbackends    cpu\ntransports  mpi\n");
     return LVP_OK;

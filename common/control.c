@@ -119,7 +119,8 @@ bool lvp_control_sending(struct lvp_control *control)
 enum lvp_status lvp_control_unpack_to_worker(const uint8_t *bytes, size_t n_bytes, Lvp__ToWorker **message)
 {
     *message = n_bytes <= LVP_CONTROL_MAX_BYTES ? lvp__to_worker__unpack(NULL, n_bytes, bytes) : NULL;
-    if (*message == NULL) return lvp_fail(LVP_ERR_FORMAT, "the coordinator sent %zu bytes that are no message", n_bytes);
+    if (*message == NULL)
+        return lvp_fail(LVP_ERR_FORMAT, "the coordinator sent %zu bytes that are no message", n_bytes);
     return LVP_OK;
 }
 
@@ -134,8 +135,8 @@ void lvp_poll_rest(enum lvp_expectation expectation, int idle_rounds)
 {
     enum { SPIN_ROUNDS = 2000, SOON_ROUNDS = 200, SHORTEST = 50000, SOON_LONGEST = 400000, LONGEST = 2000000 };
     if (expectation == LVP_IN_TRANSFER && idle_rounds < SPIN_ROUNDS) {
-        // The transfer moves while this side polls; yielding lets a computing thread on the same core go on. One that has
-        // not moved for long waits for a receiver that computes, and waiting must not cost a core.
+        // The transfer moves while this side polls; yielding lets a computing thread on the same core go on. One that
+        // has not moved for long waits for a receiver that computes, and waiting must not cost a core.
         sched_yield();
         return;
     }

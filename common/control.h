@@ -1,6 +1,5 @@
-// The control channel: protobuf messages between rank 0 and the workers over one MPI communicator. Sends never block: they
-// are packed, handed to MPI and kept until done.
-// Thread: the rank's communication thread (MPI_THREAD_FUNNELED).
+// The control channel: protobuf messages between rank 0 and the workers over one MPI communicator. Sends never block:
+// they are packed, handed to MPI and kept until done. Thread: the rank's communication thread (MPI_THREAD_FUNNELED).
 #ifndef LVP_COMMON_CONTROL_H
 #define LVP_COMMON_CONTROL_H
 
@@ -23,14 +22,17 @@ void lvp_control_close(struct lvp_control *control); // NULL is allowed
 enum lvp_status lvp_control_send(struct lvp_control *control, int rank, const ProtobufCMessage *message) LVP_MUST_CHECK;
 
 // The next message that has arrived, if any: *bytes is NULL when there is none, else it is valid until the next poll.
-enum lvp_status lvp_control_poll(struct lvp_control *control, int *from, const uint8_t **bytes, size_t *n_bytes) LVP_MUST_CHECK;
+enum lvp_status lvp_control_poll(struct lvp_control *control, int *from, const uint8_t **bytes,
+                                 size_t *n_bytes) LVP_MUST_CHECK;
 
 // Whether a send has not been taken by MPI yet.
 bool lvp_control_sending(struct lvp_control *control);
 
 // Unpack with a bound; LVP_ERR_FORMAT for bytes that are no such message. Free with lvp__to_worker__free_unpacked.
-enum lvp_status lvp_control_unpack_to_worker(const uint8_t *bytes, size_t n_bytes, Lvp__ToWorker **message) LVP_MUST_CHECK;
-enum lvp_status lvp_control_unpack_from_worker(const uint8_t *bytes, size_t n_bytes, Lvp__FromWorker **message) LVP_MUST_CHECK;
+enum lvp_status lvp_control_unpack_to_worker(const uint8_t *bytes, size_t n_bytes,
+                                             Lvp__ToWorker **message) LVP_MUST_CHECK;
+enum lvp_status lvp_control_unpack_from_worker(const uint8_t *bytes, size_t n_bytes,
+                                               Lvp__FromWorker **message) LVP_MUST_CHECK;
 
 // How long a communication thread rests before it polls again: not at all while a payload moves, 50 us to 0.4 ms while
 // something is expected, up to 2 ms when nothing is. `idle_rounds` counts polls in a row that found nothing.

@@ -39,7 +39,10 @@ static inline uint16_t lvp_f32_to_bf16(float value)
 }
 
 // Rounds to bf16 and back: what a value becomes when it is stored in the model's type.
-static inline float lvp_round_bf16(float value) { return lvp_bf16_to_f32(lvp_f32_to_bf16(value)); }
+static inline float lvp_round_bf16(float value)
+{
+    return lvp_bf16_to_f32(lvp_f32_to_bf16(value));
+}
 
 static inline float lvp_f16_to_f32(uint16_t value)
 {

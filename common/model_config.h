@@ -1,5 +1,5 @@
-// What a Hugging Face LLaVA folder says the model is: config.json, preprocessor_config.json (or processor_config.json) and
-// generation_config.json, with transformers' defaults for fields that are left out. Plain data, no ownership.
+// What a Hugging Face LLaVA folder says the model is: config.json, preprocessor_config.json (or processor_config.json)
+// and generation_config.json, with transformers' defaults for fields that are left out. Plain data, no ownership.
 #ifndef LVP_COMMON_MODEL_CONFIG_H
 #define LVP_COMMON_MODEL_CONFIG_H
 
@@ -10,7 +10,14 @@
 
 enum { LVP_MAX_FEATURE_LAYERS = 8, LVP_MAX_EOS = 8, LVP_MAX_PRUNE_POINTS = 8, LVP_MAX_LAYERS = 512 };
 
-enum lvp_activation { LVP_ACT_NONE, LVP_ACT_GELU /* erf form */, LVP_ACT_GELU_TANH, LVP_ACT_QUICK_GELU, LVP_ACT_SILU, LVP_ACT_RELU };
+enum lvp_activation {
+    LVP_ACT_NONE,
+    LVP_ACT_GELU /* erf form */,
+    LVP_ACT_GELU_TANH,
+    LVP_ACT_QUICK_GELU,
+    LVP_ACT_SILU,
+    LVP_ACT_RELU
+};
 
 enum lvp_resample { LVP_RESAMPLE_NEAREST = 0, LVP_RESAMPLE_BILINEAR = 2, LVP_RESAMPLE_BICUBIC = 3 }; // Pillow's numbers
 
@@ -33,31 +40,33 @@ struct lvp_text_config {
     int kv_heads; // divides heads; equal to heads: multi-head attention
     int head_dim;
     int mlp;
-    int max_positions;     // context length
-    float norm_eps;        // RMSNorm
-    float rope_theta;      // base of the rotary frequencies
-    float rope_factor;     // linear scaling: positions are divided by it; 1 = none
-    bool attention_bias;   // q, k, v and o projections
-    bool mlp_bias;         // gate, up and down projections
-    bool tied_embeddings;  // as config.json says; an lm_head in the file wins
+    int max_positions;              // context length
+    float norm_eps;                 // RMSNorm
+    float rope_theta;               // base of the rotary frequencies
+    float rope_factor;              // linear scaling: positions are divided by it; 1 = none
+    bool attention_bias;            // q, k, v and o projections
+    bool mlp_bias;                  // gate, up and down projections
+    bool tied_embeddings;           // as config.json says; an lm_head in the file wins
     enum lvp_activation activation; // of the gate
 };
 
 struct lvp_image_config {
-    bool do_resize, do_center_crop, do_rescale, do_normalize, do_pad; // pad: to a square with the mean colour, before resizing
+    bool do_resize, do_center_crop, do_rescale, do_normalize,
+        do_pad;                      // pad: to a square with the mean colour, before resizing
     int shortest_edge;               // > 0: resize keeps the aspect; else resize_height x resize_width
     int resize_height, resize_width; // pixels
     int crop_height, crop_width;     // pixels
     enum lvp_resample resample;
     double rescale_factor; // double: transformers multiplies in float64 and rounds once
-    float mean[3], std[3];           // RGB, after rescaling
+    float mean[3], std[3]; // RGB, after rescaling
 };
 
 struct lvp_model_config {
     struct lvp_vision_config vision;
     struct lvp_text_config text;
     struct lvp_image_config image;
-    int feature_layers[LVP_MAX_FEATURE_LAYERS]; // resolved: number of ViT layers that have run, 0..vision.layers, as listed
+    int feature_layers[LVP_MAX_FEATURE_LAYERS]; // resolved: number of ViT layers that have run, 0..vision.layers, as
+                                                // listed
     int n_feature_layers;                       // several: features are concatenated along the width
     bool select_full;                           // true: the class token's row is kept too
     enum lvp_activation projector_activation;
@@ -69,7 +78,8 @@ struct lvp_model_config {
     enum lvp_dtype dtype; // of the checkpoint, as config.json says; f32 where it does not
 };
 
-// Reads DIR's JSON files. LVP_ERR_MODEL with file and field for anything missing, malformed, out of bounds or not supported.
+// Reads DIR's JSON files. LVP_ERR_MODEL with file and field for anything missing, malformed, out of bounds or not
+// supported.
 enum lvp_status lvp_model_config_load(const char *dir, struct lvp_model_config *config) LVP_MUST_CHECK;
 
 // The same on the texts of config.json, preprocessor_config.json and generation_config.json in memory (the last may be

@@ -8,7 +8,8 @@
 
 #include <stdint.h>
 
-// A chat template recognised by its text (llava-1.5's, the published llava variants', plain ones). Opaque, owned by caller.
+// A chat template recognised by its text (llava-1.5's, the published llava variants', plain ones). Opaque, owned by
+// caller.
 struct lvp_chat_template;
 
 // Finds the template in chat_template.jinja, chat_template.json or tokenizer_config.json. A folder without one gets
@@ -22,18 +23,19 @@ enum lvp_status lvp_chat_template_apply(const struct lvp_chat_template *chat, co
                                         int n_images, char **prompt) LVP_MUST_CHECK;
 
 struct lvp_prompt {
-    int32_t *ids;  // [n_ids], one image token id per image (not expanded); owned
+    int32_t *ids; // [n_ids], one image token id per image (not expanded); owned
     int n_ids;
-    int n_images;  // image tokens among them
-    int n_rows;    // rows after expansion: n_ids - n_images + n_images * vision_tokens
+    int n_images; // image tokens among them
+    int n_rows;   // rows after expansion: n_ids - n_images + n_images * vision_tokens
 };
 
-// Builds the prompt of one sample. `chat` NULL means --raw-prompt: TEXT is used as it is and must hold n_images "<image>".
-// A fault of this sample is reported in *error (image_token_in_prompt, image_count_mismatch, prompt_too_long where
-// n_rows >= max_positions) with LVP_OK; the prompt is then empty.
+// Builds the prompt of one sample. `chat` NULL means --raw-prompt: TEXT is used as it is and must hold n_images
+// "<image>". A fault of this sample is reported in *error (image_token_in_prompt, image_count_mismatch, prompt_too_long
+// where n_rows >= max_positions) with LVP_OK; the prompt is then empty.
 enum lvp_status lvp_prompt_build(const struct lvp_tokenizer *tokenizer, const struct lvp_chat_template *chat,
-                                 const char *system, const char *text, int n_images, int image_token_id, int vision_tokens,
-                                 int max_positions, struct lvp_prompt *prompt, struct lvp_sample_error *error) LVP_MUST_CHECK;
+                                 const char *system, const char *text, int n_images, int image_token_id,
+                                 int vision_tokens, int max_positions, struct lvp_prompt *prompt,
+                                 struct lvp_sample_error *error) LVP_MUST_CHECK;
 void lvp_prompt_free(struct lvp_prompt *prompt);
 
 #endif

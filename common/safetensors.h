@@ -25,8 +25,8 @@ struct lvp_tensor_view {
 
 struct lvp_safetensors;
 
-// LVP_ERR_MODEL names the file and the tensor or field that is wrong. Every tensor's bytes lie inside the file as it is at
-// this moment: a truncated file fails here and not later with SIGBUS.
+// LVP_ERR_MODEL names the file and the tensor or field that is wrong. Every tensor's bytes lie inside the file as it is
+// at this moment: a truncated file fails here and not later with SIGBUS.
 enum lvp_status lvp_safetensors_open(const char *path, struct lvp_safetensors **file) LVP_MUST_CHECK;
 void lvp_safetensors_close(struct lvp_safetensors *file); // NULL is allowed
 
@@ -40,8 +40,8 @@ const void *lvp_safetensors_bytes(const struct lvp_safetensors *file, size_t *n_
 const char *lvp_safetensors_path(const struct lvp_safetensors *file);
 
 // Same checks on a header in memory; for the fuzzer and tests. `bytes` is the whole file and must outlive the result.
-enum lvp_status lvp_safetensors_parse(const char *name, const void *bytes, size_t n_bytes, struct lvp_safetensors **file)
-    LVP_MUST_CHECK;
+enum lvp_status lvp_safetensors_parse(const char *name, const void *bytes, size_t n_bytes,
+                                      struct lvp_safetensors **file) LVP_MUST_CHECK;
 
 // Tells the kernel that the tensor's pages are not needed any more (after packing).
 void lvp_safetensors_drop_pages(const struct lvp_tensor_view *tensor);

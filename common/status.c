@@ -16,22 +16,37 @@ enum lvp_status lvp_fail(enum lvp_status status, const char *format, ...)
     return status;
 }
 
-const char *lvp_error_text(void) { return error_text; }
+const char *lvp_error_text(void)
+{
+    return error_text;
+}
 
-void lvp_error_clear(void) { error_text[0] = '\0'; }
+void lvp_error_clear(void)
+{
+    error_text[0] = '\0';
+}
 
 const char *lvp_status_name(enum lvp_status status)
 {
     switch (status) {
-    case LVP_OK: return "ok";
-    case LVP_ERR_USAGE: return "usage";
-    case LVP_ERR_MODEL: return "model";
-    case LVP_ERR_LOST: return "lost rank";
-    case LVP_ERR_TOO_MANY: return "too many errors";
-    case LVP_ERR_IO: return "i/o";
-    case LVP_ERR_MEMORY: return "out of memory";
-    case LVP_ERR_FORMAT: return "malformed data";
-    case LVP_ERR_INTERNAL: return "internal";
+    case LVP_OK:
+        return "ok";
+    case LVP_ERR_USAGE:
+        return "usage";
+    case LVP_ERR_MODEL:
+        return "model";
+    case LVP_ERR_LOST:
+        return "lost rank";
+    case LVP_ERR_TOO_MANY:
+        return "too many errors";
+    case LVP_ERR_IO:
+        return "i/o";
+    case LVP_ERR_MEMORY:
+        return "out of memory";
+    case LVP_ERR_FORMAT:
+        return "malformed data";
+    case LVP_ERR_INTERNAL:
+        return "internal";
     }
     return "unknown";
 }
@@ -39,15 +54,22 @@ const char *lvp_status_name(enum lvp_status status)
 int lvp_exit_status(enum lvp_status status)
 {
     switch (status) {
-    case LVP_OK: return 0;
-    case LVP_ERR_USAGE: return 2;
-    case LVP_ERR_MODEL: return 3;
-    case LVP_ERR_LOST: return 4;
-    case LVP_ERR_TOO_MANY: return 5;
-    case LVP_ERR_IO: return 6;
+    case LVP_OK:
+        return 0;
+    case LVP_ERR_USAGE:
+        return 2;
+    case LVP_ERR_MODEL:
+        return 3;
+    case LVP_ERR_LOST:
+        return 4;
+    case LVP_ERR_TOO_MANY:
+        return 5;
+    case LVP_ERR_IO:
+        return 6;
     case LVP_ERR_MEMORY:
     case LVP_ERR_FORMAT:
-    case LVP_ERR_INTERNAL: return 1;
+    case LVP_ERR_INTERNAL:
+        return 1;
     }
     return 1;
 }

@@ -1,6 +1,6 @@
-// What one step computes, as every stage is told: a ragged batch of sequences, each either prefilled whole or decoded by one
-// row. Everything about shapes follows from it: keep ratios are fixed shares, so a stage knows each sequence's row count at
-// every depth without asking, and a receiver knows the size of what will arrive.
+// What one step computes, as every stage is told: a ragged batch of sequences, each either prefilled whole or decoded
+// by one row. Everything about shapes follows from it: keep ratios are fixed shares, so a stage knows each sequence's
+// row count at every depth without asking, and a receiver knows the size of what will arrive.
 //
 // Depth d counts the prune points passed: depth 0 before the first, n_points after the last. A layer group is the
 // decoder layers of one depth; a sequence's KV cache has its own length in each.
@@ -26,19 +26,19 @@ struct lvp_prune_counts {
 };
 
 struct lvp_step_seq {
-    int slot;                 // the sequence's place in the stages' tables, [0, max_seqs)
+    int slot; // the sequence's place in the stages' tables, [0, max_seqs)
     bool prefill;
-    int max_new;              // prefill: tokens that may be generated, for the KV reservation
-    int position;             // decode: original position of the one row
-    int n_ids;                // prefill: ids of the prompt with one image token per image; decode: 1
-    const int32_t *ids;       // [n_ids]
-    int n_images;             // prefill: image tokens among ids
+    int max_new;                // prefill: tokens that may be generated, for the KV reservation
+    int position;               // decode: original position of the one row
+    int n_ids;                  // prefill: ids of the prompt with one image token per image; decode: 1
+    const int32_t *ids;         // [n_ids]
+    int n_images;               // prefill: image tokens among ids
     const int32_t *image_slots; // [n_images] where the projected rows are parked at `merge`
-    uint64_t random_key;      // of the `random` pruner: from seed and sample id
+    uint64_t random_key;        // of the `random` pruner: from seed and sample id
     // sampling at `head`
     float temperature, top_p;
     uint64_t sampling_key;
-    uint32_t token_index;     // 0 for the first generated token
+    uint32_t token_index; // 0 for the first generated token
 };
 
 struct lvp_step {

@@ -18,12 +18,13 @@ void lvp_tokenizer_close(struct lvp_tokenizer *tokenizer); // NULL is allowed
 
 // `*ids` is malloc'ed and owned by the caller. Added and special tokens written in the text become their ids. With
 // `add_special` one bos is put first where the folder's configuration asks for it.
-enum lvp_status lvp_tokenizer_encode(const struct lvp_tokenizer *tokenizer, const char *text, size_t n_bytes, bool add_special,
-                                     int32_t **ids, size_t *n_ids) LVP_MUST_CHECK;
+enum lvp_status lvp_tokenizer_encode(const struct lvp_tokenizer *tokenizer, const char *text, size_t n_bytes,
+                                     bool add_special, int32_t **ids, size_t *n_ids) LVP_MUST_CHECK;
 
-// Text of the ids, special tokens left out, valid UTF-8 (broken byte sequences become U+FFFD). Malloc'ed, NUL-terminated.
-enum lvp_status lvp_tokenizer_decode(const struct lvp_tokenizer *tokenizer, const int32_t *ids, size_t n_ids, char **text)
-    LVP_MUST_CHECK;
+// Text of the ids, special tokens left out, valid UTF-8 (broken byte sequences become U+FFFD). Malloc'ed,
+// NUL-terminated.
+enum lvp_status lvp_tokenizer_decode(const struct lvp_tokenizer *tokenizer, const int32_t *ids, size_t n_ids,
+                                     char **text) LVP_MUST_CHECK;
 
 size_t lvp_tokenizer_size(const struct lvp_tokenizer *tokenizer); // one more than the largest id
 // Id of an added or special token by its exact text, -1 when there is none.

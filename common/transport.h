@@ -1,7 +1,7 @@
-// Point-to-point transfers between the two ends of a cut, as a table so that MPI, NCCL and the in-process loop are used alike.
-// Messages of one (peer, tag) pair arrive in the order they were sent. Buffers belong to the caller and must stay untouched
-// until the request is done. Every wait has a deadline, kept by the caller: nothing here blocks.
-// Thread: one thread at a time per transport (the rank's communication thread).
+// Point-to-point transfers between the two ends of a cut, as a table so that MPI, NCCL and the in-process loop are used
+// alike. Messages of one (peer, tag) pair arrive in the order they were sent. Buffers belong to the caller and must
+// stay untouched until the request is done. Every wait has a deadline, kept by the caller: nothing here blocks. Thread:
+// one thread at a time per transport (the rank's communication thread).
 #ifndef LVP_COMMON_TRANSPORT_H
 #define LVP_COMMON_TRANSPORT_H
 
@@ -18,10 +18,10 @@ struct lvp_transfer {
     bool active;
     bool receiving;
     int peer, tag;
-    void *buffer;          // loop
-    size_t n_bytes;        // capacity of a receive, size of a send
-    size_t n_received;     // after test said done
-    MPI_Request request;   // MPI
+    void *buffer;              // loop
+    size_t n_bytes;            // capacity of a receive, size of a send
+    size_t n_received;         // after test said done
+    MPI_Request request;       // MPI
     struct lvp_transfer *next; // loop: queue of unmatched transfers
 };
 
@@ -31,8 +31,9 @@ struct lvp_transport_ops {
                              struct lvp_transfer *transfer) LVP_MUST_CHECK;
     enum lvp_status (*irecv)(struct lvp_transport *transport, int peer, int tag, void *data, size_t capacity,
                              struct lvp_transfer *transfer) LVP_MUST_CHECK;
-    // *done says whether the transfer has ended; LVP_ERR_FORMAT for a message larger than the receive's capacity. MPI keeps
-    // that promise for small messages only (Open MPI 4.1 copies large ones whole): give a receive all the room there is.
+    // *done says whether the transfer has ended; LVP_ERR_FORMAT for a message larger than the receive's capacity. MPI
+    // keeps that promise for small messages only (Open MPI 4.1 copies large ones whole): give a receive all the room
+    // there is.
     enum lvp_status (*test)(struct lvp_transport *transport, struct lvp_transfer *transfer, bool *done) LVP_MUST_CHECK;
     // Gives a transfer up; its buffer is the caller's again.
     void (*cancel)(struct lvp_transport *transport, struct lvp_transfer *transfer);

@@ -4,8 +4,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-// The ends share one hub with a lock, so that ends may be used from different threads. A transfer waits in the receiver's
-// queue of sends, or of receives, until its partner comes; like a rendezvous, a send ends when it has been received.
+// The ends share one hub with a lock, so that ends may be used from different threads. A transfer waits in the
+// receiver's queue of sends, or of receives, until its partner comes; like a rendezvous, a send ends when it has been
+// received.
 struct hub {
     pthread_mutex_t lock;
     int n_ends, n_open;
@@ -61,11 +62,14 @@ static enum lvp_status loop_isend(struct lvp_transport *transport, int peer, int
     struct loop_transport *end = (struct loop_transport *)transport;
     if (peer < 0 || peer >= end->hub->n_ends) return lvp_fail(LVP_ERR_INTERNAL, "no peer %d", peer);
     struct loop_transport *to = &end->hub->ends[peer];
-    *transfer = (struct lvp_transfer){.active = true, .peer = end->rank, .tag = tag, .buffer = (void *)(size_t)data, .n_bytes = n_bytes};
+    *transfer = (struct lvp_transfer){
+        .active = true, .peer = end->rank, .tag = tag, .buffer = (void *)(size_t)data, .n_bytes = n_bytes};
     pthread_mutex_lock(&end->hub->lock);
     struct lvp_transfer *receive = take(&to->receives, end->rank, tag);
-    if (receive != NULL) complete(transfer, receive);
-    else append(&to->sends, transfer);
+    if (receive != NULL)
+        complete(transfer, receive);
+    else
+        append(&to->sends, transfer);
     pthread_mutex_unlock(&end->hub->lock);
     return LVP_OK;
 }
@@ -75,11 +79,14 @@ static enum lvp_status loop_irecv(struct lvp_transport *transport, int peer, int
 {
     struct loop_transport *end = (struct loop_transport *)transport;
     if (peer < 0 || peer >= end->hub->n_ends) return lvp_fail(LVP_ERR_INTERNAL, "no peer %d", peer);
-    *transfer = (struct lvp_transfer){.active = true, .receiving = true, .peer = peer, .tag = tag, .buffer = data, .n_bytes = capacity};
+    *transfer = (struct lvp_transfer){
+        .active = true, .receiving = true, .peer = peer, .tag = tag, .buffer = data, .n_bytes = capacity};
     pthread_mutex_lock(&end->hub->lock);
     struct lvp_transfer *send = take(&end->sends, peer, tag);
-    if (send != NULL) complete(send, transfer);
-    else append(&end->receives, transfer);
+    if (send != NULL)
+        complete(send, transfer);
+    else
+        append(&end->receives, transfer);
     pthread_mutex_unlock(&end->hub->lock);
     return LVP_OK;
 }
@@ -91,7 +98,8 @@ static enum lvp_status loop_test(struct lvp_transport *transport, struct lvp_tra
     *done = !transfer->active;
     pthread_mutex_unlock(&end->hub->lock);
     if (*done && transfer->receiving && transfer->n_received > transfer->n_bytes)
-        return lvp_fail(LVP_ERR_FORMAT, "rank %d sent more than the %zu bytes expected", transfer->peer, transfer->n_bytes);
+        return lvp_fail(LVP_ERR_FORMAT, "rank %d sent more than the %zu bytes expected", transfer->peer,
+                        transfer->n_bytes);
     return LVP_OK;
 }
 

@@ -18,7 +18,8 @@ static enum lvp_status mpi_failure(const char *what, int peer, int code)
 
 static enum lvp_status check_size(size_t n_bytes)
 {
-    if (n_bytes > INT_MAX) return lvp_fail(LVP_ERR_INTERNAL, "a message of %zu bytes is over what MPI takes at once", n_bytes);
+    if (n_bytes > INT_MAX)
+        return lvp_fail(LVP_ERR_INTERNAL, "a message of %zu bytes is over what MPI takes at once", n_bytes);
     return LVP_OK;
 }
 
@@ -54,7 +55,8 @@ static enum lvp_status mpi_test(struct lvp_transport *transport, struct lvp_tran
         transfer->active = false;
         MPI_Error_class(code, &code_class);
         if (code_class == MPI_ERR_TRUNCATE)
-            return lvp_fail(LVP_ERR_FORMAT, "rank %d sent more than the %zu bytes expected", transfer->peer, transfer->n_bytes);
+            return lvp_fail(LVP_ERR_FORMAT, "rank %d sent more than the %zu bytes expected", transfer->peer,
+                            transfer->n_bytes);
         return mpi_failure("transfer with", transfer->peer, code);
     }
     if (!flag) return LVP_OK;
@@ -77,7 +79,10 @@ static void mpi_cancel(struct lvp_transport *transport, struct lvp_transfer *tra
     transfer->active = false;
 }
 
-static void mpi_close(struct lvp_transport *transport) { free(transport); }
+static void mpi_close(struct lvp_transport *transport)
+{
+    free(transport);
+}
 
 static const struct lvp_transport_ops mpi_ops = {"mpi", mpi_isend, mpi_irecv, mpi_test, mpi_cancel, mpi_close};
 

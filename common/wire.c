@@ -35,22 +35,31 @@ void lvp_hop_header_pack(const struct lvp_hop_header *header, unsigned char byte
 enum lvp_status lvp_hop_header_unpack(const void *from, size_t n_bytes, struct lvp_hop_header *header)
 {
     const unsigned char *bytes = from;
-    if (n_bytes < LVP_HOP_HEADER_BYTES) return lvp_fail(LVP_ERR_FORMAT, "hop header: %zu bytes, 64 are needed", n_bytes);
+    if (n_bytes < LVP_HOP_HEADER_BYTES)
+        return lvp_fail(LVP_ERR_FORMAT, "hop header: %zu bytes, 64 are needed", n_bytes);
     if (memcmp(bytes, "LVPH", 4) != 0) return lvp_fail(LVP_ERR_FORMAT, "hop header: wrong magic");
-    if (get(bytes, CHECKSUM_AT, 8) != XXH3_64bits(bytes, CHECKSUM_AT)) return lvp_fail(LVP_ERR_FORMAT, "hop header: wrong checksum");
+    if (get(bytes, CHECKSUM_AT, 8) != XXH3_64bits(bytes, CHECKSUM_AT))
+        return lvp_fail(LVP_ERR_FORMAT, "hop header: wrong checksum");
     if (get(bytes, 4, 2) != LVP_HOP_VERSION)
-        return lvp_fail(LVP_ERR_FORMAT, "hop header: version %u, this program speaks %d", (unsigned)get(bytes, 4, 2), LVP_HOP_VERSION);
+        return lvp_fail(LVP_ERR_FORMAT, "hop header: version %u, this program speaks %d", (unsigned)get(bytes, 4, 2),
+                        LVP_HOP_VERSION);
     uint64_t kind = get(bytes, 6, 2), dtype = get(bytes, 24, 4);
-    if (kind != LVP_HOP_STEP && kind != LVP_HOP_ENCODE) return lvp_fail(LVP_ERR_FORMAT, "hop header: unknown kind %u", (unsigned)kind);
-    if (dtype != LVP_F32 && dtype != LVP_BF16) return lvp_fail(LVP_ERR_FORMAT, "hop header: unknown dtype %u", (unsigned)dtype);
-    *header = (struct lvp_hop_header){
-        .kind = (enum lvp_hop_kind)kind, .number = get(bytes, 8, 8),
-        .n_rows = (uint32_t)get(bytes, 16, 4), .width = (uint32_t)get(bytes, 20, 4), .n_parts = (uint32_t)get(bytes, 28, 4),
-        .dtype = (enum lvp_dtype)dtype, .payload_bytes = get(bytes, 32, 8), .vision_rows = get(bytes, 40, 8)};
+    if (kind != LVP_HOP_STEP && kind != LVP_HOP_ENCODE)
+        return lvp_fail(LVP_ERR_FORMAT, "hop header: unknown kind %u", (unsigned)kind);
+    if (dtype != LVP_F32 && dtype != LVP_BF16)
+        return lvp_fail(LVP_ERR_FORMAT, "hop header: unknown dtype %u", (unsigned)dtype);
+    *header = (struct lvp_hop_header){.kind = (enum lvp_hop_kind)kind,
+                                      .number = get(bytes, 8, 8),
+                                      .n_rows = (uint32_t)get(bytes, 16, 4),
+                                      .width = (uint32_t)get(bytes, 20, 4),
+                                      .n_parts = (uint32_t)get(bytes, 28, 4),
+                                      .dtype = (enum lvp_dtype)dtype,
+                                      .payload_bytes = get(bytes, 32, 8),
+                                      .vision_rows = get(bytes, 40, 8)};
     uint64_t expected = (uint64_t)header->n_rows * header->width; // two 32-bit factors cannot overflow
     if (expected > UINT64_MAX / 4 || expected * lvp_dtype_size(header->dtype) != header->payload_bytes)
-        return lvp_fail(LVP_ERR_FORMAT, "hop header: %llu payload bytes do not fit %u rows of %u", (unsigned long long)header->payload_bytes,
-                        header->n_rows, header->width);
+        return lvp_fail(LVP_ERR_FORMAT, "hop header: %llu payload bytes do not fit %u rows of %u",
+                        (unsigned long long)header->payload_bytes, header->n_rows, header->width);
     return LVP_OK;
 }
 

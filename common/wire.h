@@ -1,4 +1,5 @@
-// The header in front of every payload that crosses a cut: 64 bytes, little-endian, versioned, with a checksum of itself.
+// The header in front of every payload that crosses a cut: 64 bytes, little-endian, versioned, with a checksum of
+// itself.
 //
 //   offset  size  field
 //        0     4  magic "LVPH"
@@ -14,7 +15,8 @@
 //       48     8  reserved, zero
 //       56     8  XXH3-64 of bytes 0..55
 //
-// A step's header is followed by int32 positions [rows] in the same message; the activations come in a message of their own.
+// A step's header is followed by int32 positions [rows] in the same message; the activations come in a message of their
+// own.
 #ifndef LVP_COMMON_WIRE_H
 #define LVP_COMMON_WIRE_H
 
@@ -40,7 +42,7 @@ void lvp_hop_header_pack(const struct lvp_hop_header *header, unsigned char byte
 enum lvp_status lvp_hop_header_unpack(const void *bytes, size_t n_bytes, struct lvp_hop_header *header) LVP_MUST_CHECK;
 
 // Whether what arrived is what was announced; LVP_ERR_FORMAT naming the first field that differs.
-enum lvp_status lvp_hop_header_expect(const struct lvp_hop_header *arrived, const struct lvp_hop_header *announced)
-    LVP_MUST_CHECK;
+enum lvp_status lvp_hop_header_expect(const struct lvp_hop_header *arrived,
+                                      const struct lvp_hop_header *announced) LVP_MUST_CHECK;
 
 #endif

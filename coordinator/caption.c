@@ -14,7 +14,13 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { FINISH_SECONDS = 10, TYPICAL_TEXT = 64, IMAGE_SLOTS = 4 * LVP_ENCODE_IMAGES, MAX_IMAGE_SLOTS = 256, MAX_SEQS = 64 };
+enum {
+    FINISH_SECONDS = 10,
+    TYPICAL_TEXT = 64,
+    IMAGE_SLOTS = 4 * LVP_ENCODE_IMAGES,
+    MAX_IMAGE_SLOTS = 256,
+    MAX_SEQS = 64
+};
 
 // Everything a caption job holds; opened from top to bottom, closed the other way.
 struct job {
@@ -60,23 +66,25 @@ enum lvp_status lvp_caption_layout(const struct lvp_caption_options *options, in
     *stages = asked_stages(options);
     *replicas = options->replicas;
     if (by_partition > 0 && *stages != by_partition)
-        return lvp_fail(LVP_ERR_USAGE, "--stages %d, but the partition has %d stages: leave --stages out", *stages, by_partition);
+        return lvp_fail(LVP_ERR_USAGE, "--stages %d, but the partition has %d stages: leave --stages out", *stages,
+                        by_partition);
     if (*stages == 0 && *replicas == 0) *replicas = 1;
     if (*stages == 0 && n_workers % *replicas == 0) *stages = n_workers / *replicas;
     if (*stages > 0 && *replicas == 0 && n_workers % *stages == 0) *replicas = n_workers / *stages;
-    if (*stages > LVP_MAX_STAGES) return lvp_fail(LVP_ERR_USAGE, "%d stages are more than the %d supported", *stages, LVP_MAX_STAGES);
+    if (*stages > LVP_MAX_STAGES)
+        return lvp_fail(LVP_ERR_USAGE, "%d stages are more than the %d supported", *stages, LVP_MAX_STAGES);
     if (*stages > 0 && *replicas > 0 && *stages * *replicas == n_workers) return LVP_OK;
     int unit = *stages > 0 ? *stages : *replicas, rest = *stages > 0 && *replicas > 0 ? *replicas : 0;
     if (rest > 0)
-        return lvp_fail(LVP_ERR_USAGE, "%d stages x %d replicas need %d ranks (rank 0 coordinates), %d were started", *stages, rest,
-                        *stages * rest + 1, n_workers + 1);
+        return lvp_fail(LVP_ERR_USAGE, "%d stages x %d replicas need %d ranks (rank 0 coordinates), %d were started",
+                        *stages, rest, *stages * rest + 1, n_workers + 1);
     int fewer = n_workers / unit * unit;
     const char *what = *stages > 0 ? "pipelines" : "replicas";
     if (fewer == 0)
-        return lvp_fail(LVP_ERR_USAGE, "%d ranks are too few for %s of %d: start %d ranks (rank 0 coordinates)", n_workers + 1, what,
-                        unit, unit + 1);
-    return lvp_fail(LVP_ERR_USAGE, "%d ranks do not divide into %s of %d: start %d or %d ranks (rank 0 coordinates)", n_workers + 1,
-                    what, unit, fewer + 1, fewer + unit + 1);
+        return lvp_fail(LVP_ERR_USAGE, "%d ranks are too few for %s of %d: start %d ranks (rank 0 coordinates)",
+                        n_workers + 1, what, unit, unit + 1);
+    return lvp_fail(LVP_ERR_USAGE, "%d ranks do not divide into %s of %d: start %d or %d ranks (rank 0 coordinates)",
+                    n_workers + 1, what, unit, fewer + 1, fewer + unit + 1);
 }
 
 static enum lvp_status open_model(struct job *job)
@@ -87,15 +95,19 @@ static enum lvp_status open_model(struct job *job)
     LVP_TRY(lvp_checkpoint_hash(job->checkpoint, job->model_hash));
     LVP_TRY(lvp_tokenizer_open(options->model, &job->tokenizer));
     if (!options->raw_prompt) LVP_TRY(lvp_chat_template_load(options->model, &job->chat));
-    if (options->pruner_weights != NULL) LVP_TRY(lvp_pruner_weights_open(options->pruner_weights, job->config, &job->weights));
+    if (options->pruner_weights != NULL)
+        LVP_TRY(lvp_pruner_weights_open(options->pruner_weights, job->config, &job->weights));
     lvp_prune_counts(&options->prune, lvp_vision_tokens(job->config), &job->prune);
-    struct lvp_manifest_options manifest = {.limit = options->limit, .shard = options->shard, .n_shards = options->n_shards};
+    struct lvp_manifest_options manifest = {
+        .limit = options->limit, .shard = options->shard, .n_shards = options->n_shards};
     LVP_TRY(lvp_manifest_open(options->input, &manifest, &job->manifest));
-    job->requests = (struct lvp_requests){.manifest = job->manifest, .prompts = options->prompts, .n_prompts = options->n_prompts};
+    job->requests =
+        (struct lvp_requests){.manifest = job->manifest, .prompts = options->prompts, .n_prompts = options->n_prompts};
     return LVP_OK;
 }
 
-// What the poorest worker of a stage may use: its host's memory shared with the workers there, a tenth left for buffers.
+// What the poorest worker of a stage may use: its host's memory shared with the workers there, a tenth left for
+// buffers.
 static int64_t smallest_memory(const struct job *job, int stage)
 {
     const struct lvp_world *world = &job->world;
@@ -118,15 +130,19 @@ static enum lvp_status choose_partition(struct job *job)
         return lvp_partition_resolve(&options->partition, job->config, &options->prune, &job->partition);
     int context = job->config->text.max_positions;
     int new_tokens = options->max_new_tokens < context ? options->max_new_tokens : context;
-    struct lvp_workload workload = {.config = job->config, .prune = options->prune, .pruner_width = job->weights.inner_width,
-                                    .text_tokens = TYPICAL_TEXT, .new_tokens = new_tokens, .dtype = options->dtype};
+    struct lvp_workload workload = {.config = job->config,
+                                    .prune = options->prune,
+                                    .pruner_width = job->weights.inner_width,
+                                    .text_tokens = TYPICAL_TEXT,
+                                    .new_tokens = new_tokens,
+                                    .dtype = options->dtype};
     struct lvp_device devices[LVP_MAX_STAGES];
     for (int s = 0; s < job->n_stages; s++) {
         devices[s] = LVP_TYPICAL_CPU;
         devices[s].memory = smallest_memory(job, s);
     }
-    struct lvp_planner_input input = {.workload = &workload, .n_stages = job->n_stages, .devices = devices,
-                                      .sequences = LVP_PLANNED_SEQUENCES};
+    struct lvp_planner_input input = {
+        .workload = &workload, .n_stages = job->n_stages, .devices = devices, .sequences = LVP_PLANNED_SEQUENCES};
     return lvp_plan_partition(&input, &job->partition);
 }
 
@@ -143,9 +159,12 @@ static void size_run(struct job *job)
     int batch = options->batch_tokens > 0 ? options->batch_tokens : 1024;
     if (options->batch_tokens == 0 && batch < tokens + 2 * TYPICAL_TEXT) batch = tokens + 2 * TYPICAL_TEXT;
     job->max_rows = batch > text->max_positions ? batch : text->max_positions;
-    job->scheduler = (struct lvp_scheduler_config){
-        .prune = job->prune, .n_stages = job->n_stages - job->merge_stage, .max_steps = job->n_stages - job->merge_stage + 1,
-        .max_seqs = max_seqs, .page_slots = page, .batch_tokens = batch};
+    job->scheduler = (struct lvp_scheduler_config){.prune = job->prune,
+                                                   .n_stages = job->n_stages - job->merge_stage,
+                                                   .max_steps = job->n_stages - job->merge_stage + 1,
+                                                   .max_seqs = max_seqs,
+                                                   .page_slots = page,
+                                                   .batch_tokens = batch};
     for (int d = 0; d <= job->prune.n_points; d++) {
         int rows = job->prune.rows[d] + TYPICAL_TEXT + options->max_new_tokens;
         if (rows > text->max_positions) rows = text->max_positions;
@@ -188,8 +207,8 @@ static enum lvp_status set_up_workers(struct job *job)
     setup.max_images = LVP_ENCODE_IMAGES;
     setup.image_slots = job->image_slots;
     setup.max_pixels = options->max_pixels;
-    enum lvp_status status = lvp_world_setup(&job->world, &job->partition, job->n_replicas, job->merge_stage, job->kernel_set,
-                                             options->threads, &setup);
+    enum lvp_status status = lvp_world_setup(&job->world, &job->partition, job->n_replicas, job->merge_stage,
+                                             job->kernel_set, options->threads, &setup);
     free(model);
     free(weights);
     return status;
@@ -225,15 +244,18 @@ static enum lvp_status open_output(struct job *job)
         json_array_append_new(after, json_integer(options->prune.after[s]));
     }
     json_t *identity = json_pack(
-        "{s:s, s:s, s:s, s:s, s:o, s:o, s:s?, s:b, s:i, s:s, s:s, s:s, s:s, s:b, s:[i,i], s:s}", "model", job->model_hash,
-        "tokenizer", lvp_tokenizer_hash(job->tokenizer), "pruner", lvp_pruner_name(options->pruner), "pruner_weights",
-        job->weights.hash, "keep", keep, "prune_after", after, "system", options->system, "raw_prompt", options->raw_prompt,
-        "max_new_tokens", options->max_new_tokens, "temperature", temperature, "top_p", top_p, "seed", seed, "dtype",
-        lvp_dtype_name(options->dtype), "logprobs", options->logprobs, "shard", options->shard, options->n_shards,
-        LVP_NUMERIC_PATH, numeric_path);
+        "{s:s, s:s, s:s, s:s, s:o, s:o, s:s?, s:b, s:i, s:s, s:s, s:s, s:s, s:b, s:[i,i], s:s}", "model",
+        job->model_hash, "tokenizer", lvp_tokenizer_hash(job->tokenizer), "pruner", lvp_pruner_name(options->pruner),
+        "pruner_weights", job->weights.hash, "keep", keep, "prune_after", after, "system", options->system,
+        "raw_prompt", options->raw_prompt, "max_new_tokens", options->max_new_tokens, "temperature", temperature,
+        "top_p", top_p, "seed", seed, "dtype", lvp_dtype_name(options->dtype), "logprobs", options->logprobs, "shard",
+        options->shard, options->n_shards, LVP_NUMERIC_PATH, numeric_path);
     if (identity == NULL) return lvp_fail(LVP_ERR_MEMORY, "out of memory for the run's identity");
-    struct lvp_captions_options captions = {.dir = options->output, .requests = &job->requests, .identity = identity,
-                                            .overwrite = options->overwrite, .retry_failed = options->retry_failed,
+    struct lvp_captions_options captions = {.dir = options->output,
+                                            .requests = &job->requests,
+                                            .identity = identity,
+                                            .overwrite = options->overwrite,
+                                            .retry_failed = options->retry_failed,
                                             .allow_mixed_numerics = options->allow_mixed_numerics};
     enum lvp_status status = lvp_captions_open(&captions, &job->captions);
     json_decref(identity);
@@ -253,8 +275,8 @@ static enum lvp_status sink_error(void *context, uint64_t index, const struct lv
     LVP_TRY(lvp_captions_add_error(job->captions, index, request, error, 1));
     int64_t failed = (int64_t)lvp_captions_counts(job->captions).failed;
     if (job->options->max_errors >= 0 && failed > job->options->max_errors)
-        return lvp_fail(LVP_ERR_TOO_MANY, "%lld samples have failed, --max-errors allows %lld (the last: %s: %s)", (long long)failed,
-                        (long long)job->options->max_errors, request->id, error->message);
+        return lvp_fail(LVP_ERR_TOO_MANY, "%lld samples have failed, --max-errors allows %lld (the last: %s: %s)",
+                        (long long)failed, (long long)job->options->max_errors, request->id, error->message);
     return LVP_OK;
 }
 
@@ -267,16 +289,21 @@ static char *trim(char *text)
 }
 
 static enum lvp_status sink_caption(void *context, uint64_t index, const struct lvp_request *request,
-                                    const struct lvp_prompt *prompt, const int32_t *tokens, const float *logprobs, int n_tokens,
-                                    bool stopped)
+                                    const struct lvp_prompt *prompt, const int32_t *tokens, const float *logprobs,
+                                    int n_tokens, bool stopped)
 {
     struct job *job = context;
     char *text = NULL;
     LVP_TRY(lvp_tokenizer_decode(job->tokenizer, tokens, (size_t)n_tokens, &text));
-    struct lvp_caption caption = {.caption = trim(text), .stopped = stopped, .token_ids = tokens,
-                                  .logprobs = job->options->logprobs ? logprobs : NULL, .n_tokens = n_tokens,
-                                  .prompt_tokens = prompt->n_rows, .vision_tokens = job->vision_tokens,
-                                  .n_images = prompt->n_images, .n_counts = job->prune.n_points + 1};
+    struct lvp_caption caption = {.caption = trim(text),
+                                  .stopped = stopped,
+                                  .token_ids = tokens,
+                                  .logprobs = job->options->logprobs ? logprobs : NULL,
+                                  .n_tokens = n_tokens,
+                                  .prompt_tokens = prompt->n_rows,
+                                  .vision_tokens = job->vision_tokens,
+                                  .n_images = prompt->n_images,
+                                  .n_counts = job->prune.n_points + 1};
     enum lvp_status status = lvp_captions_add(job->captions, index, request, &caption);
     free(text);
     return status;
@@ -298,10 +325,23 @@ static enum lvp_status run(struct job *job)
     if (job->vision_tokens == NULL) return lvp_fail(LVP_ERR_MEMORY, "out of memory");
     for (int i = 0; i < job->image_slots * counts; i++) job->vision_tokens[i] = job->prune.rows[i % counts];
     struct lvp_run_options run = {
-        .world = &job->world, .config = job->config, .tokenizer = job->tokenizer, .chat = job->chat, .requests = &job->requests,
-        .system = options->system, .max_new_tokens = options->max_new_tokens, .temperature = options->temperature,
-        .top_p = options->top_p, .seed = options->seed, .scheduler = job->scheduler, .image_slots = job->image_slots,
-        .sink = {.context = job, .done = sink_done, .error = sink_error, .caption = sink_caption, .tick = sink_tick,
+        .world = &job->world,
+        .config = job->config,
+        .tokenizer = job->tokenizer,
+        .chat = job->chat,
+        .requests = &job->requests,
+        .system = options->system,
+        .max_new_tokens = options->max_new_tokens,
+        .temperature = options->temperature,
+        .top_p = options->top_p,
+        .seed = options->seed,
+        .scheduler = job->scheduler,
+        .image_slots = job->image_slots,
+        .sink = {.context = job,
+                 .done = sink_done,
+                 .error = sink_error,
+                 .caption = sink_caption,
+                 .tick = sink_tick,
                  .window = LVP_CAPTIONS_WINDOW},
     };
     struct lvp_run_totals totals;
@@ -314,12 +354,20 @@ static enum lvp_status run(struct job *job)
     if (status != LVP_OK) return status;
     struct lvp_captions_counts done = lvp_captions_counts(job->captions);
     if (!lvp_world_finish(&job->world, FINISH_SECONDS)) return lvp_fail(LVP_ERR_LOST, "a worker did not finish");
-    struct lvp_report report = {
-        .options = options, .config = job->config, .world = &job->world, .prune = &job->prune, .totals = &totals,
-        .counts = done, .model_hash = job->model_hash, .kernel_set = job->kernel_set, .run_seconds = seconds,
-        .wall_seconds = lvp_now() - job->started, .mixed_numerics = lvp_captions_mixed_numerics(job->captions)};
+    struct lvp_report report = {.options = options,
+                                .config = job->config,
+                                .world = &job->world,
+                                .prune = &job->prune,
+                                .totals = &totals,
+                                .counts = done,
+                                .model_hash = job->model_hash,
+                                .kernel_set = job->kernel_set,
+                                .run_seconds = seconds,
+                                .wall_seconds = lvp_now() - job->started,
+                                .mixed_numerics = lvp_captions_mixed_numerics(job->captions)};
     // A rerun of a finished job did nothing: what the run was is already there.
-    if (totals.images > 0 || done.resumed < done.total || !lvp_report_exists(&report)) LVP_TRY(lvp_report_write(&report));
+    if (totals.images > 0 || done.resumed < done.total || !lvp_report_exists(&report))
+        LVP_TRY(lvp_report_write(&report));
     if (!options->quiet) lvp_report_print(&report);
     return LVP_OK;
 }

@@ -1,5 +1,5 @@
-// The caption job on rank 0, from options to files: opens model, tokenizer, input and output, plans, sets the workers up,
-// runs, and writes run.json.
+// The caption job on rank 0, from options to files: opens model, tokenizer, input and output, plans, sets the workers
+// up, runs, and writes run.json.
 #ifndef LVP_COORDINATOR_CAPTION_H
 #define LVP_COORDINATOR_CAPTION_H
 
@@ -11,38 +11,39 @@
 struct lvp_caption_options {
     const char *model;
     enum lvp_pruner_kind pruner;
-    const char *pruner_weights;        // NULL where the pruner has none
-    struct lvp_prune_plan prune;       // n_points 0: nothing is pruned
-    int stages, replicas;              // 0: from the number of workers
+    const char *pruner_weights;  // NULL where the pruner has none
+    struct lvp_prune_plan prune; // n_points 0: nothing is pruned
+    int stages, replicas;        // 0: from the number of workers
     struct lvp_partition_choice partition;
     enum lvp_dtype dtype;
-    int threads, batch_tokens;         // 0: each worker's own; from the plan
+    int threads, batch_tokens; // 0: each worker's own; from the plan
     uint64_t seed;
     const char *input, *output;
-    const char *const *prompts;        // [n_prompts]
+    const char *const *prompts; // [n_prompts]
     int n_prompts;
-    const char *system;                // NULL: none
+    const char *system; // NULL: none
     bool raw_prompt;
     int max_new_tokens;
     float temperature, top_p;
     bool logprobs;
-    int64_t limit;                     // negative: all
+    int64_t limit; // negative: all
     int shard, n_shards;
     bool retry_failed, overwrite, allow_mixed_numerics;
-    int64_t max_errors;                // negative: no limit
+    int64_t max_errors; // negative: no limit
     int64_t max_pixels;
-    bool terminal, quiet, json;        // a person is watching; no progress; result as JSON on stdout
+    bool terminal, quiet, json; // a person is watching; no progress; result as JSON on stdout
 };
 
 // Stages and replicas for a number of workers. LVP_ERR_USAGE saying the number of ranks that would be right.
-enum lvp_status lvp_caption_layout(const struct lvp_caption_options *options, int n_workers, int *stages, int *replicas)
-    LVP_MUST_CHECK;
+enum lvp_status lvp_caption_layout(const struct lvp_caption_options *options, int n_workers, int *stages,
+                                   int *replicas) LVP_MUST_CHECK;
 
 // Workers that a bare launch starts.
 enum lvp_status lvp_caption_workers(const struct lvp_caption_options *options, int *n_workers) LVP_MUST_CHECK;
 
-// Returns when every request is finished. *clean says whether every worker has ended in good order; if not, the caller must
-// abort the MPI world.
-enum lvp_status lvp_caption(const struct lvp_caption_options *options, MPI_Comm control, int n_workers, bool *clean) LVP_MUST_CHECK;
+// Returns when every request is finished. *clean says whether every worker has ended in good order; if not, the caller
+// must abort the MPI world.
+enum lvp_status lvp_caption(const struct lvp_caption_options *options, MPI_Comm control, int n_workers,
+                            bool *clean) LVP_MUST_CHECK;
 
 #endif

@@ -12,7 +12,8 @@ static const double bar_seconds = 0.1, line_seconds = 30;
 
 void lvp_progress_start(struct lvp_progress *progress, uint64_t total, uint64_t resumed, bool quiet, bool terminal)
 {
-    *progress = (struct lvp_progress){.total = total, .resumed = resumed, .quiet = quiet, .terminal = terminal, .started = lvp_now()};
+    *progress = (struct lvp_progress){
+        .total = total, .resumed = resumed, .quiet = quiet, .terminal = terminal, .started = lvp_now()};
     // The first line of a log comes after 30 s; a bar comes at once.
     progress->last_drawn = progress->terminal ? -1 : progress->started;
 }

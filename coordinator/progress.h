@@ -16,7 +16,8 @@ struct lvp_progress {
     int drawn_width;   // columns of the bar on the terminal now
 };
 
-// `quiet` (-q): nothing is ever printed. `terminal`: a person is watching stderr (under mpirun it is a pipe, so isatty cannot tell).
+// `quiet` (-q): nothing is ever printed. `terminal`: a person is watching stderr (under mpirun it is a pipe, so isatty
+// cannot tell).
 void lvp_progress_start(struct lvp_progress *progress, uint64_t total, uint64_t resumed, bool quiet, bool terminal);
 
 // To be called often; draws at most ten times a second, or one line in 30 s. `done` counts the failed ones too.

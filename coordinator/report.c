@@ -41,11 +41,12 @@ static json_t *cuts_json(const struct lvp_report *report)
         struct cut cut = sum_cut(report, s);
         json_array_append_new(
             cuts, json_pack("{s:i, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "after_stage", s, "prefill_rows",
-                            (json_int_t)cut.prefill_rows, "prefill_rows_without_pruning", (json_int_t)cut.unpruned_rows, "prefill_vision_rows", (json_int_t)cut.prefill_vision_rows,
-                            "prefill_payload_bytes", (json_int_t)cut.prefill_bytes, "prefill_payload_bytes_without_pruning",
-                            (json_int_t)cut.unpruned_bytes, "decode_rows", (json_int_t)cut.decode_rows, "decode_payload_bytes",
-                            (json_int_t)cut.decode_bytes, "vision_payload_bytes", (json_int_t)cut.vision_bytes, "framing_bytes",
-                            (json_int_t)cut.framing_bytes));
+                            (json_int_t)cut.prefill_rows, "prefill_rows_without_pruning", (json_int_t)cut.unpruned_rows,
+                            "prefill_vision_rows", (json_int_t)cut.prefill_vision_rows, "prefill_payload_bytes",
+                            (json_int_t)cut.prefill_bytes, "prefill_payload_bytes_without_pruning",
+                            (json_int_t)cut.unpruned_bytes, "decode_rows", (json_int_t)cut.decode_rows,
+                            "decode_payload_bytes", (json_int_t)cut.decode_bytes, "vision_payload_bytes",
+                            (json_int_t)cut.vision_bytes, "framing_bytes", (json_int_t)cut.framing_bytes));
     }
     return cuts;
 }
@@ -59,14 +60,14 @@ static json_t *stages_json(const struct lvp_report *report)
         char first[LVP_BLOCK_NAME], last[LVP_BLOCK_NAME];
         json_array_append_new(
             stages,
-            json_pack("{s:i, s:i, s:i, s:s, s:s, s:s, s:i, s:f, s:f, s:f, s:f, s:I, s:I}", "rank", w + 1, "replica", worker->replica,
-                      "stage", worker->stage, "host", worker->host, "first_block",
+            json_pack("{s:i, s:i, s:i, s:s, s:s, s:s, s:i, s:f, s:f, s:f, s:f, s:I, s:I}", "rank", w + 1, "replica",
+                      worker->replica, "stage", worker->stage, "host", worker->host, "first_block",
                       lvp_block_name(report->config, world->partition.first[worker->stage], first), "last_block",
-                      lvp_block_name(report->config, world->partition.first[worker->stage + 1] - 1, last), "threads", worker->threads,
-                      "load_seconds", worker->load_seconds, "busy_seconds", worker->statistics.compute_seconds,
-                      "input_wait_seconds", worker->statistics.input_wait_seconds, "send_wait_seconds",
-                      worker->statistics.send_wait_seconds, "steps", (json_int_t)worker->statistics.steps, "encode_jobs",
-                      (json_int_t)worker->statistics.encodes));
+                      lvp_block_name(report->config, world->partition.first[worker->stage + 1] - 1, last), "threads",
+                      worker->threads, "load_seconds", worker->load_seconds, "busy_seconds",
+                      worker->statistics.compute_seconds, "input_wait_seconds", worker->statistics.input_wait_seconds,
+                      "send_wait_seconds", worker->statistics.send_wait_seconds, "steps",
+                      (json_int_t)worker->statistics.steps, "encode_jobs", (json_int_t)worker->statistics.encodes));
     }
     return stages;
 }
@@ -97,15 +98,16 @@ static json_t *options_json(const struct lvp_report *report)
     for (int p = 0; p < options->n_prompts; p++) json_array_append_new(prompts, text_json(options->prompts[p]));
     for (int s = 0; s < options->prune.n_points; s++)
         json_array_append_new(keep, json_real((double)options->prune.keep[s] / (double)LVP_KEEP_ONE));
-    json_t *what = json_pack("{s:o, s:o, s:o, s:o, s:s, s:o, s:s, s:o, s:b}", "model", text_json(options->model), "input",
-                             text_json(options->input), "output", text_json(options->output), "pruner_weights",
-                             text_json(options->pruner_weights), "pruner", lvp_pruner_name(options->pruner), "keep", keep, "dtype",
-                             lvp_dtype_name(options->dtype), "system", text_json(options->system), "raw_prompt", options->raw_prompt);
-    json_t *how = json_pack("{s:o, s:i, s:f, s:f, s:I, s:b, s:I, s:i, s:i, s:i, s:i}", "prompts", prompts, "max_new_tokens",
-                            options->max_new_tokens, "temperature", (double)options->temperature, "top_p", (double)options->top_p,
-                            "seed", (json_int_t)options->seed, "logprobs", options->logprobs, "limit", (json_int_t)options->limit,
-                            "shard", options->shard, "n_shards", options->n_shards, "threads", options->threads, "batch_tokens",
-                            options->batch_tokens);
+    json_t *what = json_pack("{s:o, s:o, s:o, s:o, s:s, s:o, s:s, s:o, s:b}", "model", text_json(options->model),
+                             "input", text_json(options->input), "output", text_json(options->output), "pruner_weights",
+                             text_json(options->pruner_weights), "pruner", lvp_pruner_name(options->pruner), "keep",
+                             keep, "dtype", lvp_dtype_name(options->dtype), "system", text_json(options->system),
+                             "raw_prompt", options->raw_prompt);
+    json_t *how = json_pack("{s:o, s:i, s:f, s:f, s:I, s:b, s:I, s:i, s:i, s:i, s:i}", "prompts", prompts,
+                            "max_new_tokens", options->max_new_tokens, "temperature", (double)options->temperature,
+                            "top_p", (double)options->top_p, "seed", (json_int_t)options->seed, "logprobs",
+                            options->logprobs, "limit", (json_int_t)options->limit, "shard", options->shard, "n_shards",
+                            options->n_shards, "threads", options->threads, "batch_tokens", options->batch_tokens);
     json_object_update(what, how);
     json_decref(how);
     return what;
@@ -116,28 +118,33 @@ static json_t *report_json(const struct lvp_report *report)
     const struct lvp_world *world = report->world;
     json_t *partition = json_array(), *after = json_array(), *rows = json_array();
     for (int s = 0; s < world->n_stages; s++) json_array_append_new(partition, json_integer(world->partition.first[s]));
-    for (int s = 0; s < report->prune->n_points; s++) json_array_append_new(after, json_integer(report->prune->after[s]));
-    for (int d = 0; d <= report->prune->n_points; d++) json_array_append_new(rows, json_integer(report->prune->rows[d]));
+    for (int s = 0; s < report->prune->n_points; s++)
+        json_array_append_new(after, json_integer(report->prune->after[s]));
+    for (int d = 0; d <= report->prune->n_points; d++)
+        json_array_append_new(rows, json_integer(report->prune->rows[d]));
     double per_second = report->run_seconds > 0 ? 1 / report->run_seconds : 0;
     json_t *opts = options_json(report);
     json_t *plan = json_pack("{s:o, s:o, s:o}", "first_blocks", partition, "prune_after", after, "vision_rows", rows);
-    json_t *where = json_pack("{s:i, s:i, s:i, s:s, s:s, s:b}", "ranks", world->n_workers + 1, "stages", world->n_stages, "replicas",
-                              world->n_replicas, "device", "cpu", "kernel_set", report->kernel_set, "mixed_numerics",
-                              report->mixed_numerics);
-    json_t *counts = json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "requests", (json_int_t)report->counts.total, "captions",
-                               (json_int_t)report->counts.captions, "failed", (json_int_t)report->counts.failed, "resumed",
-                               (json_int_t)report->counts.resumed, "images", (json_int_t)report->totals->images,
-                               "generated_tokens", (json_int_t)report->totals->generated_tokens, "steps",
-                               (json_int_t)report->totals->steps);
-    return json_pack("{s:s, s:o, s:s, s:o, s:o, s:o, s:f, s:f, s:f, s:f, s:f, s:o, s:o}", "version", LVP_VERSION, "options", opts,
-                     "model_hash", report->model_hash, "plan", plan, "world", where, "counts", counts, "wall_seconds",
-                     report->wall_seconds, "run_seconds", report->run_seconds, "images_per_second",
+    json_t *where = json_pack("{s:i, s:i, s:i, s:s, s:s, s:b}", "ranks", world->n_workers + 1, "stages",
+                              world->n_stages, "replicas", world->n_replicas, "device", "cpu", "kernel_set",
+                              report->kernel_set, "mixed_numerics", report->mixed_numerics);
+    json_t *counts =
+        json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "requests", (json_int_t)report->counts.total, "captions",
+                  (json_int_t)report->counts.captions, "failed", (json_int_t)report->counts.failed, "resumed",
+                  (json_int_t)report->counts.resumed, "images", (json_int_t)report->totals->images, "generated_tokens",
+                  (json_int_t)report->totals->generated_tokens, "steps", (json_int_t)report->totals->steps);
+    return json_pack("{s:s, s:o, s:s, s:o, s:o, s:o, s:f, s:f, s:f, s:f, s:f, s:o, s:o}", "version", LVP_VERSION,
+                     "options", opts, "model_hash", report->model_hash, "plan", plan, "world", where, "counts", counts,
+                     "wall_seconds", report->wall_seconds, "run_seconds", report->run_seconds, "images_per_second",
                      (double)report->totals->images * per_second, "tokens_per_second",
-                     (double)report->totals->generated_tokens * per_second, "bubble_share", bubble_share(report), "stages",
-                     stages_json(report), "cuts", cuts_json(report));
+                     (double)report->totals->generated_tokens * per_second, "bubble_share", bubble_share(report),
+                     "stages", stages_json(report), "cuts", cuts_json(report));
 }
 
-bool lvp_report_exists(const struct lvp_report *report) { return lvp_output_exists(report->options->output, "run.json"); }
+bool lvp_report_exists(const struct lvp_report *report)
+{
+    return lvp_output_exists(report->options->output, "run.json");
+}
 
 enum lvp_status lvp_report_write(const struct lvp_report *report)
 {
@@ -156,7 +163,9 @@ static void print_cuts(const struct lvp_report *report)
 {
     const struct lvp_world *world = report->world;
     if (world->n_stages < 2) return;
-    (void)fprintf(stderr, "\n  cut after       vision rows  prefill bytes   without pruning   share   decode bytes   image bytes\n");
+    (void)fprintf(
+        stderr,
+        "\n  cut after       vision rows  prefill bytes   without pruning   share   decode bytes   image bytes\n");
     for (int s = 0; s + 1 < world->n_stages; s++) {
         struct cut cut = sum_cut(report, s);
         char name[LVP_BLOCK_NAME];
@@ -173,8 +182,9 @@ void lvp_report_print(const struct lvp_report *report)
     double per_second = report->run_seconds > 0 ? 1 / report->run_seconds : 0;
     (void)fprintf(stderr, "%" PRIu64 " captions", counts->captions);
     if (counts->resumed > 0) (void)fprintf(stderr, " (%" PRIu64 " requests were done before)", counts->resumed);
-    (void)fprintf(stderr, ", %" PRIu64 " failed, %.1f s, %.2f images/s, %.1f tokens/s\n", counts->failed, report->run_seconds,
-                  (double)report->totals->images * per_second, (double)report->totals->generated_tokens * per_second);
+    (void)fprintf(stderr, ", %" PRIu64 " failed, %.1f s, %.2f images/s, %.1f tokens/s\n", counts->failed,
+                  report->run_seconds, (double)report->totals->images * per_second,
+                  (double)report->totals->generated_tokens * per_second);
     if (counts->failed > 0) (void)fprintf(stderr, "failed samples are in %s/errors.jsonl\n", report->options->output);
     print_cuts(report);
 }

@@ -18,7 +18,7 @@ struct lvp_report { // all borrowed
     bool mixed_numerics;
 };
 
-bool lvp_report_exists(const struct lvp_report *report); // an earlier run's
+bool lvp_report_exists(const struct lvp_report *report);                          // an earlier run's
 enum lvp_status lvp_report_write(const struct lvp_report *report) LVP_MUST_CHECK; // run.json in the output folder
 void lvp_report_print(const struct lvp_report *report); // stderr; run.json on stdout with --json
 

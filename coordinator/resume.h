@@ -28,9 +28,9 @@ void lvp_row_reader_close(struct lvp_row_reader *reader);
 struct lvp_resume {
     struct lvp_row_reader captions, errors;
     struct lvp_json_text start; // scratch
-    uint64_t n_done;       // requests 0..n_done-1 are finished
-    uint64_t n_failed;     // of them, in errors
-    unsigned char *failed; // bit i: request i is in errors; [n_done] bits, owned
+    uint64_t n_done;            // requests 0..n_done-1 are finished
+    uint64_t n_failed;          // of them, in errors
+    unsigned char *failed;      // bit i: request i is in errors; [n_done] bits, owned
     size_t failed_bytes;
     uint64_t captions_bytes, errors_bytes; // what is kept of each file
     bool ended;

@@ -17,8 +17,8 @@ static enum lvp_status create_replica(struct run *run, struct replica *replica)
     replica->planned = calloc(steps * (size_t)options->scheduler.max_seqs, sizeof *replica->planned);
     replica->planned_sizes = calloc(steps, sizeof *replica->planned_sizes);
     replica->n_free_slots = options->image_slots;
-    if (replica->slot_group == NULL || replica->to_encode == NULL || replica->encoding == NULL || replica->encode_sizes == NULL ||
-        replica->planned == NULL || replica->planned_sizes == NULL)
+    if (replica->slot_group == NULL || replica->to_encode == NULL || replica->encoding == NULL ||
+        replica->encode_sizes == NULL || replica->planned == NULL || replica->planned_sizes == NULL)
         return lvp_fail(LVP_ERR_MEMORY, "out of memory for the run");
     return LVP_OK;
 }
@@ -67,10 +67,14 @@ static enum lvp_status handle(struct run *run, int rank, const Lvp__FromWorker *
 {
     int replica = run->options->world->workers[rank - 1].replica;
     switch (message->body_case) {
-    case LVP__FROM_WORKER__BODY_PREPARED: return lvp_run_prepared(run, replica, message->prepared);
-    case LVP__FROM_WORKER__BODY_ENCODE_DONE: return lvp_run_encoded(run, replica, message->encode_done);
-    case LVP__FROM_WORKER__BODY_STEP_DONE: return lvp_run_step_done(run, replica, message->step_done);
-    default: return lvp_fail(LVP_ERR_FORMAT, "rank %d sent a message that does not belong to a run", rank);
+    case LVP__FROM_WORKER__BODY_PREPARED:
+        return lvp_run_prepared(run, replica, message->prepared);
+    case LVP__FROM_WORKER__BODY_ENCODE_DONE:
+        return lvp_run_encoded(run, replica, message->encode_done);
+    case LVP__FROM_WORKER__BODY_STEP_DONE:
+        return lvp_run_step_done(run, replica, message->step_done);
+    default:
+        return lvp_fail(LVP_ERR_FORMAT, "rank %d sent a message that does not belong to a run", rank);
     }
 }
 
@@ -105,8 +109,8 @@ static enum lvp_status loop(struct run *run)
             continue;
         }
         if (run->n_active > 0 && lvp_now() - last_message > SILENCE_SECONDS)
-            return lvp_fail(LVP_ERR_LOST, "no worker has answered for %d s with %llu requests under way", SILENCE_SECONDS,
-                            (unsigned long long)run->n_active);
+            return lvp_fail(LVP_ERR_LOST, "no worker has answered for %d s with %llu requests under way",
+                            SILENCE_SECONDS, (unsigned long long)run->n_active);
         lvp_poll_rest(LVP_EXPECT_SOON, idle_rounds++);
     }
     return LVP_OK;

@@ -31,7 +31,8 @@ static void mark_finished(struct run *run, uint64_t index)
 {
     uint64_t window = run->options->sink.window;
     run->finished[index % window] = true;
-    while (run->oldest < run->next && run->finished[run->oldest % window]) run->finished[run->oldest++ % window] = false;
+    while (run->oldest < run->next && run->finished[run->oldest % window])
+        run->finished[run->oldest++ % window] = false;
 }
 
 // Hands the request's row to the output and forgets it; the group goes with its last request.
@@ -42,8 +43,8 @@ enum lvp_status lvp_run_finish_ask(struct run *run, struct ask *ask, const struc
     if (error != NULL) {
         LVP_TRY(sink->error(sink->context, ask->index, &ask->request, error));
     } else {
-        LVP_TRY(sink->caption(sink->context, ask->index, &ask->request, &ask->prompt, ask->tokens, ask->logprobs, ask->n_tokens,
-                              stopped));
+        LVP_TRY(sink->caption(sink->context, ask->index, &ask->request, &ask->prompt, ask->tokens, ask->logprobs,
+                              ask->n_tokens, stopped));
         run->totals.generated_tokens += ask->n_tokens;
         run->totals.prompt_rows += ask->prompt.n_rows;
     }
@@ -77,24 +78,28 @@ static enum lvp_status build_prompt(struct run *run, struct ask *ask, struct lvp
     const struct lvp_request *request = &ask->request;
     *error = request->error;
     if (error->code == LVP_SAMPLE_OK)
-        LVP_TRY(lvp_prompt_build(options->tokenizer, options->chat, options->system, request->prompt, request->sample.n_images,
-                                 options->config->image_token_id, lvp_vision_tokens(options->config),
-                                 options->config->text.max_positions, &ask->prompt, error));
+        LVP_TRY(lvp_prompt_build(options->tokenizer, options->chat, options->system, request->prompt,
+                                 request->sample.n_images, options->config->image_token_id,
+                                 lvp_vision_tokens(options->config), options->config->text.max_positions, &ask->prompt,
+                                 error));
     if (error->code != LVP_SAMPLE_OK) return LVP_OK;
     const struct lvp_prompt *prompt = &ask->prompt;
     for (int i = 0; i < prompt->n_ids; i++)
         if (prompt->ids[i] >= options->config->text.vocab && prompt->ids[i] != options->config->image_token_id)
-            return lvp_fail(LVP_ERR_MODEL, "the tokenizer gives id %d, the model's vocabulary ends at %d: they do not belong together",
+            return lvp_fail(LVP_ERR_MODEL,
+                            "the tokenizer gives id %d, the model's vocabulary ends at %d: they do not belong together",
                             prompt->ids[i], options->config->text.vocab - 1);
     int room = options->config->text.max_positions - prompt->n_rows;
     ask->max_new = options->max_new_tokens < room ? options->max_new_tokens : room;
     if (prompt->n_images > options->image_slots) {
-        lvp_sample_error_set(error, LVP_SAMPLE_KV_TOO_SMALL, "the prompt has %d images, a run holds %d at once", prompt->n_images,
-                             options->image_slots);
+        lvp_sample_error_set(error, LVP_SAMPLE_KV_TOO_SMALL, "the prompt has %d images, a run holds %d at once",
+                             prompt->n_images, options->image_slots);
         return LVP_OK;
     }
-    if (!lvp_scheduler_fits(run->replicas[0].scheduler, prompt->n_ids - prompt->n_images, prompt->n_images, ask->max_new)) {
-        lvp_sample_error_set(error, LVP_SAMPLE_KV_TOO_SMALL, "the prompt has %d rows: its KV does not fit; use more stages or a smaller --keep",
+    if (!lvp_scheduler_fits(run->replicas[0].scheduler, prompt->n_ids - prompt->n_images, prompt->n_images,
+                            ask->max_new)) {
+        lvp_sample_error_set(error, LVP_SAMPLE_KV_TOO_SMALL,
+                             "the prompt has %d rows: its KV does not fit; use more stages or a smaller --keep",
                              prompt->n_rows);
         return LVP_OK;
     }
@@ -154,8 +159,10 @@ static enum lvp_status build_group(struct run *run)
     run->held = group;
     while (run->next < end) {
         uint64_t index = run->next++;
-        if (options->sink.done(options->sink.context, index)) mark_finished(run, index);
-        else LVP_TRY(add_ask(run, group, index));
+        if (options->sink.done(options->sink.context, index))
+            mark_finished(run, index);
+        else
+            LVP_TRY(add_ask(run, group, index));
     }
     if (group->asks == NULL) {
         lvp_run_free_group(group);
@@ -168,8 +175,8 @@ static enum lvp_status queue_requests(struct run *run, struct group *group)
 {
     for (struct ask *ask = group->asks; ask != NULL; ask = ask->next) {
         group->n_unstarted++;
-        LVP_TRY(lvp_scheduler_add(run->replicas[group->replica].scheduler, ask, ask->prompt.n_ids - ask->prompt.n_images,
-                                  ask->prompt.n_images, ask->max_new));
+        LVP_TRY(lvp_scheduler_add(run->replicas[group->replica].scheduler, ask,
+                                  ask->prompt.n_ids - ask->prompt.n_images, ask->prompt.n_images, ask->max_new));
     }
     return LVP_OK;
 }
@@ -235,7 +242,8 @@ enum lvp_status lvp_run_admit(struct run *run, bool *moved)
     uint64_t n_prompts = run->options->requests->n_prompts > 1 ? (uint64_t)run->options->requests->n_prompts : 1;
     for (;;) {
         if (run->held == NULL) {
-            if (run->next >= run->n_requests || run->next + n_prompts > run->oldest + run->options->sink.window) return LVP_OK;
+            if (run->next >= run->n_requests || run->next + n_prompts > run->oldest + run->options->sink.window)
+                return LVP_OK;
             LVP_TRY(build_group(run));
             *moved = true;
             continue;
@@ -277,7 +285,8 @@ enum lvp_status lvp_run_prepared(struct run *run, int r, const Lvp__Prepared *me
     if (--group->n_unprepared > 0) return LVP_OK;
     if (group->error.code != LVP_SAMPLE_OK) return fail_group(run, group);
     for (int i = 0; i < group->n_images; i++)
-        replica->to_encode[(replica->first_to_encode + replica->n_to_encode++) % run->options->image_slots] = group->slots[i];
+        replica->to_encode[(replica->first_to_encode + replica->n_to_encode++) % run->options->image_slots] =
+            group->slots[i];
     return LVP_OK;
 }
 
@@ -322,7 +331,8 @@ enum lvp_status lvp_run_encoded(struct run *run, int r, const Lvp__EncodeDone *m
 {
     struct replica *replica = &run->replicas[r];
     if (replica->n_encodes == 0 || message->number != replica->encode_number - (uint64_t)replica->n_encodes + 1)
-        return lvp_fail(LVP_ERR_FORMAT, "EncodeDone for job %llu, which is not next", (unsigned long long)message->number);
+        return lvp_fail(LVP_ERR_FORMAT, "EncodeDone for job %llu, which is not next",
+                        (unsigned long long)message->number);
     int n = replica->encode_sizes[replica->first_encode];
     replica->first_encode = (replica->first_encode + 1) % run->max_encodes;
     replica->n_encodes--;

@@ -13,34 +13,34 @@ struct ask {
     struct lvp_prompt prompt;
     struct group *group;
     uint64_t sampling_key, random_key;
-    int max_new;          // --max-new-tokens, clipped at the context
+    int max_new; // --max-new-tokens, clipped at the context
     int n_tokens;
-    int32_t *tokens;      // [max_new]
-    float *logprobs;      // [max_new]
-    struct ask *next;     // in the group
+    int32_t *tokens;  // [max_new]
+    float *logprobs;  // [max_new]
+    struct ask *next; // in the group
 };
 
 // One sample with its prompts: the images are prepared and encoded once for all of them.
 struct group {
     int replica;
     int n_images;
-    int32_t *slots;            // [n_images]
+    int32_t *slots; // [n_images]
     int n_unprepared, n_unencoded;
-    int n_unstarted;           // requests whose prefill has not come back: the parked rows stay until then
+    int n_unstarted; // requests whose prefill has not come back: the parked rows stay until then
     struct lvp_sample_error error;
-    struct ask *asks;          // requests that are not finished
+    struct ask *asks;           // requests that are not finished
     struct group *next, **link; // of run->groups; link points to what points here
 };
 
 struct replica {
     struct lvp_scheduler *scheduler;
-    struct group **slot_group;       // [image_slots] NULL: free
+    struct group **slot_group; // [image_slots] NULL: free
     int n_free_slots;
-    int32_t *to_encode;              // ring [image_slots]: prepared slots, in order
+    int32_t *to_encode; // ring [image_slots]: prepared slots, in order
     int first_to_encode, n_to_encode;
-    int32_t *encoding;               // ring [image_slots]: slots of the encode jobs in flight, in order
+    int32_t *encoding; // ring [image_slots]: slots of the encode jobs in flight, in order
     int first_encoding, n_encoding;
-    int *encode_sizes;               // ring [max_encodes]: images of each encode job in flight
+    int *encode_sizes; // ring [max_encodes]: images of each encode job in flight
     int first_encode, n_encodes;
     uint64_t encode_number, step_number;
     struct lvp_planned_seq *planned; // ring [max_steps][max_seqs]
@@ -57,12 +57,12 @@ struct run {
     struct group *groups;                // all that are alive
     struct group *held;                  // of them, the one that waits for image slots
     int max_encodes;
-    struct replica *replicas;            // [n_replicas]
+    struct replica *replicas; // [n_replicas]
     // building one Step message
-    Lvp__Sequence *sequences;            // [max_seqs]
-    Lvp__Sequence **sequence_pointers;   // [max_seqs]
-    bool *ended;                         // [max_seqs]
-    int32_t *released;                   // [max_seqs]
+    Lvp__Sequence *sequences;          // [max_seqs]
+    Lvp__Sequence **sequence_pointers; // [max_seqs]
+    bool *ended;                       // [max_seqs]
+    int32_t *released;                 // [max_seqs]
 };
 
 // run_images.c: from requests to rows parked at `merge`
@@ -71,7 +71,8 @@ enum lvp_status lvp_run_send_encodes(struct run *run, bool *moved) LVP_MUST_CHEC
 enum lvp_status lvp_run_prepared(struct run *run, int replica, const Lvp__Prepared *message) LVP_MUST_CHECK;
 enum lvp_status lvp_run_encoded(struct run *run, int replica, const Lvp__EncodeDone *message) LVP_MUST_CHECK;
 void lvp_run_release_images(struct run *run, struct group *group);
-enum lvp_status lvp_run_finish_ask(struct run *run, struct ask *ask, const struct lvp_sample_error *error, bool stopped) LVP_MUST_CHECK;
+enum lvp_status lvp_run_finish_ask(struct run *run, struct ask *ask, const struct lvp_sample_error *error,
+                                   bool stopped) LVP_MUST_CHECK;
 void lvp_run_free_group(struct group *group);
 
 // run_steps.c: from parked rows to captions

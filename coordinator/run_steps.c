@@ -72,7 +72,8 @@ static bool is_eos(const struct lvp_model_config *config, int32_t token)
 }
 
 // Appends one token; *ended when the request is complete. The request may be gone afterwards.
-static enum lvp_status take_token(struct run *run, const struct lvp_planned_seq *planned, int32_t token, float logprob, bool *ended)
+static enum lvp_status take_token(struct run *run, const struct lvp_planned_seq *planned, int32_t token, float logprob,
+                                  bool *ended)
 {
     struct ask *ask = planned->request;
     struct group *group = ask->group;
@@ -106,7 +107,8 @@ enum lvp_status lvp_run_step_done(struct run *run, int r, const Lvp__StepDone *m
     int n = replica->planned_sizes[replica->first_step], n_released = 0;
     if (replica->n_steps == 0 || message->number != replica->step_number - (uint64_t)replica->n_steps + 1 ||
         message->n_tokens != (size_t)n || message->n_logprobs != (size_t)n)
-        return lvp_fail(LVP_ERR_FORMAT, "StepDone for step %llu, which is not next", (unsigned long long)message->number);
+        return lvp_fail(LVP_ERR_FORMAT, "StepDone for step %llu, which is not next",
+                        (unsigned long long)message->number);
     const struct lvp_planned_seq *planned = replica->planned + (size_t)replica->first_step * (size_t)config->max_seqs;
     for (int s = 0; s < n; s++) {
         LVP_TRY(take_token(run, &planned[s], message->tokens[s], message->logprobs[s], &run->ended[s]));

@@ -30,13 +30,16 @@ struct lvp_scheduler {
     struct sequence *seqs; // [max_seqs]
     int free_pages[LVP_MAX_DEPTHS];
     struct ring free_slots;
-    struct ring idle;      // slots of sequences that wait for their next decode step, oldest first
+    struct ring idle; // slots of sequences that wait for their next decode step, oldest first
     int n_running;
     struct flight *flights; // [max_steps] ring
     int first_flight, n_flights;
 };
 
-static void push(struct ring *ring, int item) { ring->items[(ring->first + ring->n++) % ring->capacity] = item; }
+static void push(struct ring *ring, int item)
+{
+    ring->items[(ring->first + ring->n++) % ring->capacity] = item;
+}
 
 static int pop(struct ring *ring)
 {
@@ -189,6 +192,12 @@ enum lvp_status lvp_scheduler_step_done(struct lvp_scheduler *s, const bool *fin
     return LVP_OK;
 }
 
-int lvp_scheduler_in_flight(const struct lvp_scheduler *s) { return s->n_flights; }
+int lvp_scheduler_in_flight(const struct lvp_scheduler *s)
+{
+    return s->n_flights;
+}
 
-int lvp_scheduler_load(const struct lvp_scheduler *s) { return (int)s->n_queued + s->n_running; }
+int lvp_scheduler_load(const struct lvp_scheduler *s)
+{
+    return (int)s->n_queued + s->n_running;
+}

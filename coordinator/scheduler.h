@@ -1,5 +1,6 @@
-// Continuous batching for one replica: which sequences run in the next step. A pure state machine: it counts KV pages and
-// sequence slots exactly as the stages do (keep ratios are fixed shares), so admission here means room there. No MPI.
+// Continuous batching for one replica: which sequences run in the next step. A pure state machine: it counts KV pages
+// and sequence slots exactly as the stages do (keep ratios are fixed shares), so admission here means room there. No
+// MPI.
 //
 // - A request is prefilled whole, in one step, and decoded one row at a time in later ones; never in two steps at once.
 // - Its KV for prompt and answer is reserved before the prefill, on every layer group; nothing is preempted.
@@ -29,21 +30,22 @@ struct lvp_planned_seq {
     bool prefill;
 };
 
-enum lvp_status lvp_scheduler_create(const struct lvp_scheduler_config *config, struct lvp_scheduler **scheduler) LVP_MUST_CHECK;
+enum lvp_status lvp_scheduler_create(const struct lvp_scheduler_config *config,
+                                     struct lvp_scheduler **scheduler) LVP_MUST_CHECK;
 void lvp_scheduler_destroy(struct lvp_scheduler *scheduler); // NULL is allowed
 
 // Whether a request could ever run: its KV fits the pools when nothing else is there.
 bool lvp_scheduler_fits(const struct lvp_scheduler *scheduler, int n_text, int n_images, int max_new);
 
 // Queues a request whose image rows are parked. n_text: prompt rows that are no image's.
-enum lvp_status lvp_scheduler_add(struct lvp_scheduler *scheduler, void *request, int n_text, int n_images, int max_new)
-    LVP_MUST_CHECK;
+enum lvp_status lvp_scheduler_add(struct lvp_scheduler *scheduler, void *request, int n_text, int n_images,
+                                  int max_new) LVP_MUST_CHECK;
 
 // Plans the next step: seqs has room for max_seqs. Returns their number, 0 when nothing can run now.
 int lvp_scheduler_next(struct lvp_scheduler *scheduler, struct lvp_planned_seq *seqs);
 
-// The oldest step in flight is done; finished[i] says that its i-th sequence needs no further step: its slot and pages are
-// free at once. LVP_ERR_INTERNAL when no step is in flight.
+// The oldest step in flight is done; finished[i] says that its i-th sequence needs no further step: its slot and pages
+// are free at once. LVP_ERR_INTERNAL when no step is in flight.
 enum lvp_status lvp_scheduler_step_done(struct lvp_scheduler *scheduler, const bool *finished) LVP_MUST_CHECK;
 
 int lvp_scheduler_in_flight(const struct lvp_scheduler *scheduler); // steps

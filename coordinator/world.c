@@ -24,16 +24,20 @@ enum lvp_status lvp_world_poll(struct lvp_world *world, int *rank, Lvp__FromWork
     *message = NULL;
     LVP_TRY(lvp_control_poll(world->control, rank, &bytes, &n_bytes));
     if (bytes == NULL) return LVP_OK;
-    if (*rank < 1 || *rank > world->n_workers) return lvp_fail(LVP_ERR_FORMAT, "a message from rank %d, which is no worker", *rank);
+    if (*rank < 1 || *rank > world->n_workers)
+        return lvp_fail(LVP_ERR_FORMAT, "a message from rank %d, which is no worker", *rank);
     LVP_TRY(lvp_control_unpack_from_worker(bytes, n_bytes, message));
     if ((*message)->body_case != LVP__FROM_WORKER__BODY_FAILURE) return LVP_OK;
     const Lvp__Failure *failure = (*message)->failure;
     const struct lvp_worker_info *worker = &world->workers[*rank - 1];
-    enum lvp_status status = failure->status > LVP_OK && failure->status <= LVP_ERR_INTERNAL ? (enum lvp_status)failure->status
-                                                                                             : LVP_ERR_INTERNAL;
+    enum lvp_status status = failure->status > LVP_OK && failure->status <= LVP_ERR_INTERNAL
+                                 ? (enum lvp_status)failure->status
+                                 : LVP_ERR_INTERNAL;
     world->workers[*rank - 1].finished = true;
-    if (worker->host[0] == '\0') status = lvp_fail(status, "rank %d: %.800s", *rank, failure->text);
-    else status = lvp_fail(status, "rank %d (%s, stage %d): %.800s", *rank, worker->host, worker->stage, failure->text);
+    if (worker->host[0] == '\0')
+        status = lvp_fail(status, "rank %d: %.800s", *rank, failure->text);
+    else
+        status = lvp_fail(status, "rank %d (%s, stage %d): %.800s", *rank, worker->host, worker->stage, failure->text);
     lvp__from_worker__free_unpacked(*message, NULL);
     *message = NULL;
     return status;
@@ -41,7 +45,8 @@ enum lvp_status lvp_world_poll(struct lvp_world *world, int *rank, Lvp__FromWork
 
 // Polls until `take` has been content with a message of every worker.
 static enum lvp_status collect(struct lvp_world *world, int seconds, const char *what,
-                               enum lvp_status (*take)(struct lvp_worker_info *worker, int rank, const Lvp__FromWorker *message))
+                               enum lvp_status (*take)(struct lvp_worker_info *worker, int rank,
+                                                       const Lvp__FromWorker *message))
 {
     enum lvp_status status = LVP_OK;
     bool *done = calloc((size_t)world->n_workers, sizeof *done);
@@ -53,7 +58,8 @@ static enum lvp_status collect(struct lvp_world *world, int seconds, const char 
         LVP_CHECK(lvp_world_poll(world, &rank, &message));
         if (message == NULL) {
             if (lvp_now() > deadline) {
-                for (rank = 1; done[rank - 1]; rank++) {}
+                for (rank = 1; done[rank - 1]; rank++) {
+                }
                 status = lvp_fail(LVP_ERR_LOST, "rank %d did not %s within %d s", rank, what, seconds);
                 goto fail;
             }
@@ -73,11 +79,14 @@ fail:
 
 static enum lvp_status take_hello(struct lvp_worker_info *worker, int rank, const Lvp__FromWorker *message)
 {
-    if (message->body_case != LVP__FROM_WORKER__BODY_HELLO) return lvp_fail(LVP_ERR_FORMAT, "rank %d did not say hello first", rank);
+    if (message->body_case != LVP__FROM_WORKER__BODY_HELLO)
+        return lvp_fail(LVP_ERR_FORMAT, "rank %d did not say hello first", rank);
     const Lvp__Hello *hello = message->hello;
     if (strcmp(hello->version, LVP_VERSION) != 0)
-        return lvp_fail(LVP_ERR_USAGE, "rank %d (%s) runs lvpipe %s, rank 0 runs %s", rank, hello->host, hello->version, LVP_VERSION);
-    if (kernel_set_rank(hello->kernel_set) < 0) return lvp_fail(LVP_ERR_FORMAT, "rank %d has unknown kernels '%s'", rank, hello->kernel_set);
+        return lvp_fail(LVP_ERR_USAGE, "rank %d (%s) runs lvpipe %s, rank 0 runs %s", rank, hello->host, hello->version,
+                        LVP_VERSION);
+    if (kernel_set_rank(hello->kernel_set) < 0)
+        return lvp_fail(LVP_ERR_FORMAT, "rank %d has unknown kernels '%s'", rank, hello->kernel_set);
     (void)snprintf(worker->host, sizeof worker->host, "%s", hello->host);
     (void)snprintf(worker->kernel_set, sizeof worker->kernel_set, "%s", hello->kernel_set);
     worker->threads = hello->threads < 1 ? 1 : hello->threads;
@@ -116,13 +125,14 @@ void lvp_world_close(struct lvp_world *world)
 
 static enum lvp_status take_ready(struct lvp_worker_info *worker, int rank, const Lvp__FromWorker *message)
 {
-    if (message->body_case != LVP__FROM_WORKER__BODY_READY) return lvp_fail(LVP_ERR_FORMAT, "rank %d answered Setup with another message", rank);
+    if (message->body_case != LVP__FROM_WORKER__BODY_READY)
+        return lvp_fail(LVP_ERR_FORMAT, "rank %d answered Setup with another message", rank);
     worker->load_seconds = message->ready->load_seconds;
     return LVP_OK;
 }
 
-enum lvp_status lvp_world_setup(struct lvp_world *world, const struct lvp_partition *partition, int n_replicas, int merge_stage,
-                                const char *kernel_set, int threads, Lvp__Setup *template)
+enum lvp_status lvp_world_setup(struct lvp_world *world, const struct lvp_partition *partition, int n_replicas,
+                                int merge_stage, const char *kernel_set, int threads, Lvp__Setup *template)
 {
     int32_t ranks[LVP_MAX_STAGES], first[LVP_MAX_STAGES + 1];
     world->n_stages = partition->n_stages;

@@ -15,15 +15,15 @@ struct lvp_worker_info {
     int64_t memory_bytes;
     int replica, stage;
     double load_seconds;
-    bool finished;                // its statistics have come
-    Lvp__Statistics statistics;   // plain fields only
+    bool finished;              // its statistics have come
+    Lvp__Statistics statistics; // plain fields only
 };
 
 struct lvp_world {
     struct lvp_control *control;
     int n_workers, n_stages, n_replicas;
-    int merge_stage;              // the stage that holds `merge`
-    const char *kernel_set;       // the lowest of all workers
+    int merge_stage;                 // the stage that holds `merge`
+    const char *kernel_set;          // the lowest of all workers
     struct lvp_worker_info *workers; // [n_workers]; rank r is workers[r - 1]
     struct lvp_partition partition;
 };
@@ -35,10 +35,11 @@ enum lvp_status lvp_world_open(MPI_Comm control, int n_workers, struct lvp_world
 bool lvp_world_can_run(const struct lvp_world *world, const char *kernel_set);
 void lvp_world_close(struct lvp_world *world);
 
-// Lays stages and replicas over the workers. `template` is the Setup of everybody; stage, ranks, threads and kernel set are
-// filled in for each. Waits until all are ready.
-enum lvp_status lvp_world_setup(struct lvp_world *world, const struct lvp_partition *partition, int n_replicas, int merge_stage,
-                                const char *kernel_set, int threads, Lvp__Setup *template) LVP_MUST_CHECK;
+// Lays stages and replicas over the workers. `template` is the Setup of everybody; stage, ranks, threads and kernel set
+// are filled in for each. Waits until all are ready.
+enum lvp_status lvp_world_setup(struct lvp_world *world, const struct lvp_partition *partition, int n_replicas,
+                                int merge_stage, const char *kernel_set, int threads,
+                                Lvp__Setup *template) LVP_MUST_CHECK;
 
 static inline int lvp_world_rank(const struct lvp_world *world, int replica, int stage)
 {
@@ -47,11 +48,11 @@ static inline int lvp_world_rank(const struct lvp_world *world, int replica, int
 
 // To one worker; to every stage first..end of a replica.
 enum lvp_status lvp_world_send(struct lvp_world *world, int rank, Lvp__ToWorker *message) LVP_MUST_CHECK;
-enum lvp_status lvp_world_send_stages(struct lvp_world *world, int replica, int first, int end, Lvp__ToWorker *message)
-    LVP_MUST_CHECK;
+enum lvp_status lvp_world_send_stages(struct lvp_world *world, int replica, int first, int end,
+                                      Lvp__ToWorker *message) LVP_MUST_CHECK;
 
-// The next message; NULL when none has come. A Failure is turned into the error it carries, with the rank's name. Free with
-// lvp__from_worker__free_unpacked.
+// The next message; NULL when none has come. A Failure is turned into the error it carries, with the rank's name. Free
+// with lvp__from_worker__free_unpacked.
 enum lvp_status lvp_world_poll(struct lvp_world *world, int *rank, Lvp__FromWorker **message) LVP_MUST_CHECK;
 
 // Tells everybody to finish and collects statistics until the deadline. False when someone did not answer.

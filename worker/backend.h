@@ -2,11 +2,13 @@
 // reference), worker/cpu/ (fast kernels per instruction set), later worker/cuda/.
 //
 // Conventions
-// - Every pointer parameter of a compute operation is memory of the backend (alloc), index arrays too; counts are host ints.
+// - Every pointer parameter of a compute operation is memory of the backend (alloc), index arrays too; counts are host
+// ints.
 // - Activations are f32, row-major, rows contiguous: x [n_rows, width]. The residual stream holds values rounded to the
 //   model's dtype (backend->dtype) at every block boundary; inside a block f32 is kept. K and V are stored in the
 //   model's dtype and read back rounded.
-// - INVARIANCE: an output row depends only on its own inputs, bit for bit: never on n_rows, on its place in the batch or on
+// - INVARIANCE: an output row depends only on its own inputs, bit for bit: never on n_rows, on its place in the batch
+// or on
 //   the thread count. Each output accumulates over K in one fixed order.
 // - Compute operations return nothing: their arguments are checked by the caller, device faults surface at sync.
 // - No allocation inside a compute operation. One thread at a time uses a backend.
@@ -37,14 +39,14 @@ struct lvp_epilogue {
 
 // Bidirectional attention inside segments: query row i of segment s sees every key row of segment s.
 struct lvp_dense_attention {
-    int n_segments, n_queries;       // n_queries: all query rows, = q_start[n_segments]
+    int n_segments, n_queries; // n_queries: all query rows, = q_start[n_segments]
     int heads, head_dim;
-    const int32_t *q_start;          // [n_segments + 1] first query row
-    const int32_t *kv_start;         // [n_segments + 1] first key row; a segment without keys gives zeros
-    const float *q, *k, *v;          // head h of row r starts at q[r * q_stride + h * head_dim]
-    int q_stride, kv_stride;         // elements between rows
-    float scale;                     // of the logits
-    float *out;                      // [n_queries, heads * head_dim]
+    const int32_t *q_start;  // [n_segments + 1] first query row
+    const int32_t *kv_start; // [n_segments + 1] first key row; a segment without keys gives zeros
+    const float *q, *k, *v;  // head h of row r starts at q[r * q_stride + h * head_dim]
+    int q_stride, kv_stride; // elements between rows
+    float scale;             // of the logits
+    float *out;              // [n_queries, heads * head_dim]
 };
 
 // One layer's cache: pages of LVP_KV_PAGE slots. Slot index = page * LVP_KV_PAGE + place in the page.
@@ -54,48 +56,51 @@ struct lvp_kv_layer {
 };
 
 struct lvp_qkv_shape {
-    int heads, kv_heads, head_dim; // a row of qkv is q [heads, head_dim], k [kv_heads, head_dim], v [kv_heads, head_dim]
+    int heads, kv_heads,
+        head_dim; // a row of qkv is q [heads, head_dim], k [kv_heads, head_dim], v [kv_heads, head_dim]
 };
 
 // Causal attention over the paged cache. Row j (of m) of sequence s sees the first kv_len[s] - m + j + 1 slots.
 struct lvp_paged_attention {
-    int n_seqs, n_rows;              // n_rows = row_start[n_seqs]
-    const int32_t *row_start;        // [n_seqs + 1]
-    const int32_t *kv_len;           // [n_seqs] slots filled, this step's rows included
-    const int32_t *block_table;      // [n_seqs, max_pages] page indices
+    int n_seqs, n_rows;         // n_rows = row_start[n_seqs]
+    const int32_t *row_start;   // [n_seqs + 1]
+    const int32_t *kv_len;      // [n_seqs] slots filled, this step's rows included
+    const int32_t *block_table; // [n_seqs, max_pages] page indices
     int max_pages;
-    int max_kv_len;                  // largest kv_len of the step
+    int max_kv_len; // largest kv_len of the step
     struct lvp_qkv_shape shape;
     struct lvp_kv_layer cache;
-    const float *qkv;                // [n_rows, (heads + 2 kv_heads) * head_dim], q already rotated
-    float *out;                      // [n_rows, heads * head_dim]
+    const float *qkv; // [n_rows, (heads + 2 kv_heads) * head_dim], q already rotated
+    float *out;       // [n_rows, heads * head_dim]
 };
 
 // Which rows survive a prune point. Image i owns the contiguous rows [image_row[i], image_row[i] + image_len[i]) of the
-// batch and the gate rows [gate_start[i], gate_start[i + 1]). Score = gate column 0 - column 1; the keep[i] best stay, ties
-// go to the lower row. All other rows stay. NaN scores count as the lowest.
+// batch and the gate rows [gate_start[i], gate_start[i + 1]). Score = gate column 0 - column 1; the keep[i] best stay,
+// ties go to the lower row. All other rows stay. NaN scores count as the lowest.
 struct lvp_row_selection {
     int n_rows, n_images;
     const int32_t *image_row, *image_len, *gate_start, *keep;
-    const float *gate;               // [n_vision_rows, 2]
-    int32_t *survivors;              // [n_rows - removed] surviving row indices, ascending
+    const float *gate;  // [n_vision_rows, 2]
+    int32_t *survivors; // [n_rows - removed] surviving row indices, ascending
 };
 
 // How one row of logits becomes a token. The random number is a function of (key, token index) only.
 struct lvp_sampling {
-    float temperature;  // 0: greedy, ties to the lower id
-    float top_p;        // 1: off
-    uint64_t key;       // from seed, sample id and prompt
+    float temperature; // 0: greedy, ties to the lower id
+    float top_p;       // 1: off
+    uint64_t key;      // from seed, sample id and prompt
     uint32_t token_index;
 };
 
 struct lvp_backend_ops {
     void (*close)(struct lvp_backend *backend);
 
-    enum lvp_status (*alloc)(struct lvp_backend *backend, size_t n_bytes, void **memory) LVP_MUST_CHECK; // zeroed, 64-byte aligned
-    void (*free)(struct lvp_backend *backend, void *memory);                                               // NULL is allowed
+    enum lvp_status (*alloc)(struct lvp_backend *backend, size_t n_bytes,
+                             void **memory) LVP_MUST_CHECK;  // zeroed, 64-byte aligned
+    void (*free)(struct lvp_backend *backend, void *memory); // NULL is allowed
     void (*upload)(struct lvp_backend *backend, void *to, const void *host, size_t n_bytes);
-    void (*download)(struct lvp_backend *backend, void *host, const void *from, size_t n_bytes); // waits for what wrote it
+    void (*download)(struct lvp_backend *backend, void *host, const void *from,
+                     size_t n_bytes); // waits for what wrote it
     enum lvp_status (*sync)(struct lvp_backend *backend) LVP_MUST_CHECK;
 
     // Rounds to the model's dtype and packs for the kernels. The sources are not needed afterwards.
@@ -115,24 +120,27 @@ struct lvp_backend_ops {
     void (*rms_norm)(struct lvp_backend *backend, const float *x, int n_rows, int width, const float *weight, float eps,
                      float *y);
     // y [n_rows, width] = act(gate_up[:, :width]) * gate_up[:, width:].
-    void (*glu)(struct lvp_backend *backend, const float *gate_up, int n_rows, int width, enum lvp_activation activation,
-                float *y);
+    void (*glu)(struct lvp_backend *backend, const float *gate_up, int n_rows, int width,
+                enum lvp_activation activation, float *y);
 
     // Row i of the patch matrix is the flattened [3, patch, patch] window of patch i, in row-major order of patches.
     // pixels [n_images, 3, size, size] -> y [n_images * (size / patch)^2, 3 * patch * patch].
-    void (*unfold_patches)(struct lvp_backend *backend, const float *pixels, int n_images, int size, int patch, float *y);
-    // y [n_images * (patches + 1), width]: row 0 of an image is cls + position[0], row 1 + i is patch i + position[1 + i].
+    void (*unfold_patches)(struct lvp_backend *backend, const float *pixels, int n_images, int size, int patch,
+                           float *y);
+    // y [n_images * (patches + 1), width]: row 0 of an image is cls + position[0], row 1 + i is patch i + position[1 +
+    // i].
     void (*vit_embed)(struct lvp_backend *backend, const float *patches, const float *cls, const float *position,
                       int n_images, int n_patches, int width, float *y);
     // y[to[i]] = table[ids[i]] for i < n; table [vocab, width] in the model's dtype; `to` NULL means i.
-    void (*embed)(struct lvp_backend *backend, const void *table, const int32_t *ids, int n, int width, const int32_t *to,
-                  float *y);
+    void (*embed)(struct lvp_backend *backend, const void *table, const int32_t *ids, int n, int width,
+                  const int32_t *to, float *y);
     // y[to[i]] = x[from[i]] for i < n, rows of `width` 32-bit words; a NULL index means i. y is not x.
     void (*copy_rows)(struct lvp_backend *backend, const void *x, const int32_t *from, int n, int width, void *y,
                       const int32_t *to);
 
     // Rotates q in place and k, rounds k and v to the model's dtype and writes them to slots[row] of the cache.
-    // rope [max_positions, head_dim]: cosines [head_dim / 2], then sines, of each position; pairs are (i, i + head_dim / 2).
+    // rope [max_positions, head_dim]: cosines [head_dim / 2], then sines, of each position; pairs are (i, i + head_dim
+    // / 2).
     void (*rope_kv_write)(struct lvp_backend *backend, float *qkv, int n_rows, struct lvp_qkv_shape shape,
                           const int32_t *positions, const float *rope, const int32_t *slots, struct lvp_kv_layer cache);
     // scale = 1 / sqrt(head_dim)
@@ -143,14 +151,14 @@ struct lvp_backend_ops {
 
     // tokens [n], logprobs [n]: natural log of the chosen token's probability in the unscaled distribution.
     // params is host memory.
-    void (*sample)(struct lvp_backend *backend, const float *logits, int n, int vocab, const struct lvp_sampling *params,
-                   int32_t *tokens, float *logprobs);
+    void (*sample)(struct lvp_backend *backend, const float *logits, int n, int vocab,
+                   const struct lvp_sampling *params, int32_t *tokens, float *logprobs);
 };
 
 struct lvp_backend {
     const struct lvp_backend_ops *ops;
-    enum lvp_dtype dtype;      // of weights, residual stream and KV: LVP_BF16 or LVP_F32
-    const char *kernel_set;    // "ref", "portable", "avx2", "avx512", "avx512bf16": the numeric path, with dtype
+    enum lvp_dtype dtype;   // of weights, residual stream and KV: LVP_BF16 or LVP_F32
+    const char *kernel_set; // "ref", "portable", "avx2", "avx512", "avx512bf16": the numeric path, with dtype
     int threads;
 };
 
@@ -165,9 +173,11 @@ struct lvp_backend_limits {
 // `kernel_set` NULL takes the best this CPU has, or what LVP_ISA in the environment names. LVP_ERR_USAGE where this CPU
 // lacks it or the name is unknown.
 enum lvp_status lvp_cpu_backend_open(const char *kernel_set, enum lvp_dtype dtype, int threads,
-                                     const struct lvp_backend_limits *limits, struct lvp_backend **backend) LVP_MUST_CHECK;
+                                     const struct lvp_backend_limits *limits,
+                                     struct lvp_backend **backend) LVP_MUST_CHECK;
 enum lvp_status lvp_ref_backend_open(enum lvp_dtype dtype, struct lvp_backend **backend) LVP_MUST_CHECK;
-// The kernel set that lvp_cpu_backend_open(NULL) would take; NULL and an error text when LVP_ISA names one that is not there.
+// The kernel set that lvp_cpu_backend_open(NULL) would take; NULL and an error text when LVP_ISA names one that is not
+// there.
 const char *lvp_cpu_best_kernel_set(void);
 
 #endif

@@ -25,8 +25,8 @@ static enum lvp_status create_lanes(struct lvp_compute *compute)
     bool encodes_in = first > 0 && first <= merge, encodes_out = end <= merge;
     size_t image_in = encodes_in ? lvp_stage_image_in_bytes(compute->stage) : 0;
     size_t image_out = encodes_out ? lvp_stage_image_out_bytes(compute->stage) : 0;
-    LVP_TRY(lvp_lane_init(&compute->steps, LVP_HOP_STEP, first > merge ? before : -1, end > merge ? after : -1, step_head,
-                          step_body, step_body));
+    LVP_TRY(lvp_lane_init(&compute->steps, LVP_HOP_STEP, first > merge ? before : -1, end > merge ? after : -1,
+                          step_head, step_body, step_body));
     return lvp_lane_init(&compute->encodes, LVP_HOP_ENCODE, encodes_in ? before : -1, encodes_out ? after : -1,
                          LVP_HOP_HEADER_BYTES, images * image_in, images * image_out);
 }
@@ -46,10 +46,11 @@ static enum lvp_status open_pruner(const struct lvp_worker_setup *setup, const s
 static enum lvp_status check_prune(const struct lvp_prune_counts *prune, const struct lvp_model_config *config)
 {
     if (prune->rows[0] != lvp_vision_tokens(config))
-        return lvp_fail(LVP_ERR_FORMAT, "Setup: %d rows of an image, the model has %d", prune->rows[0], lvp_vision_tokens(config));
+        return lvp_fail(LVP_ERR_FORMAT, "Setup: %d rows of an image, the model has %d", prune->rows[0],
+                        lvp_vision_tokens(config));
     if (prune->n_points > 0 && prune->after[prune->n_points - 1] > config->text.layers)
-        return lvp_fail(LVP_ERR_FORMAT, "Setup: a prune point after layer %d, the model has %d", prune->after[prune->n_points - 1],
-                        config->text.layers);
+        return lvp_fail(LVP_ERR_FORMAT, "Setup: a prune point after layer %d, the model has %d",
+                        prune->after[prune->n_points - 1], config->text.layers);
     return LVP_OK;
 }
 
@@ -63,8 +64,8 @@ static enum lvp_status load(struct lvp_compute *compute)
     LVP_CHECK(lvp_checkpoint_open(setup->model, &checkpoint));
     LVP_CHECK(lvp_checkpoint_hash(checkpoint, hash));
     if (strcmp(hash, setup->model_hash) != 0) {
-        status = lvp_fail(LVP_ERR_MODEL, "%s: this rank sees another model than rank 0 (hash %s, not %s)", setup->model, hash,
-                          setup->model_hash);
+        status = lvp_fail(LVP_ERR_MODEL, "%s: this rank sees another model than rank 0 (hash %s, not %s)", setup->model,
+                          hash, setup->model_hash);
         goto fail;
     }
     compute->config = *lvp_checkpoint_config(checkpoint);
@@ -72,19 +73,23 @@ static enum lvp_status load(struct lvp_compute *compute)
     LVP_CHECK(check_prune(&setup->prune, &compute->config));
     LVP_CHECK(open_pruner(setup, &compute->config, &weights));
     struct lvp_stage_options options = {
-        .checkpoint = checkpoint, .weights = &weights, .pruner = setup->pruner, .prune = setup->prune,
+        .checkpoint = checkpoint,
+        .weights = &weights,
+        .pruner = setup->pruner,
+        .prune = setup->prune,
         .range = lvp_stage_range_of(&compute->config, setup->partition.first[setup->stage],
                                     setup->partition.first[setup->stage + 1]),
         .limits = setup->limits,
     };
     struct lvp_backend_limits limits;
-    lvp_stage_backend_limits(&compute->config, &setup->prune, weights.inner_width, options.range, &setup->limits, &limits);
+    lvp_stage_backend_limits(&compute->config, &setup->prune, weights.inner_width, options.range, &setup->limits,
+                             &limits);
     LVP_CHECK(lvp_cpu_backend_open(setup->kernel_set, setup->dtype, setup->threads, &limits, &compute->backend));
     options.backend = compute->backend;
     LVP_CHECK(lvp_stage_create(&options, &compute->stage));
     if (options.range.patch_embed)
-        LVP_CHECK(lvp_prepare_create(&compute->config.image, setup->max_pixels, setup->limits.image_slots, setup->threads,
-                                     &compute->prepare));
+        LVP_CHECK(lvp_prepare_create(&compute->config.image, setup->max_pixels, setup->limits.image_slots,
+                                     setup->threads, &compute->prepare));
     LVP_CHECK(create_lanes(compute));
     compute->releases = calloc((size_t)setup->limits.max_seqs, sizeof *compute->releases);
     if (compute->releases == NULL) status = lvp_fail(LVP_ERR_MEMORY, "out of memory for the stage");
@@ -114,12 +119,13 @@ static enum lvp_status run_encode(struct lvp_compute *compute, struct lvp_job *j
     const Lvp__Encode *encode = job->message->encode;
     size_t i = index % LVP_LANE_BUFFERS;
     int n = (int)encode->n_slots;
-    if (!lvp_stage_has_vision(compute->stage)) return lvp_stage_park(compute->stage, n, lane->in[i].body, encode->slots);
+    if (!lvp_stage_has_vision(compute->stage))
+        return lvp_stage_park(compute->stage, n, lane->in[i].body, encode->slots);
     const void *in[LVP_LANE_JOBS];
     for (int image = 0; image < n; image++)
-        in[image] = lane->from >= 0
-                        ? (const void *)((const char *)lane->in[i].body + (size_t)image * lvp_stage_image_in_bytes(compute->stage))
-                        : (const void *)lvp_prepare_pixels(compute->prepare, encode->slots[image]);
+        in[image] = lane->from >= 0 ? (const void *)((const char *)lane->in[i].body +
+                                                     (size_t)image * lvp_stage_image_in_bytes(compute->stage))
+                                    : (const void *)lvp_prepare_pixels(compute->prepare, encode->slots[image]);
     return lvp_stage_encode(compute->stage, n, in, encode->slots, lane->to >= 0 ? lane->out[i].body : NULL);
 }
 
@@ -127,8 +133,10 @@ static enum lvp_status run_encode(struct lvp_compute *compute, struct lvp_job *j
 static void account_wait(struct lvp_compute *compute, const struct lvp_lane *lane, double since, double now)
 {
     if (lane->computed >= lane->announced) return;
-    if (lane->computed >= lane->arrived) compute->statistics.input_wait_seconds += now - since;
-    else compute->statistics.send_wait_seconds += now - since;
+    if (lane->computed >= lane->arrived)
+        compute->statistics.input_wait_seconds += now - since;
+    else
+        compute->statistics.send_wait_seconds += now - since;
 }
 
 static void count_step(struct lvp_compute *compute, const struct lvp_job *job)
@@ -139,8 +147,9 @@ static void count_step(struct lvp_compute *compute, const struct lvp_job *job)
     if (compute->steps.to < 0) return;
     int64_t row_bytes = (int64_t)compute->config.text.hidden * (int64_t)lvp_dtype_size(compute->setup.dtype);
     int depth = lvp_depth_of_layer(prune, lvp_stage_range_of(&compute->config,
-                                   compute->setup.partition.first[compute->setup.stage],
-                                   compute->setup.partition.first[compute->setup.stage + 1]).dec_end);
+                                                             compute->setup.partition.first[compute->setup.stage],
+                                                             compute->setup.partition.first[compute->setup.stage + 1])
+                                              .dec_end);
     int64_t n_rows = 0;
     for (int s = 0; s < job->step.n_seqs; s++) {
         const struct lvp_step_seq *seq = &job->step.seqs[s];
@@ -182,8 +191,10 @@ static enum lvp_status run_job(struct lvp_compute *compute, struct lvp_lane *lan
     pthread_mutex_lock(&compute->lock);
     compute->statistics.compute_seconds += seconds;
     if (status != LVP_OK) return status;
-    if (is_step) count_step(compute, job);
-    else count_encode(compute, job);
+    if (is_step)
+        count_step(compute, job);
+    else
+        count_encode(compute, job);
     lane->computed++;
     return LVP_OK;
 }
@@ -199,8 +210,10 @@ static enum lvp_status run_jobs(struct lvp_compute *compute)
             continue;
         }
         double since = lvp_now();
-        const struct lvp_lane *waiting = compute->steps.computed < compute->steps.announced ? &compute->steps : &compute->encodes;
-        struct lvp_lane before = {.announced = waiting->announced, .arrived = waiting->arrived, .computed = waiting->computed};
+        const struct lvp_lane *waiting =
+            compute->steps.computed < compute->steps.announced ? &compute->steps : &compute->encodes;
+        struct lvp_lane before = {
+            .announced = waiting->announced, .arrived = waiting->arrived, .computed = waiting->computed};
         pthread_cond_wait(&compute->wake, &compute->lock);
         account_wait(compute, &before, since, lvp_now());
     }
@@ -210,7 +223,8 @@ static enum lvp_status run_jobs(struct lvp_compute *compute)
 static void *compute_main(void *argument)
 {
     struct lvp_compute *compute = argument;
-    // Computing yields to communication where both want the same core: payloads move only while the communication thread polls.
+    // Computing yields to communication where both want the same core: payloads move only while the communication
+    // thread polls.
     (void)setpriority(PRIO_PROCESS, (id_t)syscall(SYS_gettid), getpriority(PRIO_PROCESS, 0) + 1);
     double start = lvp_now();
     enum lvp_status status = load(compute);
@@ -266,8 +280,10 @@ void lvp_compute_stop(struct lvp_compute *compute, struct lvp_transport *transpo
     *compute = (struct lvp_compute){0};
 }
 
-// Sizes are checked here, before anything is computed from them; what the ids say is checked when the step's layout is built.
-static enum lvp_status read_sequences(const struct lvp_worker_setup *setup, const Lvp__Step *message, struct lvp_job *job)
+// Sizes are checked here, before anything is computed from them; what the ids say is checked when the step's layout is
+// built.
+static enum lvp_status read_sequences(const struct lvp_worker_setup *setup, const Lvp__Step *message,
+                                      struct lvp_job *job)
 {
     size_t n = message->n_sequences;
     int64_t n_rows = 0, max_rows = setup->limits.max_rows;
@@ -276,31 +292,47 @@ static enum lvp_status read_sequences(const struct lvp_worker_setup *setup, cons
     job->seqs = calloc(n, sizeof *job->seqs);
     job->tokens = calloc(n, sizeof *job->tokens);
     job->logprobs = calloc(n, sizeof *job->logprobs);
-    if (job->seqs == NULL || job->tokens == NULL || job->logprobs == NULL) return lvp_fail(LVP_ERR_MEMORY, "out of memory for a step");
+    if (job->seqs == NULL || job->tokens == NULL || job->logprobs == NULL)
+        return lvp_fail(LVP_ERR_MEMORY, "out of memory for a step");
     for (size_t s = 0; s < n; s++) {
         const Lvp__Sequence *from = message->sequences[s];
         n_rows += (int64_t)from->n_ids + (int64_t)from->n_image_slots * setup->prune.rows[0];
-        if (from->n_ids > (size_t)max_rows || from->n_image_slots > from->n_ids || from->max_new < 0 || from->max_new > setup->limits.max_kv_len ||
-            n_rows - (int64_t)from->n_image_slots > max_rows)
-            return lvp_fail(LVP_ERR_FORMAT, "step %llu: sequence %zu is out of range", (unsigned long long)message->number, s);
+        if (from->n_ids > (size_t)max_rows || from->n_image_slots > from->n_ids || from->max_new < 0 ||
+            from->max_new > setup->limits.max_kv_len || n_rows - (int64_t)from->n_image_slots > max_rows)
+            return lvp_fail(LVP_ERR_FORMAT, "step %llu: sequence %zu is out of range",
+                            (unsigned long long)message->number, s);
         n_rows -= (int64_t)from->n_image_slots; // an image's token id stands for its rows
-        job->seqs[s] = (struct lvp_step_seq){
-            .slot = from->slot, .prefill = from->prefill, .max_new = from->max_new, .position = from->position,
-            .n_ids = (int)from->n_ids, .ids = from->ids, .n_images = (int)from->n_image_slots, .image_slots = from->image_slots,
-            .random_key = from->random_key, .temperature = from->temperature, .top_p = from->top_p,
-            .sampling_key = from->sampling_key, .token_index = from->token_index};
+        job->seqs[s] = (struct lvp_step_seq){.slot = from->slot,
+                                             .prefill = from->prefill,
+                                             .max_new = from->max_new,
+                                             .position = from->position,
+                                             .n_ids = (int)from->n_ids,
+                                             .ids = from->ids,
+                                             .n_images = (int)from->n_image_slots,
+                                             .image_slots = from->image_slots,
+                                             .random_key = from->random_key,
+                                             .temperature = from->temperature,
+                                             .top_p = from->top_p,
+                                             .sampling_key = from->sampling_key,
+                                             .token_index = from->token_index};
     }
     job->step = (struct lvp_step){.number = message->number, .n_seqs = (int)n, .seqs = job->seqs};
     return LVP_OK;
 }
 
-static struct lvp_hop_header step_header(const struct lvp_compute *compute, const struct lvp_step *step, int n_rows, int depth)
+static struct lvp_hop_header step_header(const struct lvp_compute *compute, const struct lvp_step *step, int n_rows,
+                                         int depth)
 {
     const struct lvp_prune_counts *prune = &compute->setup.prune;
     uint64_t width = (uint64_t)compute->config.text.hidden, vision_rows = 0;
-    for (int s = 0; s < step->n_seqs; s++) vision_rows += (uint64_t)step->seqs[s].n_images * (uint64_t)prune->rows[depth];
-    return (struct lvp_hop_header){.kind = LVP_HOP_STEP, .number = step->number, .n_rows = (uint32_t)n_rows,
-                                   .width = (uint32_t)width, .n_parts = (uint32_t)step->n_seqs, .dtype = compute->setup.dtype,
+    for (int s = 0; s < step->n_seqs; s++)
+        vision_rows += (uint64_t)step->seqs[s].n_images * (uint64_t)prune->rows[depth];
+    return (struct lvp_hop_header){.kind = LVP_HOP_STEP,
+                                   .number = step->number,
+                                   .n_rows = (uint32_t)n_rows,
+                                   .width = (uint32_t)width,
+                                   .n_parts = (uint32_t)step->n_seqs,
+                                   .dtype = compute->setup.dtype,
                                    .payload_bytes = (uint64_t)n_rows * width * lvp_dtype_size(compute->setup.dtype),
                                    .vision_rows = vision_rows};
 }
@@ -329,12 +361,17 @@ enum lvp_status lvp_compute_step(struct lvp_compute *compute, Lvp__ToWorker *mes
     return LVP_OK;
 }
 
-static struct lvp_hop_header encode_header(const struct lvp_compute *compute, const Lvp__Encode *encode, size_t image_bytes)
+static struct lvp_hop_header encode_header(const struct lvp_compute *compute, const Lvp__Encode *encode,
+                                           size_t image_bytes)
 {
     size_t element = lvp_dtype_size(compute->setup.dtype);
-    return (struct lvp_hop_header){.kind = LVP_HOP_ENCODE, .number = encode->number, .n_rows = (uint32_t)encode->n_slots,
-                                   .width = (uint32_t)(image_bytes / element), .n_parts = (uint32_t)encode->n_slots,
-                                   .dtype = compute->setup.dtype, .payload_bytes = encode->n_slots * image_bytes};
+    return (struct lvp_hop_header){.kind = LVP_HOP_ENCODE,
+                                   .number = encode->number,
+                                   .n_rows = (uint32_t)encode->n_slots,
+                                   .width = (uint32_t)(image_bytes / element),
+                                   .n_parts = (uint32_t)encode->n_slots,
+                                   .dtype = compute->setup.dtype,
+                                   .payload_bytes = encode->n_slots * image_bytes};
 }
 
 static enum lvp_status check_encode(const struct lvp_compute *compute, const Lvp__Encode *encode)
@@ -361,8 +398,10 @@ enum lvp_status lvp_compute_encode(struct lvp_compute *compute, Lvp__ToWorker *m
         return status;
     }
     job->message = message;
-    if (compute->encodes.from >= 0) job->in = encode_header(compute, message->encode, lvp_stage_image_in_bytes(compute->stage));
-    if (compute->encodes.to >= 0) job->out = encode_header(compute, message->encode, lvp_stage_image_out_bytes(compute->stage));
+    if (compute->encodes.from >= 0)
+        job->in = encode_header(compute, message->encode, lvp_stage_image_in_bytes(compute->stage));
+    if (compute->encodes.to >= 0)
+        job->out = encode_header(compute, message->encode, lvp_stage_image_out_bytes(compute->stage));
     compute->encodes.announced++;
     pthread_cond_signal(&compute->wake);
     return LVP_OK;
@@ -371,7 +410,8 @@ enum lvp_status lvp_compute_encode(struct lvp_compute *compute, Lvp__ToWorker *m
 enum lvp_status lvp_compute_release(struct lvp_compute *compute, const Lvp__Release *message)
 {
     for (size_t i = 0; i < message->n_slots; i++) {
-        if (compute->n_releases >= compute->setup.limits.max_seqs) return lvp_fail(LVP_ERR_FORMAT, "more slots released than exist");
+        if (compute->n_releases >= compute->setup.limits.max_seqs)
+            return lvp_fail(LVP_ERR_FORMAT, "more slots released than exist");
         compute->releases[compute->n_releases++] = message->slots[i];
     }
     return LVP_OK;

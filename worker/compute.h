@@ -1,5 +1,5 @@
-// The compute thread of a worker: loads the stage, then runs the jobs of both lanes, steps before encode jobs, so that decoding
-// never waits behind a ViT.
+// The compute thread of a worker: loads the stage, then runs the jobs of both lanes, steps before encode jobs, so that
+// decoding never waits behind a ViT.
 #ifndef LVP_WORKER_COMPUTE_H
 #define LVP_WORKER_COMPUTE_H
 
@@ -30,14 +30,14 @@ void lvp_worker_setup_free(struct lvp_worker_setup *setup);
 struct lvp_compute {
     struct lvp_worker_setup setup;
     pthread_t thread;
-    bool running;            // the thread was started
-    pthread_mutex_t lock;    // guards everything below
-    pthread_cond_t wake;     // for the compute thread
+    bool running;         // the thread was started
+    pthread_mutex_t lock; // guards everything below
+    pthread_cond_t wake;  // for the compute thread
     bool loaded, stop;
-    enum lvp_status status;  // first failure of the compute thread, with its text
+    enum lvp_status status; // first failure of the compute thread, with its text
     char error[1024];
     struct lvp_lane steps, encodes;
-    int32_t *releases;       // sequence slots to free before the next step
+    int32_t *releases; // sequence slots to free before the next step
     int n_releases;
     double load_seconds;
     Lvp__Statistics statistics;

@@ -5,8 +5,8 @@
 #include <math.h>
 #include <stdlib.h>
 
-// The feed-forward block runs this many rows at a time, so that its wide buffers stay small for long prompts. Rows do not
-// influence each other, so the split changes no bit.
+// The feed-forward block runs this many rows at a time, so that its wide buffers stay small for long prompts. Rows do
+// not influence each other, so the split changes no bit.
 enum { MLP_ROWS = 1024 };
 
 struct layer {
@@ -27,7 +27,8 @@ struct lvp_decoder {
     float *gate_up, *mlp; // [MLP_ROWS, 2 mlp], [MLP_ROWS, mlp]
 };
 
-static enum lvp_status load_layer(struct lvp_backend *backend, const struct lvp_checkpoint *ckpt, int i, struct layer *layer)
+static enum lvp_status load_layer(struct lvp_backend *backend, const struct lvp_checkpoint *ckpt, int i,
+                                  struct layer *layer)
 {
     struct lvp_linear_part qkv[3] = {
         {lvp_checkpoint_weight(ckpt, LVP_W_Q, i), lvp_checkpoint_weight(ckpt, LVP_W_Q_B, i)},
@@ -44,8 +45,8 @@ static enum lvp_status load_layer(struct lvp_backend *backend, const struct lvp_
     LVP_TRY(lvp_linear_from(backend, lvp_checkpoint_weight(ckpt, LVP_W_O, i), lvp_checkpoint_weight(ckpt, LVP_W_O_B, i),
                             &layer->out));
     LVP_TRY(backend->ops->linear_create(backend, gate_up, 2, &layer->gate_up));
-    return lvp_linear_from(backend, lvp_checkpoint_weight(ckpt, LVP_W_DOWN, i), lvp_checkpoint_weight(ckpt, LVP_W_DOWN_B, i),
-                           &layer->down);
+    return lvp_linear_from(backend, lvp_checkpoint_weight(ckpt, LVP_W_DOWN, i),
+                           lvp_checkpoint_weight(ckpt, LVP_W_DOWN_B, i), &layer->down);
 }
 
 // Angles are products of f32 numbers, as transformers computes them: position / factor * theta^(-2i / head_dim).
@@ -86,8 +87,8 @@ static enum lvp_status create_work_space(struct lvp_decoder *decoder, size_t max
     return lvp_floats_create(backend, mlp_rows * (size_t)config->mlp, &decoder->mlp);
 }
 
-enum lvp_status lvp_decoder_create(struct lvp_backend *backend, const struct lvp_checkpoint *checkpoint, int first, int end,
-                                   int max_rows, struct lvp_decoder **result)
+enum lvp_status lvp_decoder_create(struct lvp_backend *backend, const struct lvp_checkpoint *checkpoint, int first,
+                                   int end, int max_rows, struct lvp_decoder **result)
 {
     enum lvp_status status = LVP_OK;
     struct lvp_decoder *decoder = calloc(1, sizeof *decoder);
@@ -149,8 +150,9 @@ static void run_mlp(struct lvp_decoder *decoder, const struct layer *layer, int 
     }
 }
 
-void lvp_decoder_run_layer(struct lvp_decoder *decoder, int layer_index, int n_seqs, const struct lvp_depth_layout *layout,
-                           const struct lvp_kv_cache *cache, const int32_t *positions, float *x)
+void lvp_decoder_run_layer(struct lvp_decoder *decoder, int layer_index, int n_seqs,
+                           const struct lvp_depth_layout *layout, const struct lvp_kv_cache *cache,
+                           const int32_t *positions, float *x)
 {
     struct lvp_backend *backend = decoder->backend;
     const struct lvp_backend_ops *ops = backend->ops;
@@ -164,10 +166,17 @@ void lvp_decoder_run_layer(struct lvp_decoder *decoder, int layer_index, int n_s
     ops->linear(backend, layer->qkv, decoder->hidden, n_rows, plain, decoder->qkv);
     ops->rope_kv_write(backend, decoder->qkv, n_rows, shape, positions, decoder->rope, layout->slots, kv);
     struct lvp_paged_attention attention = {
-        .n_seqs = n_seqs, .n_rows = n_rows,
-        .row_start = layout->row_start, .kv_len = layout->kv_len,
-        .block_table = layout->block_table, .max_pages = lvp_kv_cache_max_pages(cache), .max_kv_len = layout->max_kv_len,
-        .shape = shape, .cache = kv, .qkv = decoder->qkv, .out = decoder->attended,
+        .n_seqs = n_seqs,
+        .n_rows = n_rows,
+        .row_start = layout->row_start,
+        .kv_len = layout->kv_len,
+        .block_table = layout->block_table,
+        .max_pages = lvp_kv_cache_max_pages(cache),
+        .max_kv_len = layout->max_kv_len,
+        .shape = shape,
+        .cache = kv,
+        .qkv = decoder->qkv,
+        .out = decoder->attended,
     };
     ops->paged_attention(backend, &attention);
     ops->linear(backend, layer->out, decoder->attended, n_rows, add_x, x);

@@ -12,8 +12,8 @@
 struct lvp_decoder;
 
 // Layers first..end of the checkpoint.
-enum lvp_status lvp_decoder_create(struct lvp_backend *backend, const struct lvp_checkpoint *checkpoint, int first, int end,
-                                   int max_rows, struct lvp_decoder **decoder) LVP_MUST_CHECK;
+enum lvp_status lvp_decoder_create(struct lvp_backend *backend, const struct lvp_checkpoint *checkpoint, int first,
+                                   int end, int max_rows, struct lvp_decoder **decoder) LVP_MUST_CHECK;
 void lvp_decoder_destroy(struct lvp_decoder *decoder); // NULL is allowed
 
 // One layer, in place: x [layout->n_rows, hidden] is the residual stream, positions [n_rows] the original positions.

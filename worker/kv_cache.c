@@ -5,13 +5,13 @@
 #include <stdlib.h>
 
 struct group {
-    bool present;       // this stage has layers of it
+    bool present; // this stage has layers of it
     int n_pages;
     int32_t *free_pages; // [n_pages] stack
     int n_free;
-    int32_t *tables;    // [max_seqs, max_pages]
-    int *lengths;       // [max_seqs] slots filled
-    int *reserved;      // [max_seqs] pages held
+    int32_t *tables; // [max_seqs, max_pages]
+    int *lengths;    // [max_seqs] slots filled
+    int *reserved;   // [max_seqs] pages held
 };
 
 struct lvp_kv_cache {
@@ -107,14 +107,16 @@ static int32_t *table_of(const struct lvp_kv_cache *cache, int slot, int depth)
 enum lvp_status lvp_kv_cache_reserve(struct lvp_kv_cache *cache, const struct lvp_step_seq *seq)
 {
     int slot = seq->slot;
-    if (slot < 0 || slot >= cache->config.max_seqs) return lvp_fail(LVP_ERR_FORMAT, "sequence slot %d is out of range", slot);
+    if (slot < 0 || slot >= cache->config.max_seqs)
+        return lvp_fail(LVP_ERR_FORMAT, "sequence slot %d is out of range", slot);
     if (cache->in_use[slot]) return lvp_fail(LVP_ERR_INTERNAL, "sequence slot %d is in use", slot);
     for (int d = 0; d <= cache->prune.n_points; d++) {
         struct group *group = &cache->groups[d];
         if (!group->present) continue;
         int n = lvp_kv_pages(lvp_seq_kv_slots(&cache->prune, seq, d));
         if (n > group->n_free || n > cache->max_pages)
-            return lvp_fail(LVP_ERR_INTERNAL, "layer group %d has %d free KV pages, a sequence needs %d", d, group->n_free, n);
+            return lvp_fail(LVP_ERR_INTERNAL, "layer group %d has %d free KV pages, a sequence needs %d", d,
+                            group->n_free, n);
     }
     for (int d = 0; d <= cache->prune.n_points; d++) {
         struct group *group = &cache->groups[d];
@@ -160,16 +162,25 @@ enum lvp_status lvp_kv_cache_append(struct lvp_kv_cache *cache, int slot, int de
     return LVP_OK;
 }
 
-bool lvp_kv_cache_has(const struct lvp_kv_cache *cache, int depth) { return cache->groups[depth].present; }
+bool lvp_kv_cache_has(const struct lvp_kv_cache *cache, int depth)
+{
+    return cache->groups[depth].present;
+}
 
-int lvp_kv_cache_length(const struct lvp_kv_cache *cache, int slot, int depth) { return cache->groups[depth].lengths[slot]; }
+int lvp_kv_cache_length(const struct lvp_kv_cache *cache, int slot, int depth)
+{
+    return cache->groups[depth].lengths[slot];
+}
 
 const int32_t *lvp_kv_cache_pages(const struct lvp_kv_cache *cache, int slot, int depth)
 {
     return table_of(cache, slot, depth);
 }
 
-int lvp_kv_cache_max_pages(const struct lvp_kv_cache *cache) { return cache->max_pages; }
+int lvp_kv_cache_max_pages(const struct lvp_kv_cache *cache)
+{
+    return cache->max_pages;
+}
 
 struct lvp_kv_layer lvp_kv_cache_layer(const struct lvp_kv_cache *cache, int layer)
 {

@@ -8,8 +8,12 @@
 enum lvp_status lvp_lane_init(struct lvp_lane *lane, enum lvp_hop_kind kind, int from, int to, size_t head_capacity,
                               size_t in_capacity, size_t out_capacity)
 {
-    *lane = (struct lvp_lane){.kind = kind, .from = from, .to = to, .head_capacity = head_capacity,
-                              .in_capacity = in_capacity, .out_capacity = out_capacity};
+    *lane = (struct lvp_lane){.kind = kind,
+                              .from = from,
+                              .to = to,
+                              .head_capacity = head_capacity,
+                              .in_capacity = in_capacity,
+                              .out_capacity = out_capacity};
     for (int i = 0; i < LVP_LANE_BUFFERS; i++) {
         if (from >= 0) {
             lane->in[i].head = malloc(head_capacity);
@@ -21,7 +25,8 @@ enum lvp_status lvp_lane_init(struct lvp_lane *lane, enum lvp_hop_kind kind, int
         }
         if ((from >= 0 && (lane->in[i].head == NULL || lane->in[i].body == NULL)) ||
             (to >= 0 && (lane->out[i].head == NULL || lane->out[i].body == NULL)))
-            return lvp_fail(LVP_ERR_MEMORY, "out of memory for hop buffers of %zu and %zu bytes", in_capacity, out_capacity);
+            return lvp_fail(LVP_ERR_MEMORY, "out of memory for hop buffers of %zu and %zu bytes", in_capacity,
+                            out_capacity);
     }
     return LVP_OK;
 }
@@ -50,7 +55,10 @@ void lvp_lane_destroy(struct lvp_lane *lane, struct lvp_transport *transport)
     *lane = (struct lvp_lane){0};
 }
 
-struct lvp_job *lvp_lane_job(struct lvp_lane *lane, uint64_t job) { return &lane->jobs[job % LVP_LANE_JOBS]; }
+struct lvp_job *lvp_lane_job(struct lvp_lane *lane, uint64_t job)
+{
+    return &lane->jobs[job % LVP_LANE_JOBS];
+}
 
 enum lvp_status lvp_lane_announce(struct lvp_lane *lane, struct lvp_job **job)
 {
@@ -65,10 +73,19 @@ bool lvp_lane_computable(const struct lvp_lane *lane)
     return lane->computed < lane->arrived && lane->computed < lane->sent + LVP_LANE_BUFFERS;
 }
 
-int32_t *lvp_lane_positions(unsigned char *head) { return (int32_t *)(void *)(head + LVP_HOP_HEADER_BYTES); }
+int32_t *lvp_lane_positions(unsigned char *head)
+{
+    return (int32_t *)(void *)(head + LVP_HOP_HEADER_BYTES);
+}
 
-static int head_tag(const struct lvp_lane *lane) { return lane->kind == LVP_HOP_STEP ? LVP_TAG_STEP_HEAD : LVP_TAG_ENCODE_HEAD; }
-static int body_tag(const struct lvp_lane *lane) { return lane->kind == LVP_HOP_STEP ? LVP_TAG_STEP_BODY : LVP_TAG_ENCODE_BODY; }
+static int head_tag(const struct lvp_lane *lane)
+{
+    return lane->kind == LVP_HOP_STEP ? LVP_TAG_STEP_HEAD : LVP_TAG_ENCODE_HEAD;
+}
+static int body_tag(const struct lvp_lane *lane)
+{
+    return lane->kind == LVP_HOP_STEP ? LVP_TAG_STEP_BODY : LVP_TAG_ENCODE_BODY;
+}
 
 static size_t head_bytes(const struct lvp_hop_header *header)
 {
@@ -81,10 +98,11 @@ static enum lvp_status post_receives(struct lvp_lane *lane, struct lvp_transport
         const struct lvp_job *job = lvp_lane_job(lane, lane->posted);
         size_t i = lane->posted % LVP_LANE_BUFFERS;
         if (head_bytes(&job->in) > lane->head_capacity || job->in.payload_bytes > lane->in_capacity)
-            return lvp_fail(LVP_ERR_FORMAT, "job %llu announces %llu bytes, the buffers hold %zu", (unsigned long long)job->in.number,
-                            (unsigned long long)job->in.payload_bytes, lane->in_capacity);
-        // The whole buffer, not the announced size: Open MPI 4.1 writes a message over 4 KiB past the end of a smaller receive.
-        // What arrived is compared with what was announced once it is here.
+            return lvp_fail(LVP_ERR_FORMAT, "job %llu announces %llu bytes, the buffers hold %zu",
+                            (unsigned long long)job->in.number, (unsigned long long)job->in.payload_bytes,
+                            lane->in_capacity);
+        // The whole buffer, not the announced size: Open MPI 4.1 writes a message over 4 KiB past the end of a smaller
+        // receive. What arrived is compared with what was announced once it is here.
         LVP_TRY(transport->ops->irecv(transport, lane->from, head_tag(lane), lane->in[i].head, lane->head_capacity,
                                       &lane->in[i].head_transfer));
         LVP_TRY(transport->ops->irecv(transport, lane->from, body_tag(lane), lane->in[i].body, lane->in_capacity,
@@ -111,7 +129,8 @@ static enum lvp_status finish_receives(struct lvp_lane *lane, struct lvp_transpo
             lane->in[i].body_transfer.n_received != job->in.payload_bytes)
             return lvp_fail(LVP_ERR_FORMAT, "job %llu arrived with %zu + %zu bytes, %zu + %llu were announced",
                             (unsigned long long)job->in.number, lane->in[i].head_transfer.n_received,
-                            lane->in[i].body_transfer.n_received, head_bytes(&job->in), (unsigned long long)job->in.payload_bytes);
+                            lane->in[i].body_transfer.n_received, head_bytes(&job->in),
+                            (unsigned long long)job->in.payload_bytes);
         lane->arrived++;
         *moved = true;
     }
@@ -168,6 +187,7 @@ enum lvp_expectation lvp_lane_expects(const struct lvp_lane *lane)
 {
     if (lane->to >= 0 && lane->sent < lane->sending) return LVP_IN_TRANSFER;
     if (lane->from >= 0 && lane->arrived < lane->posted &&
-        !lane->in[lane->arrived % LVP_LANE_BUFFERS].head_transfer.active) return LVP_IN_TRANSFER;
+        !lane->in[lane->arrived % LVP_LANE_BUFFERS].head_transfer.active)
+        return LVP_IN_TRANSFER;
     return lane->announced > lane->sent ? LVP_EXPECT_SOON : LVP_EXPECT_NOTHING;
 }

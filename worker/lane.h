@@ -1,9 +1,9 @@
 // A lane carries one kind of job (steps, or encode jobs) through a worker in order: announced by the coordinator, input
 // received, computed, output sent. The communication thread and the compute thread meet here and nowhere else.
 //
-// The life of job j is counted, not stored: `announced`, `posted`, `arrived`, `computed`, `sending`, `sent` say how many jobs
-// have passed each point, and they only grow. Two input and two output buffers alternate, so that one job can travel while
-// the next computes:
+// The life of job j is counted, not stored: `announced`, `posted`, `arrived`, `computed`, `sending`, `sent` say how
+// many jobs have passed each point, and they only grow. Two input and two output buffers alternate, so that one job can
+// travel while the next computes:
 //     receive j is posted when     j < announced  and  j < computed + 2
 //     j is computed when           j < arrived    and  j < sent + 2
 //     j is sent when               j < computed
@@ -18,17 +18,17 @@
 enum { LVP_LANE_JOBS = 256, LVP_LANE_BUFFERS = 2 };
 
 struct lvp_job {
-    Lvp__ToWorker *message;       // owns what the rest points to
-    struct lvp_step step;         // step lane
+    Lvp__ToWorker *message; // owns what the rest points to
+    struct lvp_step step;   // step lane
     struct lvp_step_seq *seqs;
     struct lvp_hop_header in, out; // what is expected and what will be sent; unused at the ends of the chain
-    int32_t *tokens;              // step lane with `head`: [n_seqs]
+    int32_t *tokens;               // step lane with `head`: [n_seqs]
     float *logprobs;
 };
 
 struct lvp_lane {
     enum lvp_hop_kind kind;
-    int from, to;                 // ranks; -1 at the ends of the chain
+    int from, to; // ranks; -1 at the ends of the chain
     uint64_t announced, posted, arrived, computed, sending, sent;
     struct lvp_job jobs[LVP_LANE_JOBS]; // job j at j % LVP_LANE_JOBS
     struct {
@@ -50,10 +50,11 @@ enum lvp_status lvp_lane_announce(struct lvp_lane *lane, struct lvp_job **job) L
 bool lvp_lane_computable(const struct lvp_lane *lane); // job `computed` can run
 int32_t *lvp_lane_positions(unsigned char *head);
 
-// One round of transfers; *moved is set when something happened. The counters that the compute thread reads change under
-// `lock` of the caller: call with it held.
+// One round of transfers; *moved is set when something happened. The counters that the compute thread reads change
+// under `lock` of the caller: call with it held.
 enum lvp_status lvp_lane_transfer(struct lvp_lane *lane, struct lvp_transport *transport, bool *moved) LVP_MUST_CHECK;
-// For a lane that ends here: the oldest job that was computed and not yet reported (NULL when there is none), and its end.
+// For a lane that ends here: the oldest job that was computed and not yet reported (NULL when there is none), and its
+// end.
 struct lvp_job *lvp_lane_result(struct lvp_lane *lane);
 void lvp_lane_retire(struct lvp_lane *lane);
 enum lvp_expectation lvp_lane_expects(const struct lvp_lane *lane);

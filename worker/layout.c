@@ -25,8 +25,14 @@ enum lvp_status lvp_layout_create(struct lvp_backend *backend, const struct lvp_
     enum lvp_status status = LVP_OK;
     struct lvp_layout *layout = calloc(1, sizeof *layout);
     if (layout == NULL) return lvp_fail(LVP_ERR_MEMORY, "out of memory for the step layout");
-    *layout = (struct lvp_layout){.backend = backend, .prune = *prune, .first_depth = first_depth, .last_depth = last_depth,
-                                  .merge = merge, .max_rows = max_rows, .max_seqs = max_seqs, .max_pages = max_pages};
+    *layout = (struct lvp_layout){.backend = backend,
+                                  .prune = *prune,
+                                  .first_depth = first_depth,
+                                  .last_depth = last_depth,
+                                  .merge = merge,
+                                  .max_rows = max_rows,
+                                  .max_seqs = max_seqs,
+                                  .max_pages = max_pages};
     size_t rows = (size_t)max_rows, seqs = (size_t)max_seqs + 1;
     // per depth: slots, text_row, vision_row, five arrays of images (an image has a row at least at depth 0), and the
     // per-sequence arrays; then the merge's four arrays of rows
@@ -70,22 +76,27 @@ static enum lvp_status check_step(const struct lvp_layout *layout, const struct 
                                   const struct lvp_model_config *config, int image_slots)
 {
     if (step->n_seqs < 1 || step->n_seqs > layout->max_seqs)
-        return lvp_fail(LVP_ERR_FORMAT, "step %llu has %d sequences, the stage holds %d", (unsigned long long)step->number,
-                        step->n_seqs, layout->max_seqs);
+        return lvp_fail(LVP_ERR_FORMAT, "step %llu has %d sequences, the stage holds %d",
+                        (unsigned long long)step->number, step->n_seqs, layout->max_seqs);
     int64_t n_rows = 0;
     for (int s = 0; s < step->n_seqs; s++) {
         const struct lvp_step_seq *seq = &step->seqs[s];
         int n_images = 0;
-        if (seq->n_ids < 1 || seq->n_ids > layout->max_rows || (!seq->prefill && (seq->n_ids != 1 || seq->n_images != 0)))
-            return lvp_fail(LVP_ERR_FORMAT, "step %llu: sequence %d has %d ids", (unsigned long long)step->number, s, seq->n_ids);
+        if (seq->n_ids < 1 || seq->n_ids > layout->max_rows ||
+            (!seq->prefill && (seq->n_ids != 1 || seq->n_images != 0)))
+            return lvp_fail(LVP_ERR_FORMAT, "step %llu: sequence %d has %d ids", (unsigned long long)step->number, s,
+                            seq->n_ids);
         for (int i = 0; i < seq->n_ids; i++) {
             bool image = seq->prefill && seq->ids[i] == config->image_token_id;
-            if (image) n_images++;
+            if (image)
+                n_images++;
             else if (seq->ids[i] < 0 || seq->ids[i] >= config->text.vocab)
-                return lvp_fail(LVP_ERR_FORMAT, "token id %d is outside the model's vocabulary of %d", seq->ids[i], config->text.vocab);
+                return lvp_fail(LVP_ERR_FORMAT, "token id %d is outside the model's vocabulary of %d", seq->ids[i],
+                                config->text.vocab);
         }
         if (n_images != seq->n_images)
-            return lvp_fail(LVP_ERR_FORMAT, "a prompt holds %d image tokens, %d were announced", n_images, seq->n_images);
+            return lvp_fail(LVP_ERR_FORMAT, "a prompt holds %d image tokens, %d were announced", n_images,
+                            seq->n_images);
         for (int i = 0; i < n_images; i++)
             if (seq->image_slots[i] < 0 || seq->image_slots[i] >= image_slots)
                 return lvp_fail(LVP_ERR_FORMAT, "image slot %d is out of range", seq->image_slots[i]);
@@ -93,7 +104,8 @@ static enum lvp_status check_step(const struct lvp_layout *layout, const struct 
             return lvp_fail(LVP_ERR_FORMAT, "position %d is outside the context", seq->position);
         n_rows += lvp_seq_rows(&layout->prune, seq, 0);
         if (seq->prefill && lvp_seq_rows(&layout->prune, seq, 0) > config->text.max_positions)
-            return lvp_fail(LVP_ERR_FORMAT, "a prompt of %d rows is over the context", lvp_seq_rows(&layout->prune, seq, 0));
+            return lvp_fail(LVP_ERR_FORMAT, "a prompt of %d rows is over the context",
+                            lvp_seq_rows(&layout->prune, seq, 0));
     }
     if (n_rows > layout->max_rows)
         return lvp_fail(LVP_ERR_FORMAT, "step %llu has %lld rows, the stage holds %d", (unsigned long long)step->number,
@@ -101,14 +113,15 @@ static enum lvp_status check_step(const struct lvp_layout *layout, const struct 
     return LVP_OK;
 }
 
-// The rows of one image-bearing prefill at `depth`: text rows, vision rows and image ranges, as row indices of the step.
+// The rows of one image-bearing prefill at `depth`: text rows, vision rows and image ranges, as row indices of the
+// step.
 struct segment_cursor {
     int row, n_text, n_vision, n_images;
     int32_t *text_row, *vision_row, *image_row, *image_len, *image_keep, *gate_start;
 };
 
-static void walk_segment(const struct lvp_prune_counts *prune, const struct lvp_step_seq *seq, int image_token_id, int depth,
-                         struct segment_cursor *at)
+static void walk_segment(const struct lvp_prune_counts *prune, const struct lvp_step_seq *seq, int image_token_id,
+                         int depth, struct segment_cursor *at)
 {
     for (int i = 0; i < seq->n_ids; i++) {
         if (seq->ids[i] != image_token_id) {
@@ -130,9 +143,12 @@ static void build_segments(struct lvp_layout *layout, const struct lvp_step *ste
     size_t n_images = 0;
     for (int s = 0; s < step->n_seqs; s++) n_images += (size_t)step->seqs[s].n_images;
     int32_t *text_start = carve(layout, n_seqs + 1), *vision_start = carve(layout, n_seqs + 1);
-    struct segment_cursor at = {
-        .text_row = carve(layout, n_rows), .vision_row = carve(layout, n_rows), .image_row = carve(layout, n_images),
-        .image_len = carve(layout, n_images), .image_keep = carve(layout, n_images), .gate_start = carve(layout, n_images + 1)};
+    struct segment_cursor at = {.text_row = carve(layout, n_rows),
+                                .vision_row = carve(layout, n_rows),
+                                .image_row = carve(layout, n_images),
+                                .image_len = carve(layout, n_images),
+                                .image_keep = carve(layout, n_images),
+                                .gate_start = carve(layout, n_images + 1)};
     int n_segments = 0;
     text_start[0] = vision_start[0] = 0;
     for (int s = 0; s < step->n_seqs; s++) {
@@ -161,8 +177,8 @@ static void build_segments(struct lvp_layout *layout, const struct lvp_step *ste
     out->gate_start = on_device(layout, at.gate_start);
 }
 
-static enum lvp_status build_depth(struct lvp_layout *layout, const struct lvp_step *step, int image_token_id, int depth,
-                                   struct lvp_kv_cache *cache)
+static enum lvp_status build_depth(struct lvp_layout *layout, const struct lvp_step *step, int image_token_id,
+                                   int depth, struct lvp_kv_cache *cache)
 {
     struct lvp_depth_layout *out = &layout->depths[depth];
     size_t n_seqs = (size_t)step->n_seqs;
@@ -222,14 +238,17 @@ static void build_merge(struct lvp_layout *layout, const struct lvp_step *step, 
             row++;
         }
     }
-    *out = (struct lvp_merge_layout){.n_text = n_text, .n_vision = n_vision,
-                                     .text_id = on_device(layout, text_id), .text_to = on_device(layout, text_to),
-                                     .parked_from = on_device(layout, from), .vision_to = on_device(layout, vision_to),
+    *out = (struct lvp_merge_layout){.n_text = n_text,
+                                     .n_vision = n_vision,
+                                     .text_id = on_device(layout, text_id),
+                                     .text_to = on_device(layout, text_to),
+                                     .parked_from = on_device(layout, from),
+                                     .vision_to = on_device(layout, vision_to),
                                      .positions = on_device(layout, positions)};
 }
 
-enum lvp_status lvp_layout_build(struct lvp_layout *layout, const struct lvp_step *step, const struct lvp_model_config *config,
-                                 int image_slots, struct lvp_kv_cache *cache)
+enum lvp_status lvp_layout_build(struct lvp_layout *layout, const struct lvp_step *step,
+                                 const struct lvp_model_config *config, int image_slots, struct lvp_kv_cache *cache)
 {
     LVP_TRY(check_step(layout, step, config, image_slots));
     layout->used = 0;
@@ -242,8 +261,17 @@ enum lvp_status lvp_layout_build(struct lvp_layout *layout, const struct lvp_ste
     return LVP_OK;
 }
 
-const struct lvp_depth_layout *lvp_layout_depth(const struct lvp_layout *layout, int depth) { return &layout->depths[depth]; }
+const struct lvp_depth_layout *lvp_layout_depth(const struct lvp_layout *layout, int depth)
+{
+    return &layout->depths[depth];
+}
 
-const struct lvp_merge_layout *lvp_layout_merge(const struct lvp_layout *layout) { return &layout->merging; }
+const struct lvp_merge_layout *lvp_layout_merge(const struct lvp_layout *layout)
+{
+    return &layout->merging;
+}
 
-const int32_t *lvp_layout_last_rows(const struct lvp_layout *layout) { return layout->last_rows; }
+const int32_t *lvp_layout_last_rows(const struct lvp_layout *layout)
+{
+    return layout->last_rows;
+}

@@ -1,6 +1,6 @@
-// Where the rows of a step are, at every depth: row ranges, KV slots, block tables and, for a prune point, which rows are
-// text and which belong to which image. All of it follows from counts, so it is built on the host before a step computes
-// and uploaded once. Only the original positions of survivors depend on data; they travel with the rows.
+// Where the rows of a step are, at every depth: row ranges, KV slots, block tables and, for a prune point, which rows
+// are text and which belong to which image. All of it follows from counts, so it is built on the host before a step
+// computes and uploaded once. Only the original positions of survivors depend on data; they travel with the rows.
 // Thread: the compute thread.
 #ifndef LVP_WORKER_LAYOUT_H
 #define LVP_WORKER_LAYOUT_H
@@ -19,7 +19,7 @@ struct lvp_depth_layout {
     const int32_t *block_table; // [n_seqs, max_pages]
     // the sequences that are prefilled with images ("segments"), for the prune point that ends this depth
     int n_segments;
-    int n_text, n_vision;        // rows of those sequences
+    int n_text, n_vision;                     // rows of those sequences
     const int32_t *text_row, *text_start;     // [n_text] row indices, [n_segments + 1]
     const int32_t *vision_row, *vision_start; // [n_vision] row indices, [n_segments + 1]
     int n_images;
@@ -30,9 +30,9 @@ struct lvp_depth_layout {
 // What `merge` needs to put the rows of depth 0 in place.
 struct lvp_merge_layout {
     int n_text, n_vision;
-    const int32_t *text_id, *text_to;         // [n_text]
-    const int32_t *parked_from, *vision_to;   // [n_vision] row of the parking space, row of the step
-    const int32_t *positions;                 // [n_rows] original positions
+    const int32_t *text_id, *text_to;       // [n_text]
+    const int32_t *parked_from, *vision_to; // [n_vision] row of the parking space, row of the step
+    const int32_t *positions;               // [n_rows] original positions
 };
 
 struct lvp_layout;
@@ -43,10 +43,11 @@ enum lvp_status lvp_layout_create(struct lvp_backend *backend, const struct lvp_
                                   struct lvp_layout **layout) LVP_MUST_CHECK;
 void lvp_layout_destroy(struct lvp_layout *layout); // NULL is allowed
 
-// Reserves and appends in `cache` as it goes. `cache` may be NULL for a stage without decoder layers. LVP_ERR_FORMAT for a
-// step that does not fit the stage (too many rows, a slot or an id out of range).
-enum lvp_status lvp_layout_build(struct lvp_layout *layout, const struct lvp_step *step, const struct lvp_model_config *config,
-                                 int image_slots, struct lvp_kv_cache *cache) LVP_MUST_CHECK;
+// Reserves and appends in `cache` as it goes. `cache` may be NULL for a stage without decoder layers. LVP_ERR_FORMAT
+// for a step that does not fit the stage (too many rows, a slot or an id out of range).
+enum lvp_status lvp_layout_build(struct lvp_layout *layout, const struct lvp_step *step,
+                                 const struct lvp_model_config *config, int image_slots,
+                                 struct lvp_kv_cache *cache) LVP_MUST_CHECK;
 
 const struct lvp_depth_layout *lvp_layout_depth(const struct lvp_layout *layout, int depth);
 const struct lvp_merge_layout *lvp_layout_merge(const struct lvp_layout *layout);

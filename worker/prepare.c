@@ -32,7 +32,10 @@ struct lvp_prepare {
     bool stop;
 };
 
-static void push(struct queue *queue, int item) { queue->items[(queue->first + queue->n++) % queue->capacity] = item; }
+static void push(struct queue *queue, int item)
+{
+    queue->items[(queue->first + queue->n++) % queue->capacity] = item;
+}
 
 static int pop(struct queue *queue)
 {
@@ -62,8 +65,8 @@ static void *run(void *argument)
     return NULL;
 }
 
-enum lvp_status lvp_prepare_create(const struct lvp_image_config *config, int64_t max_pixels, int n_slots, int n_threads,
-                                   struct lvp_prepare **result)
+enum lvp_status lvp_prepare_create(const struct lvp_image_config *config, int64_t max_pixels, int n_slots,
+                                   int n_threads, struct lvp_prepare **result)
 {
     size_t n_pixels = 3 * (size_t)config->crop_height * (size_t)config->crop_width;
     struct lvp_prepare *prepare = calloc(1, sizeof *prepare);
@@ -75,7 +78,8 @@ enum lvp_status lvp_prepare_create(const struct lvp_image_config *config, int64_
     prepare->threads = calloc((size_t)n_threads, sizeof *prepare->threads);
     prepare->todo = (struct queue){.items = calloc((size_t)n_slots, sizeof(int)), .capacity = n_slots};
     prepare->done = (struct queue){.items = calloc((size_t)n_slots, sizeof(int)), .capacity = n_slots};
-    bool complete = prepare->slots != NULL && prepare->threads != NULL && prepare->todo.items != NULL && prepare->done.items != NULL;
+    bool complete = prepare->slots != NULL && prepare->threads != NULL && prepare->todo.items != NULL &&
+                    prepare->done.items != NULL;
     for (int i = 0; complete && i < n_slots; i++) {
         prepare->slots[i].pixels = malloc(n_pixels * sizeof(float));
         complete = prepare->slots[i].pixels != NULL;
@@ -146,7 +150,8 @@ enum lvp_status lvp_prepare_take(struct lvp_prepare *prepare, struct lvp_prepare
         prepare->n_busy--;
         *result = (struct lvp_prepared){.slot = index, .error = prepare->slots[index].error};
         if (prepare->slots[index].status != LVP_OK)
-            status = lvp_fail(prepare->slots[index].status, "out of memory while preparing %s", prepare->slots[index].path);
+            status =
+                lvp_fail(prepare->slots[index].status, "out of memory while preparing %s", prepare->slots[index].path);
     }
     pthread_mutex_unlock(&prepare->lock);
     return status;
@@ -160,4 +165,7 @@ bool lvp_prepare_busy(struct lvp_prepare *prepare)
     return busy;
 }
 
-const float *lvp_prepare_pixels(const struct lvp_prepare *prepare, int slot) { return prepare->slots[slot].pixels; }
+const float *lvp_prepare_pixels(const struct lvp_prepare *prepare, int slot)
+{
+    return prepare->slots[slot].pixels;
+}

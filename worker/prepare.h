@@ -1,6 +1,7 @@
-// The image pool of the first vision stage: threads that read, decode and preprocess images ahead of need, each into the
-// pixel buffer of its slot. A slot is busy from submit until its result is taken; the coordinator hands slots out.
-// Thread: submit, take and destroy from the communication thread; pixels from the compute thread, for slots that were taken.
+// The image pool of the first vision stage: threads that read, decode and preprocess images ahead of need, each into
+// the pixel buffer of its slot. A slot is busy from submit until its result is taken; the coordinator hands slots out.
+// Thread: submit, take and destroy from the communication thread; pixels from the compute thread, for slots that were
+// taken.
 #ifndef LVP_WORKER_PREPARE_H
 #define LVP_WORKER_PREPARE_H
 
@@ -16,8 +17,8 @@ struct lvp_prepared {
     struct lvp_sample_error error; // code LVP_SAMPLE_OK: the pixels are ready
 };
 
-enum lvp_status lvp_prepare_create(const struct lvp_image_config *config, int64_t max_pixels, int n_slots, int n_threads,
-                                   struct lvp_prepare **prepare) LVP_MUST_CHECK;
+enum lvp_status lvp_prepare_create(const struct lvp_image_config *config, int64_t max_pixels, int n_slots,
+                                   int n_threads, struct lvp_prepare **prepare) LVP_MUST_CHECK;
 void lvp_prepare_destroy(struct lvp_prepare *prepare); // waits for images being decoded; NULL is allowed
 
 // LVP_ERR_FORMAT for a slot that is out of range or busy.

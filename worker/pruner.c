@@ -26,12 +26,12 @@ struct lvp_pruner {
     int first_point, n_modules;
     struct module *modules;
     // work space
-    float *vision, *text;     // [max_rows, C] gathered rows
-    float *q, *kv;            // [max_rows, d], [max_rows, 2 d]
-    float *attended, *mixed;  // [max_rows, d]
-    float *inner;             // [max_rows, 2 d]
-    float *gate;              // [max_rows, 2]
-    float *host_gate;         // random: [max_rows, 2]
+    float *vision, *text;    // [max_rows, C] gathered rows
+    float *q, *kv;           // [max_rows, d], [max_rows, 2 d]
+    float *attended, *mixed; // [max_rows, d]
+    float *inner;            // [max_rows, 2 d]
+    float *gate;             // [max_rows, 2]
+    float *host_gate;        // random: [max_rows, 2]
 };
 
 static enum lvp_status load_block(struct lvp_backend *backend, const struct lvp_pruner_block *from, struct block *to)
@@ -48,7 +48,8 @@ static enum lvp_status load_block(struct lvp_backend *backend, const struct lvp_
     return lvp_vector_create(backend, from->norm2_b, &to->norm2_b);
 }
 
-static enum lvp_status create_modules(struct lvp_pruner *p, const struct lvp_pruner_weights *weights, int end_point, size_t rows)
+static enum lvp_status create_modules(struct lvp_pruner *p, const struct lvp_pruner_weights *weights, int end_point,
+                                      size_t rows)
 {
     struct lvp_backend *backend = p->backend;
     p->width = weights->inner_width;
@@ -58,7 +59,8 @@ static enum lvp_status create_modules(struct lvp_pruner *p, const struct lvp_pru
     if (p->modules == NULL) return lvp_fail(LVP_ERR_MEMORY, "out of memory for the pruning modules");
     for (int m = 0; m < p->n_modules; m++) {
         int point = p->first_point + m;
-        for (int b = 0; b < BLOCKS; b++) LVP_TRY(load_block(backend, &weights->blocks[point][b], &p->modules[m].blocks[b]));
+        for (int b = 0; b < BLOCKS; b++)
+            LVP_TRY(load_block(backend, &weights->blocks[point][b], &p->modules[m].blocks[b]));
         LVP_TRY(lvp_linear_from(backend, weights->gate[point], NULL, &p->modules[m].gate));
     }
     size_t width = (size_t)p->width;
@@ -71,8 +73,9 @@ static enum lvp_status create_modules(struct lvp_pruner *p, const struct lvp_pru
     return lvp_floats_create(backend, rows * 2 * width, &p->inner);
 }
 
-enum lvp_status lvp_pruner_create(struct lvp_backend *backend, enum lvp_pruner_kind kind, const struct lvp_pruner_weights *weights,
-                                  int hidden, int first_point, int end_point, int max_rows, struct lvp_pruner **result)
+enum lvp_status lvp_pruner_create(struct lvp_backend *backend, enum lvp_pruner_kind kind,
+                                  const struct lvp_pruner_weights *weights, int hidden, int first_point, int end_point,
+                                  int max_rows, struct lvp_pruner **result)
 {
     enum lvp_status status = LVP_OK;
     struct lvp_pruner *p = calloc(1, sizeof *p);
@@ -116,8 +119,8 @@ void lvp_pruner_destroy(struct lvp_pruner *p)
     free(p);
 }
 
-static const float *score_modules(struct lvp_pruner *p, const struct module *module, const struct lvp_depth_layout *layout,
-                                  const float *h)
+static const float *score_modules(struct lvp_pruner *p, const struct module *module,
+                                  const struct lvp_depth_layout *layout, const float *h)
 {
     struct lvp_backend *backend = p->backend;
     const struct lvp_backend_ops *ops = backend->ops;
@@ -132,10 +135,17 @@ static const float *score_modules(struct lvp_pruner *p, const struct module *mod
         ops->linear(backend, block->q, x, n_v, plain, p->q);
         ops->linear(backend, block->kv, p->text, n_t, plain, p->kv);
         struct lvp_dense_attention attention = {
-            .n_segments = layout->n_segments, .n_queries = n_v,
-            .heads = p->heads, .head_dim = d / p->heads,
-            .q_start = layout->vision_start, .kv_start = layout->text_start,
-            .q = p->q, .k = p->kv, .v = p->kv + d, .q_stride = d, .kv_stride = 2 * d,
+            .n_segments = layout->n_segments,
+            .n_queries = n_v,
+            .heads = p->heads,
+            .head_dim = d / p->heads,
+            .q_start = layout->vision_start,
+            .kv_start = layout->text_start,
+            .q = p->q,
+            .k = p->kv,
+            .v = p->kv + d,
+            .q_stride = d,
+            .kv_stride = 2 * d,
             .scale = 1.0f / sqrtf((float)(d / p->heads)),
             .out = p->attended,
         };
@@ -144,7 +154,8 @@ static const float *score_modules(struct lvp_pruner *p, const struct module *mod
         ops->layer_norm(backend, p->mixed, n_v, d, block->norm1_w, block->norm1_b, norm_eps, NULL, false, p->attended);
         ops->linear(backend, block->fc1, p->attended, n_v, silu, p->inner);
         ops->linear(backend, block->fc2, p->inner, n_v, plain, p->attended);
-        ops->layer_norm(backend, p->attended, n_v, d, block->norm2_w, block->norm2_b, norm_eps, p->mixed, false, p->attended);
+        ops->layer_norm(backend, p->attended, n_v, d, block->norm2_w, block->norm2_b, norm_eps, p->mixed, false,
+                        p->attended);
         x = p->attended;
     }
     ops->linear(backend, module->gate, x, n_v, plain, p->gate);
@@ -178,6 +189,7 @@ static const float *score_random(struct lvp_pruner *p, int point, const struct l
 const float *lvp_pruner_score(struct lvp_pruner *p, int point, const struct lvp_step *step,
                               const struct lvp_depth_layout *layout, const float *x)
 {
-    if (p->kind == LVP_PRUNER_RANDOM) return score_random(p, point, step, layout->n_images == 0 ? 0 : layout->n_vision / layout->n_images);
+    if (p->kind == LVP_PRUNER_RANDOM)
+        return score_random(p, point, step, layout->n_images == 0 ? 0 : layout->n_vision / layout->n_images);
     return score_modules(p, &p->modules[point - p->first_point], layout, x);
 }

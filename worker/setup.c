@@ -2,9 +2,15 @@
 
 #include <stdlib.h>
 
-static enum lvp_status bad(const char *field) { return lvp_fail(LVP_ERR_FORMAT, "Setup: %s is out of range", field); }
+static enum lvp_status bad(const char *field)
+{
+    return lvp_fail(LVP_ERR_FORMAT, "Setup: %s is out of range", field);
+}
 
-static bool in_range(int64_t value, int64_t low, int64_t high) { return value >= low && value <= high; }
+static bool in_range(int64_t value, int64_t low, int64_t high)
+{
+    return value >= low && value <= high;
+}
 
 static enum lvp_status read_prune(const Lvp__Setup *message, struct lvp_prune_counts *prune)
 {
@@ -12,7 +18,8 @@ static enum lvp_status read_prune(const Lvp__Setup *message, struct lvp_prune_co
         return bad("prune_after");
     prune->n_points = (int)message->n_prune_after;
     for (int s = 0; s < prune->n_points; s++) {
-        if (!in_range(message->prune_after[s], s == 0 ? 1 : message->prune_after[s - 1] + 1, LVP_MAX_LAYERS)) return bad("prune_after");
+        if (!in_range(message->prune_after[s], s == 0 ? 1 : message->prune_after[s - 1] + 1, LVP_MAX_LAYERS))
+            return bad("prune_after");
         prune->after[s] = message->prune_after[s];
     }
     for (int d = 0; d <= prune->n_points; d++) {
@@ -32,8 +39,10 @@ static enum lvp_status read_limits(const Lvp__Setup *message, int n_points, stru
     if (!in_range(message->max_images, 1, LVP_LANE_JOBS)) return bad("max_images");
     if (!in_range(message->image_slots, 1, 1 << 16)) return bad("image_slots");
     if (message->n_kv_pages != (size_t)n_points + 1) return bad("kv_pages");
-    *limits = (struct lvp_stage_limits){.max_rows = message->max_rows, .max_seqs = message->max_seqs,
-                                        .max_kv_len = message->max_kv_len, .max_images = message->max_images,
+    *limits = (struct lvp_stage_limits){.max_rows = message->max_rows,
+                                        .max_seqs = message->max_seqs,
+                                        .max_kv_len = message->max_kv_len,
+                                        .max_images = message->max_images,
                                         .image_slots = message->image_slots};
     for (int d = 0; d <= n_points; d++) {
         if (!in_range(message->kv_pages[d], 1, MAX_COUNT)) return bad("kv_pages");

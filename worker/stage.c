@@ -10,10 +10,10 @@
 struct head {
     float *norm;
     struct lvp_linear *lm_head;
-    float *rows;      // [max_seqs, C] last rows, then normed
-    float *logits;    // [max_seqs, vocab]
-    int32_t *tokens;  // [max_seqs]
-    float *logprobs;  // [max_seqs]
+    float *rows;                   // [max_seqs, C] last rows, then normed
+    float *logits;                 // [max_seqs, vocab]
+    int32_t *tokens;               // [max_seqs]
+    float *logprobs;               // [max_seqs]
     struct lvp_sampling *sampling; // [max_seqs] host
 };
 
@@ -30,21 +30,24 @@ struct lvp_stage {
     float *vision_in, *vision_out; // [max_images, elements of one image]
     float *parked;                 // [image_slots * tokens, C], with merge
 
-    void *embedding;               // [vocab, C] in the model's dtype, with merge
+    void *embedding; // [vocab, C] in the model's dtype, with merge
     struct lvp_decoder *decoder;
     struct lvp_kv_cache *cache;
     struct lvp_pruner *pruner;
     struct lvp_layout *layout;
     struct head head;
-    float *x[2];                   // [max_rows, C] residual stream; pruning copies from one to the other
-    int32_t *positions[2];         // [max_rows]
-    int32_t *survivors;            // [max_rows]
-    int current;                   // which of x and positions holds the rows
+    float *x[2];           // [max_rows, C] residual stream; pruning copies from one to the other
+    int32_t *positions[2]; // [max_rows]
+    int32_t *survivors;    // [max_rows]
+    int current;           // which of x and positions holds the rows
     int n_rows;
-    float *wide;                   // host staging, for payloads in bf16
+    float *wide; // host staging, for payloads in bf16
 };
 
-static int clamp(int value, int low, int high) { return value < low ? low : value > high ? high : value; }
+static int clamp(int value, int low, int high)
+{
+    return value < low ? low : value > high ? high : value;
+}
 
 struct lvp_stage_range lvp_stage_range_of(const struct lvp_model_config *config, int first, int end)
 {
@@ -53,10 +56,12 @@ struct lvp_stage_range lvp_stage_range_of(const struct lvp_model_config *config,
     int dec = lvp_block_index(config, LVP_BLOCK_DEC, 0), head = lvp_block_index(config, LVP_BLOCK_HEAD, 0);
     return (struct lvp_stage_range){
         .patch_embed = first == 0,
-        .vit_first = clamp(first - vit, 0, n_vit), .vit_end = clamp(end - vit, 0, n_vit),
+        .vit_first = clamp(first - vit, 0, n_vit),
+        .vit_end = clamp(end - vit, 0, n_vit),
         .project = first <= project && project < end,
         .merge = first <= merge && merge < end,
-        .dec_first = clamp(first - dec, 0, config->text.layers), .dec_end = clamp(end - dec, 0, config->text.layers),
+        .dec_first = clamp(first - dec, 0, config->text.layers),
+        .dec_end = clamp(end - dec, 0, config->text.layers),
         .head = first <= head && head < end,
     };
 }
@@ -76,15 +81,19 @@ static bool range_has_decoder(struct lvp_stage_range range)
     return range.merge || range.dec_end > range.dec_first || range.head;
 }
 
-static int larger(int a, int b) { return a > b ? a : b; }
+static int larger(int a, int b)
+{
+    return a > b ? a : b;
+}
 
-void lvp_stage_backend_limits(const struct lvp_model_config *config, const struct lvp_prune_counts *prune, int pruner_width,
-                              struct lvp_stage_range range, const struct lvp_stage_limits *limits,
+void lvp_stage_backend_limits(const struct lvp_model_config *config, const struct lvp_prune_counts *prune,
+                              int pruner_width, struct lvp_stage_range range, const struct lvp_stage_limits *limits,
                               struct lvp_backend_limits *result)
 {
     const struct lvp_text_config *text = &config->text;
     const struct lvp_vision_config *vit = &config->vision;
-    *result = (struct lvp_backend_limits){.max_rows = 1, .max_width = 1, .max_kv_len = limits->max_kv_len, .max_vocab = text->vocab};
+    *result = (struct lvp_backend_limits){
+        .max_rows = 1, .max_width = 1, .max_kv_len = limits->max_kv_len, .max_vocab = text->vocab};
     if (range_has_vision(range)) {
         result->max_rows = limits->max_images * (lvp_patch_count(config) + 1);
         result->max_width = larger(larger(3 * vit->hidden, vit->mlp), 3 * vit->patch_size * vit->patch_size);
@@ -93,7 +102,8 @@ void lvp_stage_backend_limits(const struct lvp_model_config *config, const struc
     }
     if (range_has_decoder(range)) {
         result->max_rows = larger(result->max_rows, limits->max_rows);
-        result->max_width = larger(result->max_width, larger(2 * text->mlp, (text->heads + 2 * text->kv_heads) * text->head_dim));
+        result->max_width =
+            larger(result->max_width, larger(2 * text->mlp, (text->heads + 2 * text->kv_heads) * text->head_dim));
         result->max_width = larger(result->max_width, larger(text->hidden, text->vocab));
         if (prune->n_points > 0) result->max_width = larger(result->max_width, 2 * pruner_width);
     }
@@ -140,9 +150,12 @@ static enum lvp_status create_decoder(struct lvp_stage *stage, const struct lvp_
         LVP_TRY(lvp_floats_create(backend, parked * width, &stage->parked));
     }
     if (range.dec_end > range.dec_first) {
-        struct lvp_kv_cache_config kv = {.first_layer = range.dec_first, .end_layer = range.dec_end,
-                                         .max_seqs = limits->max_seqs, .max_kv_len = limits->max_kv_len,
-                                         .kv_heads = text->kv_heads, .head_dim = text->head_dim};
+        struct lvp_kv_cache_config kv = {.first_layer = range.dec_first,
+                                         .end_layer = range.dec_end,
+                                         .max_seqs = limits->max_seqs,
+                                         .max_kv_len = limits->max_kv_len,
+                                         .kv_heads = text->kv_heads,
+                                         .head_dim = text->head_dim};
         memcpy(kv.n_pages, limits->kv_pages, sizeof kv.n_pages);
         LVP_TRY(lvp_decoder_create(backend, options->checkpoint, range.dec_first, range.dec_end, limits->max_rows,
                                    &stage->decoder));
@@ -210,9 +223,9 @@ void lvp_stage_destroy(struct lvp_stage *stage)
     lvp_kv_cache_destroy(stage->cache);
     lvp_pruner_destroy(stage->pruner);
     lvp_layout_destroy(stage->layout);
-    void *memory[] = {stage->vision_in, stage->vision_out, stage->parked, stage->embedding, stage->x[0], stage->x[1],
-                      stage->positions[0], stage->positions[1], stage->survivors, stage->head.norm, stage->head.rows,
-                      stage->head.logits, stage->head.tokens, stage->head.logprobs};
+    void *memory[] = {stage->vision_in, stage->vision_out,   stage->parked,       stage->embedding,    stage->x[0],
+                      stage->x[1],      stage->positions[0], stage->positions[1], stage->survivors,    stage->head.norm,
+                      stage->head.rows, stage->head.logits,  stage->head.tokens,  stage->head.logprobs};
     for (size_t i = 0; i < sizeof memory / sizeof *memory; i++) ops->free(backend, memory[i]);
     ops->linear_destroy(backend, stage->head.lm_head);
     free(stage->head.sampling);
@@ -220,13 +233,20 @@ void lvp_stage_destroy(struct lvp_stage *stage)
     free(stage);
 }
 
-bool lvp_stage_has_vision(const struct lvp_stage *stage) { return range_has_vision(stage->range); }
-bool lvp_stage_has_decoder(const struct lvp_stage *stage) { return range_has_decoder(stage->range); }
+bool lvp_stage_has_vision(const struct lvp_stage *stage)
+{
+    return range_has_vision(stage->range);
+}
+bool lvp_stage_has_decoder(const struct lvp_stage *stage)
+{
+    return range_has_decoder(stage->range);
+}
 
 size_t lvp_stage_image_in_bytes(const struct lvp_stage *stage)
 {
     if (!range_has_vision(stage->range)) // projected rows for `merge`
-        return (size_t)lvp_vision_tokens(&stage->config) * (size_t)stage->config.text.hidden * lvp_dtype_size(stage->backend->dtype);
+        return (size_t)lvp_vision_tokens(&stage->config) * (size_t)stage->config.text.hidden *
+               lvp_dtype_size(stage->backend->dtype);
     size_t size = stage->range.patch_embed ? sizeof(float) : lvp_dtype_size(stage->backend->dtype);
     return lvp_vision_in_elements(&stage->config, vision_range(stage->range)) * size;
 }
@@ -252,7 +272,8 @@ static void store_payload(struct lvp_stage *stage, const float *from, size_t n, 
 static enum lvp_status check_image_slots(const struct lvp_stage *stage, int n_images, const int32_t *slots)
 {
     if (n_images < 1 || n_images > stage->limits.max_images)
-        return lvp_fail(LVP_ERR_FORMAT, "an encode job has %d images, the stage takes %d", n_images, stage->limits.max_images);
+        return lvp_fail(LVP_ERR_FORMAT, "an encode job has %d images, the stage takes %d", n_images,
+                        stage->limits.max_images);
     for (int i = 0; i < n_images; i++)
         if (slots[i] < 0 || slots[i] >= stage->limits.image_slots)
             return lvp_fail(LVP_ERR_FORMAT, "image slot %d is out of range", slots[i]);
@@ -264,7 +285,8 @@ static float *parked_image(struct lvp_stage *stage, int slot)
     return stage->parked + (size_t)slot * (size_t)lvp_vision_tokens(&stage->config) * (size_t)stage->config.text.hidden;
 }
 
-enum lvp_status lvp_stage_encode(struct lvp_stage *stage, int n_images, const void *const *in, const int32_t *slots, void *out)
+enum lvp_status lvp_stage_encode(struct lvp_stage *stage, int n_images, const void *const *in, const int32_t *slots,
+                                 void *out)
 {
     struct lvp_backend *backend = stage->backend;
     struct lvp_vision_range range = vision_range(stage->range);
@@ -273,8 +295,10 @@ enum lvp_status lvp_stage_encode(struct lvp_stage *stage, int n_images, const vo
     LVP_TRY(check_image_slots(stage, n_images, slots));
     for (int i = 0; i < n_images; i++) {
         float *to = stage->vision_in + (size_t)i * in_elements;
-        if (range.patch_embed) backend->ops->upload(backend, to, in[i], in_elements * sizeof *to);
-        else load_payload(stage, in[i], in_elements, to);
+        if (range.patch_embed)
+            backend->ops->upload(backend, to, in[i], in_elements * sizeof *to);
+        else
+            load_payload(stage, in[i], in_elements, to);
     }
     lvp_vision_run(stage->vision, n_images, stage->vision_in, stage->vision_out);
     if (stage->range.merge) {
@@ -293,7 +317,8 @@ enum lvp_status lvp_stage_park(struct lvp_stage *stage, int n_images, const void
     size_t n = (size_t)lvp_vision_tokens(&stage->config) * (size_t)stage->config.text.hidden;
     LVP_TRY(check_image_slots(stage, n_images, slots));
     for (int i = 0; i < n_images; i++)
-        load_payload(stage, (const char *)in + (size_t)i * lvp_stage_image_in_bytes(stage), n, parked_image(stage, slots[i]));
+        load_payload(stage, (const char *)in + (size_t)i * lvp_stage_image_in_bytes(stage), n,
+                     parked_image(stage, slots[i]));
     return stage->backend->ops->sync(stage->backend);
 }
 
@@ -313,11 +338,14 @@ static void merge_rows(struct lvp_stage *stage)
     const struct lvp_merge_layout *merge = lvp_layout_merge(stage->layout);
     int width = stage->config.text.hidden;
     backend->ops->embed(backend, stage->embedding, merge->text_id, merge->n_text, width, merge->text_to, stage->x[0]);
-    backend->ops->copy_rows(backend, stage->parked, merge->parked_from, merge->n_vision, width, stage->x[0], merge->vision_to);
-    backend->ops->copy_rows(backend, merge->positions, NULL, merge->n_text + merge->n_vision, 1, stage->positions[0], NULL);
+    backend->ops->copy_rows(backend, stage->parked, merge->parked_from, merge->n_vision, width, stage->x[0],
+                            merge->vision_to);
+    backend->ops->copy_rows(backend, merge->positions, NULL, merge->n_text + merge->n_vision, 1, stage->positions[0],
+                            NULL);
 }
 
-// Scores the vision rows and copies the survivors down; every row of the step keeps its order and its original position.
+// Scores the vision rows and copies the survivors down; every row of the step keeps its order and its original
+// position.
 static void prune_rows(struct lvp_stage *stage, const struct lvp_step *step, int point)
 {
     struct lvp_backend *backend = stage->backend;
@@ -330,13 +358,18 @@ static void prune_rows(struct lvp_stage *stage, const struct lvp_step *step, int
     int from = stage->current, to = 1 - from;
     const float *gate = lvp_pruner_score(stage->pruner, point, step, before, stage->x[from]);
     struct lvp_row_selection selection = {
-        .n_rows = before->n_rows, .n_images = before->n_images,
-        .image_row = before->image_row, .image_len = before->image_len,
-        .gate_start = before->gate_start, .keep = before->image_keep,
-        .gate = gate, .survivors = stage->survivors,
+        .n_rows = before->n_rows,
+        .n_images = before->n_images,
+        .image_row = before->image_row,
+        .image_len = before->image_len,
+        .gate_start = before->gate_start,
+        .keep = before->image_keep,
+        .gate = gate,
+        .survivors = stage->survivors,
     };
     backend->ops->select_rows(backend, &selection);
-    backend->ops->copy_rows(backend, stage->x[from], stage->survivors, n_after, stage->config.text.hidden, stage->x[to], NULL);
+    backend->ops->copy_rows(backend, stage->x[from], stage->survivors, n_after, stage->config.text.hidden, stage->x[to],
+                            NULL);
     backend->ops->copy_rows(backend, stage->positions[from], stage->survivors, n_after, 1, stage->positions[to], NULL);
     stage->current = to;
     stage->n_rows = n_after;
@@ -350,9 +383,10 @@ static void run_head(struct lvp_stage *stage, const struct lvp_step *step, const
     struct lvp_epilogue plain = {.activation = LVP_ACT_NONE};
     int n = step->n_seqs;
     for (int s = 0; s < n; s++)
-        head->sampling[s] = (struct lvp_sampling){step->seqs[s].temperature, step->seqs[s].top_p, step->seqs[s].sampling_key,
-                                                  step->seqs[s].token_index};
-    backend->ops->copy_rows(backend, stage->x[stage->current], lvp_layout_last_rows(stage->layout), n, text->hidden, head->rows, NULL);
+        head->sampling[s] = (struct lvp_sampling){step->seqs[s].temperature, step->seqs[s].top_p,
+                                                  step->seqs[s].sampling_key, step->seqs[s].token_index};
+    backend->ops->copy_rows(backend, stage->x[stage->current], lvp_layout_last_rows(stage->layout), n, text->hidden,
+                            head->rows, NULL);
     backend->ops->rms_norm(backend, head->rows, n, text->hidden, head->norm, text->norm_eps, head->rows);
     backend->ops->linear(backend, head->lm_head, head->rows, n, plain, head->logits);
     backend->ops->sample(backend, head->logits, n, text->vocab, head->sampling, head->tokens, head->logprobs);
@@ -360,8 +394,8 @@ static void run_head(struct lvp_stage *stage, const struct lvp_step *step, const
     backend->ops->download(backend, output->logprobs, head->logprobs, (size_t)n * sizeof *output->logprobs);
 }
 
-enum lvp_status lvp_stage_step(struct lvp_stage *stage, const struct lvp_step *step, const void *x, const int32_t *positions,
-                               const struct lvp_step_output *output)
+enum lvp_status lvp_stage_step(struct lvp_stage *stage, const struct lvp_step *step, const void *x,
+                               const int32_t *positions, const struct lvp_step_output *output)
 {
     struct lvp_backend *backend = stage->backend;
     size_t width = (size_t)stage->config.text.hidden;
@@ -373,7 +407,8 @@ enum lvp_status lvp_stage_step(struct lvp_stage *stage, const struct lvp_step *s
     } else {
         for (int i = 0; i < stage->n_rows; i++)
             if (positions[i] < 0 || positions[i] >= stage->config.text.max_positions)
-                return lvp_fail(LVP_ERR_FORMAT, "row %d arrived with position %d, outside the context", i, positions[i]);
+                return lvp_fail(LVP_ERR_FORMAT, "row %d arrived with position %d, outside the context", i,
+                                positions[i]);
         load_payload(stage, x, (size_t)stage->n_rows * width, stage->x[0]);
         backend->ops->upload(backend, stage->positions[0], positions, (size_t)stage->n_rows * sizeof *positions);
     }
@@ -410,7 +445,8 @@ enum lvp_status lvp_stage_all_logits(struct lvp_stage *stage, float *logits, int
         backend->ops->linear(backend, stage->head.lm_head, stage->head.rows, 1, plain, stage->head.logits);
         backend->ops->download(backend, logits + (size_t)row * vocab, stage->head.logits, vocab * sizeof *logits);
     }
-    backend->ops->download(backend, positions, stage->positions[stage->current], (size_t)stage->n_rows * sizeof *positions);
+    backend->ops->download(backend, positions, stage->positions[stage->current],
+                           (size_t)stage->n_rows * sizeof *positions);
     *n_rows = stage->n_rows;
     return backend->ops->sync(backend);
 }

@@ -15,24 +15,24 @@ struct lvp_vision {
     struct lvp_model_config config;
     struct lvp_vision_range range;
     int max_images;
-    int rows_per_image;         // patches + class row
-    int tokens;                 // rows of one image after the projector
+    int rows_per_image; // patches + class row
+    int tokens;         // rows of one image after the projector
     // weights
     struct lvp_linear *patch;
     float *cls, *position, *pre_norm_w, *pre_norm_b;
-    struct vit_layer *layers;   // [vit_end - vit_first]
+    struct vit_layer *layers; // [vit_end - vit_first]
     struct lvp_linear *project1, *project2;
     // work space, for max_images
-    float *patches;             // [max_images * P, 3 p p], with patch_embed
-    float *embedded;            // [max_images * P, V], with patch_embed
-    float *stream;              // [rows, V] residual stream, with patch_embed and project
-    float *hidden;              // [rows, V]
-    float *qkv;                 // [rows, 3 V]
-    float *mlp;                 // [rows, mlp]
-    float *features;            // [max_images * tokens, feature width], with project
-    float *projected;           // [max_images * tokens, C], with project
-    int32_t *segments;          // [max_images + 1] first row of each image
-    int32_t *feature_from;      // [max_images * tokens] row of the ViT that a feature row is taken from
+    float *patches;        // [max_images * P, 3 p p], with patch_embed
+    float *embedded;       // [max_images * P, V], with patch_embed
+    float *stream;         // [rows, V] residual stream, with patch_embed and project
+    float *hidden;         // [rows, V]
+    float *qkv;            // [rows, 3 V]
+    float *mlp;            // [rows, mlp]
+    float *features;       // [max_images * tokens, feature width], with project
+    float *projected;      // [max_images * tokens, C], with project
+    int32_t *segments;     // [max_images + 1] first row of each image
+    int32_t *feature_from; // [max_images * tokens] row of the ViT that a feature row is taken from
     int32_t *feature_to[LVP_MAX_FEATURE_LAYERS]; // [max_images * tokens] V-wide sub-row of `features`
 };
 
@@ -49,7 +49,8 @@ size_t lvp_vision_out_elements(const struct lvp_model_config *config, struct lvp
     return ((size_t)lvp_patch_count(config) + 1) * (size_t)config->vision.hidden;
 }
 
-static enum lvp_status load_layer(struct lvp_backend *backend, const struct lvp_checkpoint *ckpt, int i, struct vit_layer *layer)
+static enum lvp_status load_layer(struct lvp_backend *backend, const struct lvp_checkpoint *ckpt, int i,
+                                  struct vit_layer *layer)
 {
     struct lvp_linear_part qkv[3] = {
         {lvp_checkpoint_weight(ckpt, LVP_W_VIT_Q, i), lvp_checkpoint_weight(ckpt, LVP_W_VIT_Q_B, i)},
@@ -125,7 +126,8 @@ static enum lvp_status create_work_space(struct lvp_vision *v)
     size_t width = (size_t)vit->hidden;
     if (v->range.patch_embed) {
         size_t patches = images * (size_t)lvp_patch_count(&v->config);
-        LVP_TRY(lvp_floats_create(backend, patches * 3 * (size_t)vit->patch_size * (size_t)vit->patch_size, &v->patches));
+        LVP_TRY(
+            lvp_floats_create(backend, patches * 3 * (size_t)vit->patch_size * (size_t)vit->patch_size, &v->patches));
         LVP_TRY(lvp_floats_create(backend, patches * width, &v->embedded));
     }
     if (v->range.patch_embed && v->range.project) LVP_TRY(lvp_floats_create(backend, rows * width, &v->stream));
@@ -180,8 +182,8 @@ void lvp_vision_destroy(struct lvp_vision *v)
             ops->linear_destroy(backend, linears[j]);
         }
     }
-    float *floats[] = {v->cls, v->position, v->pre_norm_w, v->pre_norm_b, v->patches,  v->embedded,
-                       v->stream, v->hidden, v->qkv, v->mlp,        v->features,   v->projected};
+    float *floats[] = {v->cls,    v->position, v->pre_norm_w, v->pre_norm_b, v->patches,  v->embedded,
+                       v->stream, v->hidden,   v->qkv,        v->mlp,        v->features, v->projected};
     for (size_t i = 0; i < sizeof floats / sizeof *floats; i++) ops->free(backend, floats[i]);
     ops->free(backend, v->segments);
     ops->free(backend, v->feature_from);
@@ -217,20 +219,28 @@ static void run_layer(struct lvp_vision *v, const struct vit_layer *layer, int n
     struct lvp_epilogue add_x = {.activation = LVP_ACT_NONE, .add = x};
     struct lvp_epilogue add_x_round = {.activation = LVP_ACT_NONE, .add = x, .round = true};
     struct lvp_epilogue activate = {.activation = vit->activation};
-    ops->layer_norm(backend, x, n_rows, vit->hidden, layer->norm1_w, layer->norm1_b, vit->norm_eps, NULL, false, v->hidden);
+    ops->layer_norm(backend, x, n_rows, vit->hidden, layer->norm1_w, layer->norm1_b, vit->norm_eps, NULL, false,
+                    v->hidden);
     ops->linear(backend, layer->qkv, v->hidden, n_rows, plain, v->qkv);
     struct lvp_dense_attention attention = {
-        .n_segments = n_images, .n_queries = n_rows,
-        .heads = vit->heads, .head_dim = head_dim,
-        .q_start = v->segments, .kv_start = v->segments,
-        .q = v->qkv, .k = v->qkv + vit->hidden, .v = v->qkv + 2 * (size_t)vit->hidden,
-        .q_stride = 3 * vit->hidden, .kv_stride = 3 * vit->hidden,
+        .n_segments = n_images,
+        .n_queries = n_rows,
+        .heads = vit->heads,
+        .head_dim = head_dim,
+        .q_start = v->segments,
+        .kv_start = v->segments,
+        .q = v->qkv,
+        .k = v->qkv + vit->hidden,
+        .v = v->qkv + 2 * (size_t)vit->hidden,
+        .q_stride = 3 * vit->hidden,
+        .kv_stride = 3 * vit->hidden,
         .scale = 1.0f / sqrtf((float)head_dim),
         .out = v->hidden,
     };
     ops->dense_attention(backend, &attention);
     ops->linear(backend, layer->out, v->hidden, n_rows, add_x, x);
-    ops->layer_norm(backend, x, n_rows, vit->hidden, layer->norm2_w, layer->norm2_b, vit->norm_eps, NULL, false, v->hidden);
+    ops->layer_norm(backend, x, n_rows, vit->hidden, layer->norm2_w, layer->norm2_b, vit->norm_eps, NULL, false,
+                    v->hidden);
     ops->linear(backend, layer->fc1, v->hidden, n_rows, activate, v->mlp);
     ops->linear(backend, layer->fc2, v->mlp, n_rows, add_x_round, x);
 }

@@ -22,15 +22,16 @@ struct lvp_vision_range {
 };
 
 enum lvp_status lvp_vision_create(struct lvp_backend *backend, const struct lvp_checkpoint *checkpoint,
-                                  struct lvp_vision_range range, int max_images, struct lvp_vision **vision) LVP_MUST_CHECK;
+                                  struct lvp_vision_range range, int max_images,
+                                  struct lvp_vision **vision) LVP_MUST_CHECK;
 void lvp_vision_destroy(struct lvp_vision *vision); // NULL is allowed
 
 // f32 elements of one image where it enters and leaves this stage.
 size_t lvp_vision_in_elements(const struct lvp_model_config *config, struct lvp_vision_range range);
 size_t lvp_vision_out_elements(const struct lvp_model_config *config, struct lvp_vision_range range);
 
-// in: pixels or [n_images * (P + 1), V]; out: [n_images * (P + 1), V] or [n_images * tokens, C]. Backend memory; in and out
-// do not overlap; in is overwritten.
+// in: pixels or [n_images * (P + 1), V]; out: [n_images * (P + 1), V] or [n_images * tokens, C]. Backend memory; in and
+// out do not overlap; in is overwritten.
 void lvp_vision_run(struct lvp_vision *vision, int n_images, float *in, float *out);
 
 #endif

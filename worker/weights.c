@@ -4,7 +4,10 @@
 
 #include <stdlib.h>
 
-static size_t element_count(const struct lvp_tensor_view *tensor) { return tensor->n_bytes / lvp_dtype_size(tensor->dtype); }
+static size_t element_count(const struct lvp_tensor_view *tensor)
+{
+    return tensor->n_bytes / lvp_dtype_size(tensor->dtype);
+}
 
 void lvp_narrow(const float *from, size_t n, enum lvp_dtype dtype, void *to)
 {
@@ -26,8 +29,8 @@ void lvp_widen(const void *from, size_t n, enum lvp_dtype dtype, float *to)
     for (size_t i = 0; i < n; i++) to[i] = lvp_bf16_to_f32(halves[i]);
 }
 
-enum lvp_status lvp_table_create(struct lvp_backend *backend, const struct lvp_tensor_view *tensor, enum lvp_dtype dtype,
-                                 void **table)
+enum lvp_status lvp_table_create(struct lvp_backend *backend, const struct lvp_tensor_view *tensor,
+                                 enum lvp_dtype dtype, void **table)
 {
     enum lvp_status status = LVP_OK;
     size_t n = element_count(tensor);

@@ -6,12 +6,12 @@
 #include "worker/backend.h"
 
 // A norm's weight or bias: f32 whatever the file holds. `tensor` NULL gives NULL.
-enum lvp_status lvp_vector_create(struct lvp_backend *backend, const struct lvp_tensor_view *tensor, float **vector)
-    LVP_MUST_CHECK;
+enum lvp_status lvp_vector_create(struct lvp_backend *backend, const struct lvp_tensor_view *tensor,
+                                  float **vector) LVP_MUST_CHECK;
 
 // A table of rows (token embedding, positions) in the given type.
-enum lvp_status lvp_table_create(struct lvp_backend *backend, const struct lvp_tensor_view *tensor, enum lvp_dtype dtype,
-                                 void **table) LVP_MUST_CHECK;
+enum lvp_status lvp_table_create(struct lvp_backend *backend, const struct lvp_tensor_view *tensor,
+                                 enum lvp_dtype dtype, void **table) LVP_MUST_CHECK;
 
 // A linear layer of one weight; bias may be NULL.
 enum lvp_status lvp_linear_from(struct lvp_backend *backend, const struct lvp_tensor_view *weight,

@@ -49,7 +49,8 @@ static enum lvp_status send_ready(struct worker *worker)
 
 static enum lvp_status submit_images(struct worker *worker, const Lvp__Prepare *prepare)
 {
-    if (worker->compute.prepare == NULL) return lvp_fail(LVP_ERR_FORMAT, "Prepare was sent to a stage without the image pool");
+    if (worker->compute.prepare == NULL)
+        return lvp_fail(LVP_ERR_FORMAT, "Prepare was sent to a stage without the image pool");
     for (size_t i = 0; i < prepare->n_images; i++)
         LVP_TRY(lvp_prepare_submit(worker->compute.prepare, prepare->images[i]->slot, prepare->images[i]->path));
     return LVP_OK;
@@ -64,12 +65,22 @@ static enum lvp_status handle_message(struct worker *worker, Lvp__ToWorker *mess
         return lvp_fail(LVP_ERR_FORMAT, "a command came before this stage was ready");
     }
     switch (message->body_case) {
-    case LVP__TO_WORKER__BODY_STEP: return lvp_compute_step(&worker->compute, message);
-    case LVP__TO_WORKER__BODY_ENCODE: return lvp_compute_encode(&worker->compute, message);
-    case LVP__TO_WORKER__BODY_PREPARE: status = submit_images(worker, message->prepare); break;
-    case LVP__TO_WORKER__BODY_RELEASE: status = lvp_compute_release(&worker->compute, message->release); break;
-    case LVP__TO_WORKER__BODY_FINISH: worker->finished = true; break;
-    default: status = lvp_fail(LVP_ERR_FORMAT, "the coordinator sent a message of an unknown kind"); break;
+    case LVP__TO_WORKER__BODY_STEP:
+        return lvp_compute_step(&worker->compute, message);
+    case LVP__TO_WORKER__BODY_ENCODE:
+        return lvp_compute_encode(&worker->compute, message);
+    case LVP__TO_WORKER__BODY_PREPARE:
+        status = submit_images(worker, message->prepare);
+        break;
+    case LVP__TO_WORKER__BODY_RELEASE:
+        status = lvp_compute_release(&worker->compute, message->release);
+        break;
+    case LVP__TO_WORKER__BODY_FINISH:
+        worker->finished = true;
+        break;
+    default:
+        status = lvp_fail(LVP_ERR_FORMAT, "the coordinator sent a message of an unknown kind");
+        break;
     }
     lvp__to_worker__free_unpacked(message, NULL);
     return status;
@@ -160,7 +171,8 @@ static enum lvp_status move_work(struct worker *worker, bool *moved, enum lvp_ex
     if (!worker->ready_sent) LVP_TRY(send_ready(worker));
     LVP_TRY(lvp_lane_transfer(&compute->steps, worker->transport, moved));
     LVP_TRY(lvp_lane_transfer(&compute->encodes, worker->transport, moved));
-    if (lvp_lane_computable(&compute->steps) || lvp_lane_computable(&compute->encodes)) pthread_cond_signal(&compute->wake);
+    if (lvp_lane_computable(&compute->steps) || lvp_lane_computable(&compute->encodes))
+        pthread_cond_signal(&compute->wake);
     LVP_TRY(report_results(worker, moved));
     LVP_TRY(report_images(worker, moved));
     enum lvp_expectation steps = lvp_lane_expects(&compute->steps), encodes = lvp_lane_expects(&compute->encodes);

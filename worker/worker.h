@@ -1,6 +1,7 @@
-// A worker rank: says hello, builds the stage it is told to, and runs what the coordinator announces until it says finish.
-// Two threads matter: the communication thread (the caller; owns MPI, receives commands and activations, sends) and the
-// compute thread (owns the backend and the stage). They meet in the lanes (worker/lane.h). Images are decoded in a pool.
+// A worker rank: says hello, builds the stage it is told to, and runs what the coordinator announces until it says
+// finish. Two threads matter: the communication thread (the caller; owns MPI, receives commands and activations, sends)
+// and the compute thread (owns the backend and the stage). They meet in the lanes (worker/lane.h). Images are decoded
+// in a pool.
 #ifndef LVP_WORKER_WORKER_H
 #define LVP_WORKER_WORKER_H
 
@@ -11,7 +12,7 @@
 struct lvp_worker_options {
     MPI_Comm control, hops; // duplicates of the world: commands, activations
     int rank;
-    int threads;            // cores this worker may use
+    int threads; // cores this worker may use
     long long memory_bytes;
 };
 

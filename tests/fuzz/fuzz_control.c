@@ -1,5 +1,5 @@
-// Control messages from another rank: any bytes, and Steps that are nearly right. What the worker accepts is run on a small
-// model with the plain kernels, so that a wrong index shows in the sanitizers. Run from the source root.
+// Control messages from another rank: any bytes, and Steps that are nearly right. What the worker accepts is run on a
+// small model with the plain kernels, so that a wrong index shows in the sanitizers. Run from the source root.
 #include "common/checkpoint.h"
 #include "worker/compute.h"
 
@@ -34,15 +34,23 @@ static void open_worker(void)
     must(lvp_checkpoint_open(MODEL, &checkpoint));
     compute.config = *lvp_checkpoint_config(checkpoint);
     const struct lvp_model_config *config = &compute.config;
-    compute.setup = (struct lvp_worker_setup){
-        .dtype = LVP_F32, .pruner = LVP_PRUNER_RANDOM,
-        .prune = {.n_points = 1, .after = {1}, .rows = {lvp_vision_tokens(config), 2}},
-        .partition = {.n_stages = 1, .first = {0, lvp_block_count(config)}},
-        .limits = {.max_rows = MAX_ROWS, .max_seqs = MAX_SEQS, .max_kv_len = MAX_KV, .kv_pages = {10, 8},
-                   .max_images = MAX_IMAGES, .image_slots = IMAGE_SLOTS}};
+    compute.setup =
+        (struct lvp_worker_setup){.dtype = LVP_F32,
+                                  .pruner = LVP_PRUNER_RANDOM,
+                                  .prune = {.n_points = 1, .after = {1}, .rows = {lvp_vision_tokens(config), 2}},
+                                  .partition = {.n_stages = 1, .first = {0, lvp_block_count(config)}},
+                                  .limits = {.max_rows = MAX_ROWS,
+                                             .max_seqs = MAX_SEQS,
+                                             .max_kv_len = MAX_KV,
+                                             .kv_pages = {10, 8},
+                                             .max_images = MAX_IMAGES,
+                                             .image_slots = IMAGE_SLOTS}};
     must(lvp_ref_backend_open(LVP_F32, &compute.backend));
-    struct lvp_stage_options options = {.backend = compute.backend, .checkpoint = checkpoint, .pruner = LVP_PRUNER_RANDOM,
-                                        .prune = compute.setup.prune, .limits = compute.setup.limits,
+    struct lvp_stage_options options = {.backend = compute.backend,
+                                        .checkpoint = checkpoint,
+                                        .pruner = LVP_PRUNER_RANDOM,
+                                        .prune = compute.setup.prune,
+                                        .limits = compute.setup.limits,
                                         .range = lvp_stage_range_of(config, 0, lvp_block_count(config))};
     must(lvp_stage_create(&options, &compute.stage));
     lvp_checkpoint_close(checkpoint);
@@ -84,7 +92,9 @@ static void run_message(Lvp__ToWorker *message)
 {
     struct lvp_worker_setup setup = {0};
     switch (message->body_case) {
-    case LVP__TO_WORKER__BODY_STEP: run_step(message); return;
+    case LVP__TO_WORKER__BODY_STEP:
+        run_step(message);
+        return;
     case LVP__TO_WORKER__BODY_ENCODE:
         if (lvp_compute_encode(&compute, message) != LVP_OK) {
             start_anew();
@@ -94,7 +104,8 @@ static void run_message(Lvp__ToWorker *message)
         lvp_lane_retire(&compute.encodes);
         return;
     case LVP__TO_WORKER__BODY_SETUP:
-        if (lvp_worker_setup_read(message->setup, &setup) == LVP_OK && lvp_partition_check(&compute.config, &setup.partition) == LVP_OK) {
+        if (lvp_worker_setup_read(message->setup, &setup) == LVP_OK &&
+            lvp_partition_check(&compute.config, &setup.partition) == LVP_OK) {
             struct lvp_stage_range range = lvp_stage_range_of(&compute.config, setup.partition.first[setup.stage],
                                                               setup.partition.first[setup.stage + 1]);
             if (range.vit_end < range.vit_first || range.dec_end < range.dec_first) abort();
@@ -106,7 +117,8 @@ static void run_message(Lvp__ToWorker *message)
             for (int i = 0; i < compute.n_releases; i++) lvp_stage_release(compute.stage, compute.releases[i]);
         compute.n_releases = 0;
         break;
-    default: break;
+    default:
+        break;
     }
     lvp__to_worker__free_unpacked(message, NULL);
 }
@@ -145,12 +157,15 @@ static Lvp__ToWorker *near_step(const uint8_t *data, size_t size)
         int n_images = 0;
         for (size_t i = 0; i < seq->n_ids; i++) {
             int id = take(&data, &size);
-            seq->ids[i] = id < 16 ? compute.config.image_token_id : id < 18 ? compute.config.text.vocab - 17 + id : id - 19;
+            seq->ids[i] = id < 16   ? compute.config.image_token_id
+                          : id < 18 ? compute.config.text.vocab - 17 + id
+                                    : id - 19;
             n_images += id < 16;
         }
         seq->n_image_slots = (flags & 4) != 0 ? (size_t)(take(&data, &size) % 4) : (size_t)n_images;
         seq->image_slots = calloc(seq->n_image_slots + 1, sizeof *seq->image_slots);
-        for (size_t i = 0; i < seq->n_image_slots; i++) seq->image_slots[i] = take(&data, &size) % (IMAGE_SLOTS + 2) - (flags & 8 ? 1 : 0);
+        for (size_t i = 0; i < seq->n_image_slots; i++)
+            seq->image_slots[i] = take(&data, &size) % (IMAGE_SLOTS + 2) - (flags & 8 ? 1 : 0);
     }
     return message;
 }

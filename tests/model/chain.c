@@ -2,10 +2,10 @@
 
 #include "worker/kv_cache.h"
 
+#include <setjmp.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <setjmp.h>
 // cmocka wants these before it
 #include <cmocka.h>
 
@@ -17,17 +17,27 @@ static void check(enum lvp_status status, const char *what)
 static void open_stage(struct chain *chain, const struct chain_options *options, int s)
 {
     struct lvp_stage_options stage = {
-        .checkpoint = chain->checkpoint, .weights = &chain->weights, .pruner = options->pruner, .prune = chain->prune,
+        .checkpoint = chain->checkpoint,
+        .weights = &chain->weights,
+        .pruner = options->pruner,
+        .prune = chain->prune,
         .range = lvp_stage_range_of(chain->config, chain->partition.first[s], chain->partition.first[s + 1]),
-        .limits = {.max_rows = options->max_rows, .max_seqs = options->max_seqs, .max_images = 8, .image_slots = 16,
+        .limits = {.max_rows = options->max_rows,
+                   .max_seqs = options->max_seqs,
+                   .max_images = 8,
+                   .image_slots = 16,
                    .max_kv_len = chain->config->text.max_positions},
     };
     for (int d = 0; d <= chain->prune.n_points; d++)
         stage.limits.kv_pages[d] = options->max_seqs * lvp_kv_pages(chain->config->text.max_positions);
     struct lvp_backend_limits limits;
-    lvp_stage_backend_limits(chain->config, &chain->prune, chain->weights.inner_width, stage.range, &stage.limits, &limits);
-    if (strcmp(options->kernel_set, "ref") == 0) check(lvp_ref_backend_open(options->dtype, &chain->backends[s]), "ref backend");
-    else check(lvp_cpu_backend_open(options->kernel_set, options->dtype, options->threads, &limits, &chain->backends[s]), "cpu backend");
+    lvp_stage_backend_limits(chain->config, &chain->prune, chain->weights.inner_width, stage.range, &stage.limits,
+                             &limits);
+    if (strcmp(options->kernel_set, "ref") == 0)
+        check(lvp_ref_backend_open(options->dtype, &chain->backends[s]), "ref backend");
+    else
+        check(lvp_cpu_backend_open(options->kernel_set, options->dtype, options->threads, &limits, &chain->backends[s]),
+              "cpu backend");
     stage.backend = chain->backends[s];
     chain->ranges[s] = stage.range;
     check(lvp_stage_create(&stage, &chain->stages[s]), "stage");
@@ -52,8 +62,10 @@ void chain_open(const struct chain_options *options, struct chain *chain)
     }
     if (plan.n_points > 0) check(lvp_prune_parse_keep(options->keep, &plan), "keep");
     lvp_prune_counts(&plan, tokens, &chain->prune);
-    if (options->partition != NULL) chain->partition = *options->partition;
-    else chain->partition = (struct lvp_partition){.n_stages = 1, .first = {0, lvp_block_count(chain->config)}};
+    if (options->partition != NULL)
+        chain->partition = *options->partition;
+    else
+        chain->partition = (struct lvp_partition){.n_stages = 1, .first = {0, lvp_block_count(chain->config)}};
     check(lvp_partition_check(chain->config, &chain->partition), "partition");
     for (int s = 0; s < chain->partition.n_stages; s++) open_stage(chain, options, s);
     size_t rows = (size_t)options->max_rows;
@@ -89,8 +101,10 @@ void chain_encode(struct chain *chain, int n_images, const float *pixels, const 
         size_t bytes = lvp_stage_image_in_bytes(stage);
         const unsigned char *base = s == 0 ? (const unsigned char *)pixels : chain->payload[from];
         for (int i = 0; i < n_images; i++) in[i] = base + (size_t)i * bytes;
-        if (lvp_stage_has_vision(stage)) check(lvp_stage_encode(stage, n_images, in, slots, chain->payload[1 - from]), "encode");
-        else check(lvp_stage_park(stage, n_images, base, slots), "park");
+        if (lvp_stage_has_vision(stage))
+            check(lvp_stage_encode(stage, n_images, in, slots, chain->payload[1 - from]), "encode");
+        else
+            check(lvp_stage_park(stage, n_images, base, slots), "park");
         if (chain->ranges[s].merge) return;
         from = 1 - from;
     }
@@ -102,16 +116,22 @@ void chain_step(struct chain *chain, struct lvp_step_seq *seqs, int n_seqs, int3
     int from = 0;
     for (int s = 0; s < chain->partition.n_stages; s++) {
         if (!lvp_stage_has_decoder(chain->stages[s])) continue;
-        struct lvp_step_output output = {.x = chain->payload[1 - from], .positions = chain->positions[1 - from],
-                                         .tokens = tokens, .logprobs = logprobs};
+        struct lvp_step_output output = {.x = chain->payload[1 - from],
+                                         .positions = chain->positions[1 - from],
+                                         .tokens = tokens,
+                                         .logprobs = logprobs};
         bool first = chain->ranges[s].merge;
-        check(lvp_stage_step(chain->stages[s], &step, first ? NULL : chain->payload[from], first ? NULL : chain->positions[from],
-                             &output), "step");
+        check(lvp_stage_step(chain->stages[s], &step, first ? NULL : chain->payload[from],
+                             first ? NULL : chain->positions[from], &output),
+              "step");
         from = 1 - from;
     }
 }
 
-struct lvp_stage *chain_last(const struct chain *chain) { return chain->stages[chain->partition.n_stages - 1]; }
+struct lvp_stage *chain_last(const struct chain *chain)
+{
+    return chain->stages[chain->partition.n_stages - 1];
+}
 
 void chain_release(struct chain *chain, int slot)
 {

@@ -23,7 +23,7 @@ struct chain_options {
     const char *model;      // folder with lvpruning.safetensors
     const char *kernel_set; // "ref" or one of the CPU's
     enum lvp_dtype dtype;
-    const char *keep;       // NULL: dense
+    const char *keep; // NULL: dense
     enum lvp_pruner_kind pruner;
     int threads, max_rows, max_seqs;
     const struct lvp_partition *partition; // NULL: one stage

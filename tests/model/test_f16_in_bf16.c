@@ -1,11 +1,13 @@
-// An f16 checkpoint run in bf16 against the same in f32: how much the logits move and how many kept tokens stay the same.
-// Prints the figures docs/design.md reports; fails when they leave the range that rounding to 8 bits of mantissa explains.
+// An f16 checkpoint run in bf16 against the same in f32: how much the logits move and how many kept tokens stay the
+// same. Prints the figures docs/design.md reports; fails when they leave the range that rounding to 8 bits of mantissa
+// explains.
 #include "tests/model/chain.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
+
 #include <cmocka.h>
 
 #define MODEL "tests/golden/models/sparse-config-f16"
@@ -22,8 +24,13 @@ struct outcome {
 static size_t prefill(enum lvp_dtype dtype, const char *kernel_set, bool pruned, unsigned seed, struct outcome *out)
 {
     struct chain chain;
-    struct chain_options options = {.model = MODEL, .kernel_set = kernel_set, .dtype = dtype, .keep = pruned ? "0.5" : NULL,
-                                    .pruner = pruned ? LVP_PRUNER_LVPRUNING : LVP_PRUNER_NONE, .threads = 1, .max_rows = MAX_ROWS,
+    struct chain_options options = {.model = MODEL,
+                                    .kernel_set = kernel_set,
+                                    .dtype = dtype,
+                                    .keep = pruned ? "0.5" : NULL,
+                                    .pruner = pruned ? LVP_PRUNER_LVPRUNING : LVP_PRUNER_NONE,
+                                    .threads = 1,
+                                    .max_rows = MAX_ROWS,
                                     .max_seqs = 1};
     chain_open(&options, &chain);
     const struct lvp_model_config *config = chain.config;
@@ -37,7 +44,8 @@ static size_t prefill(enum lvp_dtype dtype, const char *kernel_set, bool pruned,
         if (ids[i] == config->image_token_id) ids[i]--;
     ids[4] = config->image_token_id;
     chain_encode(&chain, 1, pixels, &slot);
-    struct lvp_step_seq seq = {.prefill = true, .max_new = 1, .n_ids = IDS, .ids = ids, .n_images = 1, .image_slots = &slot, .top_p = 1};
+    struct lvp_step_seq seq = {
+        .prefill = true, .max_new = 1, .n_ids = IDS, .ids = ids, .n_images = 1, .image_slots = &slot, .top_p = 1};
     chain_step(&chain, &seq, 1, &token, &logprob);
     assert_int_equal(lvp_stage_all_logits(chain_last(&chain), out->logits, out->positions, &out->n_rows), LVP_OK);
     size_t vocab = (size_t)config->text.vocab;
@@ -69,8 +77,8 @@ static void report(void **state)
             for (int j = 0; j < rounded->n_rows; j++) same += exact->positions[i] == rounded->positions[j];
     }
     double nmse = error / power, overlap = (double)same / kept;
-    print_message("f16 checkpoint in bf16 on %s: logits NMSE %.2g, %.1f %% of the surviving rows are the same\n", kernel_set, nmse,
-                  100 * overlap);
+    print_message("f16 checkpoint in bf16 on %s: logits NMSE %.2g, %.1f %% of the surviving rows are the same\n",
+                  kernel_set, nmse, 100 * overlap);
     assert_true(nmse < 1e-3);
     assert_true(overlap > 0.9);
     free(exact);

@@ -1,5 +1,6 @@
-// Parity with transformers: every golden case and scenario, in f32, on every kernel set of this CPU and on the reference.
-// Protects: loading of every layout, the model's arithmetic, pruning decisions, positions, KV by layer group, decoding.
+// Parity with transformers: every golden case and scenario, in f32, on every kernel set of this CPU and on the
+// reference. Protects: loading of every layout, the model's arithmetic, pruning decisions, positions, KV by layer
+// group, decoding.
 #include "tests/model/chain.h"
 
 #include <dirent.h>
@@ -8,6 +9,7 @@
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
+
 #include <cmocka.h>
 
 #define CASES "tests/golden/models"
@@ -43,10 +45,12 @@ static double nmse(const float *x, const float *truth, size_t n)
 }
 
 // Rows that are left after the last layer, and the logits of the text rows among them.
-static void compare_prefill(struct chain *chain, const struct lvp_safetensors *golden, const char *scenario, const char *what)
+static void compare_prefill(struct chain *chain, const struct lvp_safetensors *golden, const char *scenario,
+                            const char *what)
 {
     size_t n_rows, n_text, n_logits, vocab = (size_t)chain->config->text.vocab;
-    float *rows = values(find(golden, scenario, "rows"), &n_rows), *text = values(find(golden, scenario, "text_rows"), &n_text);
+    float *rows = values(find(golden, scenario, "rows"), &n_rows),
+          *text = values(find(golden, scenario, "text_rows"), &n_text);
     float *truth = values(find(golden, scenario, "logits"), &n_logits);
     float *logits = malloc(n_rows * vocab * sizeof *logits);
     int32_t *positions = malloc(n_rows * sizeof *positions);
@@ -54,7 +58,8 @@ static void compare_prefill(struct chain *chain, const struct lvp_safetensors *g
     assert_int_equal(lvp_stage_all_logits(chain_last(chain), logits, positions, &n), LVP_OK);
     if ((size_t)n != n_rows) fail_msg("%s: %d rows are left, %zu in the golden", what, n, n_rows);
     for (size_t i = 0; i < n_rows; i++)
-        if (positions[i] != (int)rows[i]) fail_msg("%s: row %zu has position %d, not %d", what, i, positions[i], (int)rows[i]);
+        if (positions[i] != (int)rows[i])
+            fail_msg("%s: row %zu has position %d, not %d", what, i, positions[i], (int)rows[i]);
     size_t t = 0;
     for (size_t i = 0; i < n_rows && t < n_text; i++)
         if ((int)rows[i] == (int)text[t]) memmove(logits + t++ * vocab, logits + i * vocab, vocab * sizeof *logits);
@@ -68,16 +73,22 @@ static void compare_prefill(struct chain *chain, const struct lvp_safetensors *g
     free(positions);
 }
 
-static void run_scenario(const char *model, const struct lvp_safetensors *golden, const char *scenario, const char *kernel_set)
+static void run_scenario(const char *model, const struct lvp_safetensors *golden, const char *scenario,
+                         const char *kernel_set)
 {
     char what[512], key[128];
     (void)snprintf(what, sizeof what, "%s %s on %s", model, scenario, kernel_set);
     (void)snprintf(key, sizeof key, "%s.keep", scenario);
     const char *keep = lvp_safetensors_metadata(golden, key);
     struct chain chain;
-    struct chain_options options = {.model = model, .kernel_set = kernel_set, .dtype = LVP_F32, .keep = keep,
+    struct chain_options options = {.model = model,
+                                    .kernel_set = kernel_set,
+                                    .dtype = LVP_F32,
+                                    .keep = keep,
                                     .pruner = keep != NULL ? LVP_PRUNER_LVPRUNING : LVP_PRUNER_NONE,
-                                    .threads = 1, .max_rows = 1024, .max_seqs = 2};
+                                    .threads = 1,
+                                    .max_rows = 1024,
+                                    .max_seqs = 2};
     chain_open(&options, &chain);
     size_t n_ids, n_pixels, n_tokens;
     float *ids = values(find(golden, scenario, "prompt_ids"), &n_ids);
@@ -90,13 +101,20 @@ static void run_scenario(const char *model, const struct lvp_safetensors *golden
     float logprob = 0;
     for (size_t i = 0; i < n_ids; i++) prompt[i] = (int32_t)ids[i];
     chain_encode(&chain, n_images, pixels, slots);
-    struct lvp_step_seq seq = {.slot = 1, .prefill = true, .max_new = NEW_TOKENS, .n_ids = (int)n_ids, .ids = prompt,
-                               .n_images = n_images, .image_slots = slots, .top_p = 1};
+    struct lvp_step_seq seq = {.slot = 1,
+                               .prefill = true,
+                               .max_new = NEW_TOKENS,
+                               .n_ids = (int)n_ids,
+                               .ids = prompt,
+                               .n_images = n_images,
+                               .image_slots = slots,
+                               .top_p = 1};
     chain_step(&chain, &seq, 1, &token, &logprob);
     compare_prefill(&chain, golden, scenario, what);
     for (int t = 0; t < NEW_TOKENS; t++) {
         if (token != (int32_t)tokens[t]) fail_msg("%s: token %d is %d, not %d", what, t, token, (int32_t)tokens[t]);
-        if (fabsf(logprob - logprobs[t]) > 1e-4f) fail_msg("%s: logprob %d is %g, not %g", what, t, (double)logprob, (double)logprobs[t]);
+        if (fabsf(logprob - logprobs[t]) > 1e-4f)
+            fail_msg("%s: logprob %d is %g, not %g", what, t, (double)logprob, (double)logprobs[t]);
         int32_t previous = token;
         struct lvp_step_seq decode = {.slot = 1, .position = n_rows + t, .n_ids = 1, .ids = &previous, .top_p = 1};
         if (t + 1 < NEW_TOKENS) chain_step(&chain, &decode, 1, &token, &logprob);
@@ -151,6 +169,7 @@ int main(void)
 {
     struct CMUnitTest tests[sizeof kernel_sets / sizeof *kernel_sets];
     for (size_t i = 0; i < sizeof kernel_sets / sizeof *kernel_sets; i++)
-        tests[i] = (struct CMUnitTest){.name = kernel_sets[i], .test_func = check_kernel_set, .initial_state = (void *)(size_t)kernel_sets[i]};
+        tests[i] = (struct CMUnitTest){
+            .name = kernel_sets[i], .test_func = check_kernel_set, .initial_state = (void *)(size_t)kernel_sets[i]};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

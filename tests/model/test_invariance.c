@@ -1,11 +1,12 @@
-// The promise of the engine: on one numeric path a sequence's tokens and log-probabilities depend on its own prompt and image
-// only. Here the model runs in one process; partitions, batches and threads change, and nothing else may.
+// The promise of the engine: on one numeric path a sequence's tokens and log-probabilities depend on its own prompt and
+// image only. Here the model runs in one process; partitions, batches and threads change, and nothing else may.
 #include "tests/model/chain.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
+
 #include <cmocka.h>
 
 #define CASES "tests/golden/models/"
@@ -53,9 +54,14 @@ static void make_prompts(const struct lvp_model_config *config, struct prompts *
 
 static struct lvp_step_seq sequence(const struct prompts *p, struct result *r, int s, int token, float temperature)
 {
-    struct lvp_step_seq seq = {.slot = N_SEQS - s, .prefill = token == 0, .max_new = NEW_TOKENS,
-                               .temperature = temperature, .top_p = 0.9f, .token_index = (uint32_t)token,
-                               .sampling_key = 1000 + (uint64_t)s, .random_key = (uint64_t)s};
+    struct lvp_step_seq seq = {.slot = N_SEQS - s,
+                               .prefill = token == 0,
+                               .max_new = NEW_TOKENS,
+                               .temperature = temperature,
+                               .top_p = 0.9f,
+                               .token_index = (uint32_t)token,
+                               .sampling_key = 1000 + (uint64_t)s,
+                               .random_key = (uint64_t)s};
     if (token == 0) {
         seq.n_ids = p->n_ids[s];
         seq.ids = p->ids[s];
@@ -69,9 +75,10 @@ static struct lvp_step_seq sequence(const struct prompts *p, struct result *r, i
     return seq;
 }
 
-// `together` 0: each sequence alone from start to end. Else sequence s starts at step s * stagger and shares its steps with
-// whatever else runs then.
-static void generate(const struct chain_options *options, int stagger, bool together, float temperature, struct result *r)
+// `together` 0: each sequence alone from start to end. Else sequence s starts at step s * stagger and shares its steps
+// with whatever else runs then.
+static void generate(const struct chain_options *options, int stagger, bool together, float temperature,
+                     struct result *r)
 {
     struct chain chain;
     struct prompts prompts;
@@ -80,8 +87,8 @@ static void generate(const struct chain_options *options, int stagger, bool toge
     size_t pixels = 3 * (size_t)chain.config->vision.image_size * (size_t)chain.config->vision.image_size;
     for (int s = 0; s < N_SEQS; s++) // images of one job change with `together` as well
         for (int i = 0; i < prompts.n_images[s]; i += together ? prompts.n_images[s] : 1)
-            chain_encode(&chain, together ? prompts.n_images[s] : 1, prompts.pixels + (size_t)prompts.slots[s][i] * pixels,
-                         &prompts.slots[s][i]);
+            chain_encode(&chain, together ? prompts.n_images[s] : 1,
+                         prompts.pixels + (size_t)prompts.slots[s][i] * pixels, &prompts.slots[s][i]);
     memset(r, 0, sizeof *r);
     for (int step = 0, left = N_SEQS * NEW_TOKENS; left > 0; step++) {
         struct lvp_step_seq seqs[N_SEQS];
@@ -127,7 +134,12 @@ static void random_partition(const struct lvp_model_config *config, uint32_t *st
     }
 }
 
-static const struct { const char *model; enum lvp_pruner_kind pruner; const char *keep; float temperature; } settings[] = {
+static const struct {
+    const char *model;
+    enum lvp_pruner_kind pruner;
+    const char *keep;
+    float temperature;
+} settings[] = {
     {CASES "plain-f32", LVP_PRUNER_LVPRUNING, "0.5", 0.0f},
     {CASES "gqa-sharded-bf16", LVP_PRUNER_LVPRUNING, "0.6", 0.8f},
     {CASES "deep-narrow", LVP_PRUNER_RANDOM, "0.5", 0.7f},
@@ -141,8 +153,14 @@ static void check(void **state, enum lvp_dtype dtype)
     const char *best = lvp_cpu_best_kernel_set();
     uint32_t random = 42;
     for (size_t i = 0; i < sizeof settings / sizeof *settings; i++) {
-        struct chain_options options = {.model = settings[i].model, .kernel_set = best, .dtype = dtype, .keep = settings[i].keep,
-                                        .pruner = settings[i].pruner, .threads = 1, .max_rows = 2000, .max_seqs = N_SEQS + 1};
+        struct chain_options options = {.model = settings[i].model,
+                                        .kernel_set = best,
+                                        .dtype = dtype,
+                                        .keep = settings[i].keep,
+                                        .pruner = settings[i].pruner,
+                                        .threads = 1,
+                                        .max_rows = 2000,
+                                        .max_seqs = N_SEQS + 1};
         struct result alone, other;
         float temperature = settings[i].temperature;
         generate(&options, 0, false, temperature, &alone);
@@ -167,8 +185,14 @@ static void check(void **state, enum lvp_dtype dtype)
     }
 }
 
-static void invariance_bf16(void **state) { check(state, LVP_BF16); }
-static void invariance_f32(void **state) { check(state, LVP_F32); }
+static void invariance_bf16(void **state)
+{
+    check(state, LVP_BF16);
+}
+static void invariance_f32(void **state)
+{
+    check(state, LVP_F32);
+}
 
 int main(void)
 {

@@ -1,5 +1,5 @@
-// Nothing is allocated inside a step or an encode job: every buffer is sized by the plan and made before. The allocator's entry
-// points are replaced here and count, in every thread and in the C library too, while a step runs.
+// Nothing is allocated inside a step or an encode job: every buffer is sized by the plan and made before. The
+// allocator's entry points are replaced here and count, in every thread and in the C library too, while a step runs.
 #include "tests/model/chain.h"
 
 #include <setjmp.h>
@@ -116,8 +116,14 @@ static int generate(struct chain *chain, const struct prompts *p, int n_seqs, fl
     n += counted();
     for (int token = 0; token < NEW_TOKENS; token++) {
         for (int s = 0; s < n_seqs; s++) {
-            seqs[s] = (struct lvp_step_seq){.slot = s, .prefill = token == 0, .max_new = NEW_TOKENS, .temperature = temperature,
-                                            .top_p = 0.9f, .n_ids = 1, .ids = &tokens[s], .token_index = (uint32_t)token,
+            seqs[s] = (struct lvp_step_seq){.slot = s,
+                                            .prefill = token == 0,
+                                            .max_new = NEW_TOKENS,
+                                            .temperature = temperature,
+                                            .top_p = 0.9f,
+                                            .n_ids = 1,
+                                            .ids = &tokens[s],
+                                            .token_index = (uint32_t)token,
                                             .position = p->n_ids[s] - 1 + lvp_vision_tokens(chain->config) + token - 1};
             if (token > 0) continue;
             seqs[s].n_ids = p->n_ids[s];
@@ -136,8 +142,14 @@ static int generate(struct chain *chain, const struct prompts *p, int n_seqs, fl
 static void check(const char *model, const char *kernel_set, enum lvp_dtype dtype, int threads, float temperature)
 {
     struct lvp_partition partition = {.n_stages = 2};
-    struct chain_options options = {.model = model, .kernel_set = kernel_set, .dtype = dtype, .keep = "0.5",
-                                    .pruner = LVP_PRUNER_LVPRUNING, .threads = threads, .max_rows = 1200, .max_seqs = N_SEQS};
+    struct chain_options options = {.model = model,
+                                    .kernel_set = kernel_set,
+                                    .dtype = dtype,
+                                    .keep = "0.5",
+                                    .pruner = LVP_PRUNER_LVPRUNING,
+                                    .threads = threads,
+                                    .max_rows = 1200,
+                                    .max_seqs = N_SEQS};
     struct chain chain;
     struct prompts prompts;
     for (int n_stages = 1; n_stages <= 2; n_stages++) { // whole, and cut behind the first decoder layer
@@ -148,7 +160,8 @@ static void check(const char *model, const char *kernel_set, enum lvp_dtype dtyp
         partition.first[2] = lvp_block_count(chain.config);
         (void)generate(&chain, &prompts, 2, temperature); // a first step may wake threads and fault pages in
         int n = generate(&chain, &prompts, N_SEQS, temperature);
-        if (n > 0) fail_msg("%d allocations inside steps (%s, %d threads, %d stages)", n, kernel_set, threads, n_stages);
+        if (n > 0)
+            fail_msg("%d allocations inside steps (%s, %d threads, %d stages)", n, kernel_set, threads, n_stages);
         free(prompts.pixels);
         chain_close(&chain);
     }

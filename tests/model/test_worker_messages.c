@@ -69,7 +69,10 @@ static void tell(struct told *told, int n_stages, const int *cuts, int stage)
     setup->max_pixels = 1000000;
 }
 
-static void forget(struct told *told) { free(told->setup.model); }
+static void forget(struct told *told)
+{
+    free(told->setup.model);
+}
 
 static void expect_setup(const Lvp__Setup *setup, const char *field)
 {
@@ -280,7 +283,8 @@ static void expect_step(struct step *step, const char *text)
     if (text == NULL) {
         assert_int_equal(status, LVP_OK);
     } else {
-        if (status != LVP_ERR_FORMAT && status != LVP_ERR_INTERNAL) fail_msg("a step that should say '%s' was taken", text);
+        if (status != LVP_ERR_FORMAT && status != LVP_ERR_INTERNAL)
+            fail_msg("a step that should say '%s' was taken", text);
         if (strstr(said, text) == NULL) fail_msg("'%s' does not say '%s'", said, text);
     }
     stop(compute);
@@ -408,9 +412,12 @@ static void test_bytes_that_are_no_message(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_setup),   cmocka_unit_test(test_setup_against_the_model),
-        cmocka_unit_test(test_step),    cmocka_unit_test(test_encode),
-        cmocka_unit_test(test_release), cmocka_unit_test(test_work_for_another_stage),
+        cmocka_unit_test(test_setup),
+        cmocka_unit_test(test_setup_against_the_model),
+        cmocka_unit_test(test_step),
+        cmocka_unit_test(test_encode),
+        cmocka_unit_test(test_release),
+        cmocka_unit_test(test_work_for_another_stage),
         cmocka_unit_test(test_bytes_that_are_no_message),
     };
     return cmocka_run_group_tests(tests, set_up, NULL);

@@ -1,5 +1,5 @@
-// What every transport promises, asked of each: the loop inside this process, and MPI with this process as its only rank,
-// sending to itself. Nothing here blocks; a transfer that does not end within its deadline fails the test.
+// What every transport promises, asked of each: the loop inside this process, and MPI with this process as its only
+// rank, sending to itself. Nothing here blocks; a transfer that does not end within its deadline fails the test.
 #include "common/clock.h"
 #include "common/transport.h"
 
@@ -76,7 +76,8 @@ static enum lvp_status finish(struct lvp_transport *end, struct lvp_transfer *tr
         bool done = false, ignored = false;
         enum lvp_status status = end->ops->test(end, transfer, &done);
         if (status != LVP_OK || done) return status;
-        if (partner != NULL) assert_int_equal(other->ops->test(other, partner, &ignored), LVP_OK); // both sides must poll
+        if (partner != NULL)
+            assert_int_equal(other->ops->test(other, partner, &ignored), LVP_OK); // both sides must poll
         if (lvp_now() > deadline) fail_msg("a transfer did not end");
         sched_yield();
     }
@@ -172,7 +173,8 @@ static void test_tags_do_not_block_each_other(void **state)
 static void test_larger_than_capacity(void **state)
 {
     struct pair *pair = *state;
-    bool to_itself = pair->ends[0] == pair->ends[1]; // Open MPI cuts a message to oneself silently where the receive waited
+    bool to_itself =
+        pair->ends[0] == pair->ends[1]; // Open MPI cuts a message to oneself silently where the receive waited
     for (int i = to_itself ? 1 : 0; i < 2; i++) {
         size_t n = 101; // of a large one MPI promises nothing, see common/transport.h
         unsigned char *sent = pattern(n, 1), received[101];
@@ -300,7 +302,8 @@ static void test_wrong_peer(void **state)
 
 int main(int argc, char **argv)
 {
-    const struct CMUnitTest loop[] = {COMMON(open_loop), cmocka_unit_test_setup_teardown(test_threads, open_loop, close_pair),
+    const struct CMUnitTest loop[] = {COMMON(open_loop),
+                                      cmocka_unit_test_setup_teardown(test_threads, open_loop, close_pair),
                                       cmocka_unit_test_setup_teardown(test_cancelled_send, open_loop, close_pair)};
     const struct CMUnitTest mpi[] = {COMMON(open_mpi)};
     int provided = 0;

@@ -1,5 +1,5 @@
-// The demo's two tokenizer files, tokenizer.json and tokenizer.model, must agree, so that it does not matter which one a reader of
-// the folder takes.
+// The demo's two tokenizer files, tokenizer.json and tokenizer.model, must agree, so that it does not matter which one
+// a reader of the folder takes.
 #include "common/prompt.h"
 #include "common/tokenizer.h"
 
@@ -25,7 +25,8 @@ static void link_into_temp(const char *name)
     assert_int_equal(symlink(target, temp_path(name)), 0);
 }
 
-static void compare(const struct lvp_tokenizer *fast, const struct lvp_tokenizer *slow, const char *text, size_t n_bytes)
+static void compare(const struct lvp_tokenizer *fast, const struct lvp_tokenizer *slow, const char *text,
+                    size_t n_bytes)
 {
     int32_t *a = NULL, *b = NULL;
     size_t n_a = 0, n_b = 0;
@@ -41,7 +42,8 @@ static void both_files_agree(void **state)
     (void)state;
     struct lvp_tokenizer *fast = NULL, *slow = NULL;
     struct lvp_chat_template *chat = NULL;
-    static const char *const files[] = {"tokenizer.model", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"};
+    static const char *const files[] = {"tokenizer.model", "tokenizer_config.json", "special_tokens_map.json",
+                                        "added_tokens.json"};
     for (size_t i = 0; i < sizeof files / sizeof *files; i++) link_into_temp(files[i]);
     assert_int_equal(lvp_tokenizer_open(DEMO, &fast), LVP_OK);
     assert_int_equal(lvp_tokenizer_open(temp_folder, &slow), LVP_OK);

@@ -30,8 +30,12 @@ static int tear_down(void **state)
 static struct lvp_kv_cache *create(int first_layer, int end_layer, const int pages[3])
 {
     struct lvp_kv_cache *cache = NULL;
-    struct lvp_kv_cache_config config = {.first_layer = first_layer, .end_layer = end_layer, .max_seqs = MAX_SEQS,
-                                         .max_kv_len = MAX_KV, .kv_heads = 2, .head_dim = 8};
+    struct lvp_kv_cache_config config = {.first_layer = first_layer,
+                                         .end_layer = end_layer,
+                                         .max_seqs = MAX_SEQS,
+                                         .max_kv_len = MAX_KV,
+                                         .kv_heads = 2,
+                                         .head_dim = 8};
     memcpy(config.n_pages, pages, 3 * sizeof *pages);
     assert_int_equal(lvp_kv_cache_create(backend, &prune, &config, &cache), LVP_OK);
     return cache;
@@ -39,7 +43,8 @@ static struct lvp_kv_cache *create(int first_layer, int end_layer, const int pag
 
 static struct lvp_step_seq prefill(int slot, int n_text, int n_images, int max_new)
 {
-    return (struct lvp_step_seq){.slot = slot, .prefill = true, .n_ids = n_text + n_images, .n_images = n_images, .max_new = max_new};
+    return (struct lvp_step_seq){
+        .slot = slot, .prefill = true, .n_ids = n_text + n_images, .n_images = n_images, .max_new = max_new};
 }
 
 static void test_pages_are_exclusive(void **state)
@@ -66,7 +71,8 @@ static void test_pages_are_exclusive(void **state)
                 assert_in_range(slots[i], 0, PAGES * LVP_KV_PAGE - 1);
                 assert_int_equal(owner[slots[i]], -1);
                 owner[slots[i]] = slot;
-                assert_int_equal(slots[i], lvp_kv_cache_pages(cache, slot, 1)[at / LVP_KV_PAGE] * LVP_KV_PAGE + at % LVP_KV_PAGE);
+                assert_int_equal(slots[i],
+                                 lvp_kv_cache_pages(cache, slot, 1)[at / LVP_KV_PAGE] * LVP_KV_PAGE + at % LVP_KV_PAGE);
             }
             length[slot] += n;
             assert_int_equal(lvp_kv_cache_length(cache, slot, 1), length[slot]);

@@ -1,5 +1,6 @@
-// The scheduler alone. A model of what the stages hold is kept beside it, from the definitions in common/step.h, and every
-// step it plans is checked against that: no slot twice, no page too many, nobody in two steps, everybody done at last.
+// The scheduler alone. A model of what the stages hold is kept beside it, from the definitions in common/step.h, and
+// every step it plans is checked against that: no slot twice, no page too many, nobody in two steps, everybody done at
+// last.
 #include "coordinator/scheduler.h"
 
 #include <setjmp.h>
@@ -16,9 +17,9 @@ enum { MAX_SEQS = 64, MAX_STEPS = 16 };
 
 struct request {
     int n_text, n_images, max_new;
-    int length;    // tokens it will really generate, 1..max_new
+    int length; // tokens it will really generate, 1..max_new
     int generated;
-    int slot;      // -1: not admitted
+    int slot; // -1: not admitted
     bool in_step, done;
 };
 
@@ -36,8 +37,8 @@ struct simulation {
     int pages[LVP_MAX_DEPTHS];        // held
     struct flight flights[MAX_STEPS];
     int first, n_flights;
-    int n_steps, n_alone;             // alone: steps of one prompt over the budget
-    int last_started;                 // requests are prefilled in the order they were added
+    int n_steps, n_alone; // alone: steps of one prompt over the budget
+    int last_started;     // requests are prefilled in the order they were added
 };
 
 static uint32_t random_state = 1;
@@ -62,8 +63,10 @@ static struct lvp_scheduler_config config_of(int n_stages, int max_seqs, int bat
 
 static int pages_needed(const struct simulation *sim, const struct request *request, int depth)
 {
-    struct lvp_step_seq seq = {.prefill = true, .n_ids = request->n_text + request->n_images,
-                               .n_images = request->n_images, .max_new = request->max_new};
+    struct lvp_step_seq seq = {.prefill = true,
+                               .n_ids = request->n_text + request->n_images,
+                               .n_images = request->n_images,
+                               .max_new = request->max_new};
     return (lvp_seq_kv_slots(&sim->config.prune, &seq, depth) + sim->config.page_slots - 1) / sim->config.page_slots;
 }
 
@@ -150,7 +153,8 @@ static void add(struct simulation *sim)
     struct request *request = &sim->requests[sim->n_added++];
     request->slot = -1;
     assert_true(lvp_scheduler_fits(sim->scheduler, request->n_text, request->n_images, request->max_new));
-    assert_int_equal(lvp_scheduler_add(sim->scheduler, request, request->n_text, request->n_images, request->max_new), LVP_OK);
+    assert_int_equal(lvp_scheduler_add(sim->scheduler, request, request->n_text, request->n_images, request->max_new),
+                     LVP_OK);
     assert_int_equal(lvp_scheduler_load(sim->scheduler), sim->n_added - sim->n_done);
 }
 
@@ -186,15 +190,21 @@ static void test_thousands_of_requests(void **state)
     (void)state;
     enum { N = 3000 };
     struct request *requests = malloc(N * sizeof *requests);
-    static const struct { int n_stages, max_seqs, batch_tokens, pages; } cases[] = {
+    static const struct {
+        int n_stages, max_seqs, batch_tokens, pages;
+    } cases[] = {
         {1, 8, 1024, 80}, {4, 32, 512, 200}, {4, 32, 200, 60}, {3, 64, 4096, 1000}, {8, 5, 64, 40},
     };
     for (size_t c = 0; c < sizeof cases / sizeof *cases; c++) {
-        struct simulation sim = {.config = config_of(cases[c].n_stages, cases[c].max_seqs, cases[c].batch_tokens, cases[c].pages),
-                                 .requests = requests, .n_requests = N};
+        struct simulation sim = {
+            .config = config_of(cases[c].n_stages, cases[c].max_seqs, cases[c].batch_tokens, cases[c].pages),
+            .requests = requests,
+            .n_requests = N};
         for (int i = 0; i < N; i++) {
             int max_new = 1 + next_random(64);
-            requests[i] = (struct request){.n_text = 1 + next_random(100), .n_images = next_random(3), .max_new = max_new,
+            requests[i] = (struct request){.n_text = 1 + next_random(100),
+                                           .n_images = next_random(3),
+                                           .max_new = max_new,
                                            .length = 1 + next_random(max_new)};
         }
         simulate(&sim);
@@ -237,12 +247,14 @@ static void test_admission_is_exact(void **state)
                                       {.n_text = 33, .n_images = 1, .max_new = 5, .slot = -1}};
         struct simulation sim = {.config = config_of(2, 4, 1024, 0), .requests = requests};
         struct lvp_planned_seq seqs[MAX_SEQS];
-        for (int d = 0; d <= 3; d++) sim.config.kv_pages[d] = pages_needed(&sim, &requests[0], d) + pages_needed(&sim, &requests[1], d);
+        for (int d = 0; d <= 3; d++)
+            sim.config.kv_pages[d] = pages_needed(&sim, &requests[0], d) + pages_needed(&sim, &requests[1], d);
         for (int missing = 0; missing < 2; missing++) {
             sim.config.kv_pages[depth] -= missing;
             assert_int_equal(lvp_scheduler_create(&sim.config, &sim.scheduler), LVP_OK);
             for (int i = 0; i < 2; i++)
-                assert_int_equal(lvp_scheduler_add(sim.scheduler, &requests[i], requests[i].n_text, 1, requests[i].max_new), LVP_OK);
+                assert_int_equal(
+                    lvp_scheduler_add(sim.scheduler, &requests[i], requests[i].n_text, 1, requests[i].max_new), LVP_OK);
             assert_int_equal(lvp_scheduler_next(sim.scheduler, seqs), missing == 0 ? 2 : 1);
             assert_int_equal(lvp_scheduler_next(sim.scheduler, seqs), 0);
             lvp_scheduler_destroy(sim.scheduler);
@@ -274,8 +286,8 @@ static void test_what_never_fits_is_said(void **state)
     struct lvp_scheduler *scheduler = NULL;
     bool finished[1] = {true};
     assert_int_equal(lvp_scheduler_create(&config, &scheduler), LVP_OK);
-    assert_true(lvp_scheduler_fits(scheduler, 40, 1, 8));   // 192
-    assert_false(lvp_scheduler_fits(scheduler, 40, 1, 9));  // 193
+    assert_true(lvp_scheduler_fits(scheduler, 40, 1, 8));  // 192
+    assert_false(lvp_scheduler_fits(scheduler, 40, 1, 9)); // 193
     assert_int_equal(lvp_scheduler_add(scheduler, &config, 40, 1, 9), LVP_ERR_INTERNAL);
     assert_int_equal(lvp_scheduler_load(scheduler), 0);
     lvp_error_clear();
@@ -287,9 +299,12 @@ static void test_what_never_fits_is_said(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_thousands_of_requests),      cmocka_unit_test(test_progress_with_minimal_budgets),
-        cmocka_unit_test(test_oversize_prompt_runs_alone), cmocka_unit_test(test_admission_is_exact),
-        cmocka_unit_test(test_decodes_are_spread_over_the_stages), cmocka_unit_test(test_what_never_fits_is_said),
+        cmocka_unit_test(test_thousands_of_requests),
+        cmocka_unit_test(test_progress_with_minimal_budgets),
+        cmocka_unit_test(test_oversize_prompt_runs_alone),
+        cmocka_unit_test(test_admission_is_exact),
+        cmocka_unit_test(test_decodes_are_spread_over_the_stages),
+        cmocka_unit_test(test_what_never_fits_is_said),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -53,9 +53,9 @@ static void test_layout(void **state)
 {
     (void)state;
     static const unsigned char expected[56] = {
-        'L', 'V', 'P', 'H', 1, 0, 1, 0, 8, 7, 6, 5, 4, 3, 2, 1, // magic, version, kind, number
-        0x31, 1, 0, 0, 0, 0x10, 0, 0, LVP_BF16, 0, 0, 0, 3, 0, 0, 0, // rows, width, dtype, parts
-        0, 0x20, 0x26, 0, 0, 0, 0, 0, 0x20, 1, 0, 0, 0, 0, 0, 0};  // payload bytes, vision rows
+        'L',  'V',  'P',  'H', 1, 0,    1, 0, 8,        7, 6, 5, 4, 3, 2, 1,  // magic, version, kind, number
+        0x31, 1,    0,    0,   0, 0x10, 0, 0, LVP_BF16, 0, 0, 0, 3, 0, 0, 0,  // rows, width, dtype, parts
+        0,    0x20, 0x26, 0,   0, 0,    0, 0, 0x20,     1, 0, 0, 0, 0, 0, 0}; // payload bytes, vision rows
     unsigned char bytes[LVP_HOP_HEADER_BYTES];
     lvp_hop_header_pack(&example, bytes);
     assert_memory_equal(bytes, expected, sizeof expected);

@@ -8,8 +8,9 @@ enum lvp_status lvp_ref_alloc(struct lvp_backend *backend, size_t n_bytes, void 
     (void)backend;
     *memory = NULL;
     if (n_bytes > SIZE_MAX / 2) return lvp_fail(LVP_ERR_MEMORY, "an allocation of %zu bytes is out of bounds", n_bytes);
-    // calloc, not aligned_alloc and memset: large buffers come as zero pages that cost nothing until they are touched, and KV
-    // pools and work space for the longest prompt are mostly never touched. What calloc gave is kept in front of the buffer.
+    // calloc, not aligned_alloc and memset: large buffers come as zero pages that cost nothing until they are touched,
+    // and KV pools and work space for the longest prompt are mostly never touched. What calloc gave is kept in front of
+    // the buffer.
     char *base = calloc(1, n_bytes + 128);
     if (base == NULL) return lvp_fail(LVP_ERR_MEMORY, "out of memory for %zu bytes", n_bytes);
     char *aligned = base + 128 - (uintptr_t)base % 64;

@@ -44,8 +44,8 @@ static inline vf vf_sigmoid(vf x)
 }
 
 // Standard normal distribution function, (1 + erf(x / sqrt 2)) / 2. Near 0 a polynomial of erf; further out erfc as
-// e^polynomial, so that the negative tail keeps its relative accuracy. train/fit_normal_cdf.py fits both polynomials and
-// measures, in steps of 7e-5 over [-8, 8], an error below 7e-8.
+// e^polynomial, so that the negative tail keeps its relative accuracy. train/fit_normal_cdf.py fits both polynomials
+// and measures, in steps of 7e-5 over [-8, 8], an error below 7e-8.
 static inline vf vf_normal_cdf(vf x)
 {
     vf z = x * 0.70710678F;
