@@ -1,259 +1,28 @@
-#include "worker/stage.h"
-
-#include "worker/decoder.h"
-#include "worker/kv_cache.h"
-#include "worker/vision.h"
+#include "worker/stage_state.h"
 #include "worker/weights.h"
-
-#include <stdlib.h>
-
-struct head {
-    float *norm;
-    struct lvp_linear *lm_head;
-    float *rows;                   // [max_seqs, C] last rows, then normed
-    float *logits;                 // [max_seqs, vocab]
-    int32_t *tokens;               // [max_seqs]
-    float *logprobs;               // [max_seqs]
-    struct lvp_sampling *sampling; // [max_seqs] host
-};
-
-struct lvp_stage {
-    struct lvp_backend *backend;
-    struct lvp_model_config config;
-    struct lvp_prune_counts prune;
-    struct lvp_stage_range range;
-    struct lvp_stage_limits limits;
-    enum lvp_pruner_kind pruner_kind;
-    int depth_in, depth_out; // prune points passed by the rows that enter and leave
-
-    struct lvp_vision *vision;
-    float *vision_in, *vision_out; // [max_images, elements of one image]
-    float *parked;                 // [image_slots * tokens, C], with merge
-
-    void *embedding; // [vocab, C] in the model's dtype, with merge
-    struct lvp_decoder *decoder;
-    struct lvp_kv_cache *cache;
-    struct lvp_pruner *pruner;
-    struct lvp_layout *layout;
-    struct head head;
-    float *x[2];           // [max_rows, C] residual stream; pruning copies from one to the other
-    int32_t *positions[2]; // [max_rows]
-    int32_t *survivors;    // [max_rows]
-    int current;           // which of x and positions holds the rows
-    int n_rows;
-    float *wide; // host staging, for payloads in bf16
-};
-
-static int clamp(int value, int low, int high)
-{
-    return value < low ? low : value > high ? high : value;
-}
-
-struct lvp_stage_range lvp_stage_range_of(const struct lvp_model_config *config, int first, int end)
-{
-    int vit = lvp_block_index(config, LVP_BLOCK_VIT, 0), n_vit = lvp_vit_layers_used(config);
-    int project = lvp_block_index(config, LVP_BLOCK_PROJECT, 0), merge = lvp_block_index(config, LVP_BLOCK_MERGE, 0);
-    int dec = lvp_block_index(config, LVP_BLOCK_DEC, 0), head = lvp_block_index(config, LVP_BLOCK_HEAD, 0);
-    return (struct lvp_stage_range){
-        .patch_embed = first == 0,
-        .vit_first = clamp(first - vit, 0, n_vit),
-        .vit_end = clamp(end - vit, 0, n_vit),
-        .project = first <= project && project < end,
-        .merge = first <= merge && merge < end,
-        .dec_first = clamp(first - dec, 0, config->text.layers),
-        .dec_end = clamp(end - dec, 0, config->text.layers),
-        .head = first <= head && head < end,
-    };
-}
-
-static struct lvp_vision_range vision_range(struct lvp_stage_range range)
-{
-    return (struct lvp_vision_range){range.patch_embed, range.vit_first, range.vit_end, range.project};
-}
-
-static bool range_has_vision(struct lvp_stage_range range)
-{
-    return range.patch_embed || range.vit_end > range.vit_first || range.project;
-}
-
-static bool range_has_decoder(struct lvp_stage_range range)
-{
-    return range.merge || range.dec_end > range.dec_first || range.head;
-}
-
-static int larger(int a, int b)
-{
-    return a > b ? a : b;
-}
-
-void lvp_stage_backend_limits(const struct lvp_model_config *config, const struct lvp_prune_counts *prune,
-                              int pruner_width, struct lvp_stage_range range, const struct lvp_stage_limits *limits,
-                              struct lvp_backend_limits *result)
-{
-    const struct lvp_text_config *text = &config->text;
-    const struct lvp_vision_config *vit = &config->vision;
-    *result = (struct lvp_backend_limits){
-        .max_rows = 1, .max_width = 1, .max_kv_len = limits->max_kv_len, .max_vocab = text->vocab};
-    if (range_has_vision(range)) {
-        result->max_rows = limits->max_images * (lvp_patch_count(config) + 1);
-        result->max_width = larger(larger(3 * vit->hidden, vit->mlp), 3 * vit->patch_size * vit->patch_size);
-        result->max_width = larger(result->max_width, larger(lvp_feature_width(config), text->hidden));
-        result->max_kv_len = larger(result->max_kv_len, lvp_patch_count(config) + 1);
-    }
-    if (range_has_decoder(range)) {
-        result->max_rows = larger(result->max_rows, limits->max_rows);
-        result->max_width =
-            larger(result->max_width, larger(2 * text->mlp, (text->heads + 2 * text->kv_heads) * text->head_dim));
-        result->max_width = larger(result->max_width, larger(text->hidden, text->vocab));
-        if (prune->n_points > 0) result->max_width = larger(result->max_width, 2 * pruner_width);
-    }
-}
-
-static enum lvp_status create_vision(struct lvp_stage *stage, const struct lvp_checkpoint *checkpoint)
-{
-    struct lvp_backend *backend = stage->backend;
-    struct lvp_vision_range range = vision_range(stage->range);
-    size_t n = (size_t)stage->limits.max_images;
-    LVP_TRY(lvp_vision_create(backend, checkpoint, range, stage->limits.max_images, &stage->vision));
-    LVP_TRY(lvp_floats_create(backend, n * lvp_vision_in_elements(&stage->config, range), &stage->vision_in));
-    return lvp_floats_create(backend, n * lvp_vision_out_elements(&stage->config, range), &stage->vision_out);
-}
-
-static enum lvp_status create_head(struct lvp_stage *stage, const struct lvp_checkpoint *checkpoint)
-{
-    struct lvp_backend *backend = stage->backend;
-    struct head *head = &stage->head;
-    size_t seqs = (size_t)stage->limits.max_seqs;
-    LVP_TRY(lvp_vector_create(backend, lvp_checkpoint_weight(checkpoint, LVP_W_FINAL_NORM, 0), &head->norm));
-    LVP_TRY(lvp_linear_from(backend, lvp_checkpoint_weight(checkpoint, LVP_W_LM_HEAD, 0), NULL, &head->lm_head));
-    LVP_TRY(lvp_floats_create(backend, seqs * (size_t)stage->config.text.hidden, &head->rows));
-    LVP_TRY(lvp_floats_create(backend, seqs * (size_t)stage->config.text.vocab, &head->logits));
-    LVP_TRY(lvp_ints_create(backend, seqs, &head->tokens));
-    LVP_TRY(lvp_floats_create(backend, seqs, &head->logprobs));
-    head->sampling = calloc(seqs, sizeof *head->sampling);
-    if (head->sampling == NULL) return lvp_fail(LVP_ERR_MEMORY, "out of memory for sampling");
-    return LVP_OK;
-}
-
-static enum lvp_status create_decoder(struct lvp_stage *stage, const struct lvp_stage_options *options)
-{
-    struct lvp_backend *backend = stage->backend;
-    const struct lvp_text_config *text = &stage->config.text;
-    const struct lvp_stage_limits *limits = &stage->limits;
-    size_t rows = (size_t)limits->max_rows, width = (size_t)text->hidden;
-    struct lvp_stage_range range = stage->range;
-    int max_pages = lvp_kv_pages(limits->max_kv_len);
-    if (range.merge) {
-        size_t parked = (size_t)limits->image_slots * (size_t)lvp_vision_tokens(&stage->config);
-        LVP_TRY(lvp_table_create(backend, lvp_checkpoint_weight(options->checkpoint, LVP_W_EMBED, 0), backend->dtype,
-                                 &stage->embedding));
-        LVP_TRY(lvp_floats_create(backend, parked * width, &stage->parked));
-    }
-    if (range.dec_end > range.dec_first) {
-        struct lvp_kv_cache_config kv = {.first_layer = range.dec_first,
-                                         .end_layer = range.dec_end,
-                                         .max_seqs = limits->max_seqs,
-                                         .max_kv_len = limits->max_kv_len,
-                                         .kv_heads = text->kv_heads,
-                                         .head_dim = text->head_dim};
-        memcpy(kv.n_pages, limits->kv_pages, sizeof kv.n_pages);
-        LVP_TRY(lvp_decoder_create(backend, options->checkpoint, range.dec_first, range.dec_end, limits->max_rows,
-                                   &stage->decoder));
-        LVP_TRY(lvp_kv_cache_create(backend, &stage->prune, &kv, &stage->cache));
-    }
-    if (stage->depth_out > stage->depth_in)
-        LVP_TRY(lvp_pruner_create(backend, stage->pruner_kind, options->weights, text->hidden, stage->depth_in,
-                                  stage->depth_out, limits->max_rows, &stage->pruner));
-    if (range.head) LVP_TRY(create_head(stage, options->checkpoint));
-    LVP_TRY(lvp_layout_create(backend, &stage->prune, stage->depth_in, stage->depth_out, range.merge, limits->max_rows,
-                              limits->max_seqs, max_pages, &stage->layout));
-    for (int i = 0; i < 2; i++) {
-        LVP_TRY(lvp_floats_create(backend, rows * width, &stage->x[i]));
-        LVP_TRY(lvp_ints_create(backend, rows, &stage->positions[i]));
-    }
-    return lvp_ints_create(backend, rows, &stage->survivors);
-}
-
-static enum lvp_status create_staging(struct lvp_stage *stage)
-{
-    size_t n = 0;
-    if (range_has_vision(stage->range)) {
-        size_t in = lvp_vision_in_elements(&stage->config, vision_range(stage->range));
-        size_t out = lvp_vision_out_elements(&stage->config, vision_range(stage->range));
-        n = (size_t)stage->limits.max_images * (in > out ? in : out);
-    }
-    size_t rows = (size_t)stage->limits.max_rows;
-    size_t parked = (size_t)stage->limits.max_images * (size_t)lvp_vision_tokens(&stage->config);
-    if (parked > rows) rows = parked;
-    size_t step = range_has_decoder(stage->range) ? rows * (size_t)stage->config.text.hidden : 0;
-    stage->wide = malloc((n > step ? n : step) * sizeof *stage->wide + 1);
-    return stage->wide == NULL ? lvp_fail(LVP_ERR_MEMORY, "out of memory for staging buffers") : LVP_OK;
-}
-
-enum lvp_status lvp_stage_create(const struct lvp_stage_options *options, struct lvp_stage **result)
-{
-    enum lvp_status status = LVP_OK;
-    struct lvp_stage *stage = calloc(1, sizeof *stage);
-    if (stage == NULL) return lvp_fail(LVP_ERR_MEMORY, "out of memory for the stage");
-    stage->backend = options->backend;
-    stage->config = *lvp_checkpoint_config(options->checkpoint);
-    stage->prune = options->prune;
-    stage->range = options->range;
-    stage->limits = options->limits;
-    stage->pruner_kind = options->pruner;
-    stage->depth_in = lvp_depth_of_layer(&stage->prune, stage->range.dec_first);
-    stage->depth_out = lvp_depth_of_layer(&stage->prune, stage->range.dec_end);
-    if (range_has_vision(stage->range)) LVP_CHECK(create_vision(stage, options->checkpoint));
-    if (range_has_decoder(stage->range)) LVP_CHECK(create_decoder(stage, options));
-    LVP_CHECK(create_staging(stage));
-    *result = stage;
-    return LVP_OK;
-fail:
-    lvp_stage_destroy(stage);
-    return status;
-}
-
-void lvp_stage_destroy(struct lvp_stage *stage)
-{
-    if (stage == NULL) return;
-    struct lvp_backend *backend = stage->backend;
-    const struct lvp_backend_ops *ops = backend->ops;
-    lvp_vision_destroy(stage->vision);
-    lvp_decoder_destroy(stage->decoder);
-    lvp_kv_cache_destroy(stage->cache);
-    lvp_pruner_destroy(stage->pruner);
-    lvp_layout_destroy(stage->layout);
-    void *memory[] = {stage->vision_in, stage->vision_out,   stage->parked,       stage->embedding,    stage->x[0],
-                      stage->x[1],      stage->positions[0], stage->positions[1], stage->survivors,    stage->head.norm,
-                      stage->head.rows, stage->head.logits,  stage->head.tokens,  stage->head.logprobs};
-    for (size_t i = 0; i < sizeof memory / sizeof *memory; i++) ops->free(backend, memory[i]);
-    ops->linear_destroy(backend, stage->head.lm_head);
-    free(stage->head.sampling);
-    free(stage->wide);
-    free(stage);
-}
 
 bool lvp_stage_has_vision(const struct lvp_stage *stage)
 {
-    return range_has_vision(stage->range);
+    return lvp_range_has_vision(stage->range);
 }
 bool lvp_stage_has_decoder(const struct lvp_stage *stage)
 {
-    return range_has_decoder(stage->range);
+    return lvp_range_has_decoder(stage->range);
 }
 
 size_t lvp_stage_image_in_bytes(const struct lvp_stage *stage)
 {
-    if (!range_has_vision(stage->range)) // projected rows for `merge`
+    if (!lvp_range_has_vision(stage->range)) // projected rows for `merge`
         return (size_t)lvp_vision_tokens(&stage->config) * (size_t)stage->config.text.hidden *
                lvp_dtype_size(stage->backend->dtype);
     size_t size = stage->range.patch_embed ? sizeof(float) : lvp_dtype_size(stage->backend->dtype);
-    return lvp_vision_in_elements(&stage->config, vision_range(stage->range)) * size;
+    return lvp_vision_in_elements(&stage->config, lvp_stage_vision_range(stage->range)) * size;
 }
 
 size_t lvp_stage_image_out_bytes(const struct lvp_stage *stage)
 {
-    return lvp_vision_out_elements(&stage->config, vision_range(stage->range)) * lvp_dtype_size(stage->backend->dtype);
+    return lvp_vision_out_elements(&stage->config, lvp_stage_vision_range(stage->range)) *
+           lvp_dtype_size(stage->backend->dtype);
 }
 
 // Copies payload rows that arrived in the model's dtype into backend memory.
@@ -289,7 +58,7 @@ enum lvp_status lvp_stage_encode(struct lvp_stage *stage, int n_images, const vo
                                  void *out)
 {
     struct lvp_backend *backend = stage->backend;
-    struct lvp_vision_range range = vision_range(stage->range);
+    struct lvp_vision_range range = lvp_stage_vision_range(stage->range);
     size_t in_elements = lvp_vision_in_elements(&stage->config, range);
     size_t out_elements = lvp_vision_out_elements(&stage->config, range);
     LVP_TRY(check_image_slots(stage, n_images, slots));
@@ -379,7 +148,7 @@ static void run_head(struct lvp_stage *stage, const struct lvp_step *step, const
 {
     struct lvp_backend *backend = stage->backend;
     const struct lvp_text_config *text = &stage->config.text;
-    struct head *head = &stage->head;
+    struct lvp_head *head = &stage->head;
     struct lvp_epilogue plain = {.activation = LVP_ACT_NONE};
     int n = step->n_seqs;
     for (int s = 0; s < n; s++)
