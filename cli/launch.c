@@ -75,6 +75,8 @@ static void exec_mpirun(int n_ranks, int argc, char *const *argv)
     setenv("OMPI_ALLOW_RUN_AS_ROOT", "1", 1); // containers; mpirun would refuse
     setenv("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1", 1);
     setenv("OMPI_MCA_btl_base_warn_component_unused", "0", 0);
+    // hwloc's gl plugin looks for an X server, asking the name server for "localhost" where /etc/hosts does not have it.
+    setenv("HWLOC_COMPONENTS", "-gl", 0);
     setenv("OMPI_MCA_orte_execute_quiet", "1", 0); // as mpirun -q, an option that Open MPI 5 does not have
     // All ranks are on this machine. Open MPI 5 prints a warning per pair of ranks when it looks at other interfaces.
     if (getenv("OMPI_MCA_btl_tcp_if_exclude") == NULL) setenv("OMPI_MCA_btl_tcp_if_include", "lo", 0);
