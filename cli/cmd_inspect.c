@@ -22,7 +22,7 @@ static const char help[] = "lvpipe inspect: what a checkpoint is, and whether it
                            "Exit status 3: the folder cannot run, and why is said on stderr.\n"
                            "\nexamples\n"
                            "  lvpipe inspect models/demo\n"
-                           "  lvpipe inspect models/demo --tokenize 'USER: <image>\\nWhat is this? ASSISTANT:'\n";
+                           "  lvpipe inspect models/demo --tokenize $'USER: <image>\\nWhat is this? ASSISTANT:'\n";
 
 struct options {
     const char *dir;

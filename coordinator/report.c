@@ -179,6 +179,11 @@ static void print_cuts(const struct lvp_report *report)
 void lvp_report_print(const struct lvp_report *report)
 {
     const struct lvp_captions_counts *counts = &report->counts;
+    if (counts->total > 0 && counts->resumed == counts->total) {
+        (void)fprintf(stderr, "nothing was left to do: %" PRIu64 " captions, %" PRIu64 " failed\n", counts->captions,
+                      counts->failed);
+        return;
+    }
     double per_second = report->run_seconds > 0 ? 1 / report->run_seconds : 0;
     (void)fprintf(stderr, "%" PRIu64 " captions", counts->captions);
     if (counts->resumed > 0) (void)fprintf(stderr, " (%" PRIu64 " requests were done before)", counts->resumed);
