@@ -123,7 +123,7 @@ expect "shards hold every sample once" "$(sort "$work/ids" | paste -sd' ')" "$(j
 ranks() { # ranks STATUS N OPTIONS...: under mpirun
   local status=$1 n=$2
   shift 2
-  run "$status" mpirun -q --oversubscribe --bind-to none -n "$n" "$LVPIPE" caption --model "$MODEL" --input "$work/rows.jsonl" --output "$work/ranks" "${short[@]}" "$@"
+  run "$status" mpirun --oversubscribe --bind-to none -n "$n" "$LVPIPE" caption --model "$MODEL" --input "$work/rows.jsonl" --output "$work/ranks" "${short[@]}" "$@"
 }
 ranks 0 3
 expect "all workers are stages under mpirun" "$(jq -c '[.world.ranks,.world.stages,.world.replicas]' "$work/ranks/run.json")" "[3,2,1]"
