@@ -2,19 +2,17 @@
 
 #include "cli/launch.h"
 #include "cli/options.h"
+#include "cli/rank.h"
+#include "cli/signals.h"
 #include "common/log.h"
 #include "common/text.h"
 #include "coordinator/caption.h"
-#include "coordinator/manifest.h"
-#include "coordinator/request.h"
-#include "worker/worker.h"
+#include "coordinator/input/request.h"
 
-#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
-#include <xxhash.h>
 
 enum { MAX_PROMPTS = 64 };
 
@@ -35,8 +33,11 @@ enum {
     OPTION_MAX_ERRORS,
     OPTION_MAX_PIXELS,
     OPTION_ALLOW_MIXED_NUMERICS,
-    OPTION_LATER,
-    OPTION_LATER_COUNT
+    OPTION_MAX_RESTARTS,
+    OPTION_DRAIN_SECONDS,
+    OPTION_METRICS,
+    OPTION_LOG_FORMAT,
+    OPTION_LATER
 };
 
 static const struct option long_options[] = {
@@ -57,11 +58,11 @@ static const struct option long_options[] = {
     {"max-errors", required_argument, NULL, OPTION_MAX_ERRORS},
     {"max-pixels", required_argument, NULL, OPTION_MAX_PIXELS},
     {"allow-mixed-numerics", no_argument, NULL, OPTION_ALLOW_MIXED_NUMERICS},
-    {"max-restarts", required_argument, NULL, OPTION_LATER_COUNT},
-    {"drain-seconds", required_argument, NULL, OPTION_LATER_COUNT},
-    {"metrics", required_argument, NULL, OPTION_LATER},
+    {"max-restarts", required_argument, NULL, OPTION_MAX_RESTARTS},
+    {"drain-seconds", required_argument, NULL, OPTION_DRAIN_SECONDS},
+    {"metrics", required_argument, NULL, OPTION_METRICS},
+    {"log-format", required_argument, NULL, OPTION_LOG_FORMAT},
     {"trace", required_argument, NULL, OPTION_LATER},
-    {"log-format", required_argument, NULL, OPTION_LATER},
     {"help", no_argument, NULL, 'h'},
     {NULL, 0, NULL, 0},
 };
@@ -69,10 +70,12 @@ static const struct option long_options[] = {
 static const char help_text[] =
     "usage: lvpipe caption --model DIR --input PATH --output DIR [options]\n"
     "\n"
-    "Captions every image of a folder, a .jsonl manifest or one image. An existing output folder is resumed.\n"
+    "Captions every image of a folder, a .jsonl manifest, tar shards or one image. An existing output folder is\n"
+    "resumed, and a run that was killed anywhere ends with the same bytes.\n"
     "Bare, it starts its own ranks with mpirun; under mpirun or srun, rank 0 coordinates and the others work.\n"
     "\n"
-    "  --input PATH           folder (jpg, jpeg, png, webp; recursive), .jsonl manifest, or one image\n"
+    "  --input PATH           folder (jpg, jpeg, png, webp; recursive), .jsonl manifest, WebDataset shards\n"
+    "                         (x.tar, or a pattern like 'shard-{0000..0099}.tar'), or one image\n"
     "  --output DIR           captions.jsonl, errors.jsonl and run.json go here\n"
     "  --prompt TEXT          {name} is filled from the row's columns; may be given several times: one row each\n"
     "                         (default: the manifest's prompt, else \"Describe the image.\")\n"
@@ -86,7 +89,11 @@ static const char help_text[] =
     "  --shard I/N            only samples I, I + N, ...\n"
     "  --retry-failed         try the samples of errors.jsonl again\n"
     "  --overwrite            start anew instead of resuming\n"
-    "  --max-errors N         stop after more than N failed samples\n"
+    "  --max-errors N         stop after more than N failed samples (default: stop when nothing goes right)\n"
+    "  --max-restarts N       of a bare run that lost a rank (2)\n"
+    "  --drain-seconds S      after TERM, INT or USR1: time to finish what is under way (20)\n"
+    "  --metrics FILE         numbers for Prometheus' node exporter, written every 15 s\n"
+    "  --log-format FORMAT    text, or json: one object a line on stderr\n"
     "  --max-pixels N         larger images are errors (178956970)\n"
     "  --allow-mixed-numerics resume on another kernel set; the run is marked\n"
     "\n";
@@ -95,13 +102,16 @@ static const char help_examples[] =
     "\nexamples:\n"
     "  lvpipe caption --model models/demo --input examples/images --output captions\n"
     "  lvpipe caption --model llava-1.5-7b-hf --input photos --output out --stages 4 --partition prune\n"
+    "  lvpipe caption --model llava-1.5-7b-hf --input 'cc3m/shard-{0000..0331}.tar' --output out \\\n"
+    "      --prompt 'Describe the image. Its caption was: {txt}'\n"
     "  mpirun -n 9 lvpipe caption --model llava-1.5-7b-hf --input rows.jsonl --output out --replicas 2\n";
 
 struct command {
     struct lvp_options shared;
     struct lvp_caption_options caption;
     const char *prompts[MAX_PROMPTS];
-    char weights_path[4096];
+    char weights_path[4096], launch_id[128];
+    int max_restarts;
     bool help;
 };
 
@@ -166,13 +176,23 @@ static enum lvp_status set_option(struct command *command, int code, const char 
         return parse_count("--max-pixels", value, &caption->max_pixels);
     case OPTION_SHARD:
         return lvp_shard_parse(value, &caption->shard, &caption->n_shards);
-    case OPTION_LATER_COUNT: { // accepted so that job scripts can be written now; restarts and drains are not there yet
-        int64_t ignored = 0;
-        lvp_warn("--max-restarts and --drain-seconds have no effect yet");
-        return parse_count("--max-restarts and --drain-seconds", value, &ignored);
+    case OPTION_MAX_RESTARTS:
+        return lvp_parse_int("--max-restarts", value, 0, 1 << 20, &command->max_restarts);
+    case OPTION_DRAIN_SECONDS: {
+        float seconds = 0;
+        LVP_TRY(parse_float("--drain-seconds", value, 0, 86400, &seconds));
+        caption->drain_seconds = (double)seconds;
+        return LVP_OK;
     }
+    case OPTION_METRICS:
+        caption->metrics = value;
+        return LVP_OK;
+    case OPTION_LOG_FORMAT:
+        if (strcmp(value, "json") == 0) lvp_log_use_json();
+        if (strcmp(value, "json") == 0 || strcmp(value, "text") == 0) return LVP_OK;
+        return lvp_fail(LVP_ERR_USAGE, "--log-format takes text or json, not '%s'", value);
     case OPTION_LATER:
-        return lvp_fail(LVP_ERR_USAGE, "--metrics, --trace and --log-format are not supported yet");
+        return lvp_fail(LVP_ERR_USAGE, "--trace is not supported yet");
     case OPTION_PROMPT:
         if (caption->n_prompts == MAX_PROMPTS)
             return lvp_fail(LVP_ERR_USAGE, "--prompt may be given %d times", MAX_PROMPTS);
@@ -185,9 +205,14 @@ static enum lvp_status set_option(struct command *command, int code, const char 
 
 static enum lvp_status parse(int argc, char **argv, struct command *command)
 {
-    *command = (struct command){
-        .caption = {
-            .max_new_tokens = 64, .top_p = 1, .limit = -1, .n_shards = 1, .max_errors = -1, .max_pixels = 178956970}};
+    *command = (struct command){.caption = {.max_new_tokens = 64,
+                                            .top_p = 1,
+                                            .limit = -1,
+                                            .n_shards = 1,
+                                            .max_errors = -1,
+                                            .max_pixels = 178956970,
+                                            .drain_seconds = 20},
+                                .max_restarts = 2};
     lvp_options_init(&command->shared);
     command->caption.prompts = command->prompts;
     optind = 0; // glibc: a fresh start
@@ -204,7 +229,8 @@ static enum lvp_status parse(int argc, char **argv, struct command *command)
     if (command->shared.model == NULL)
         return lvp_fail(LVP_ERR_USAGE, "--model is missing: the folder of a LLaVA checkpoint");
     if (caption->input == NULL)
-        return lvp_fail(LVP_ERR_USAGE, "--input is missing: a folder of images, a .jsonl manifest or an image");
+        return lvp_fail(LVP_ERR_USAGE,
+                        "--input is missing: a folder of images, a .jsonl manifest, tar shards or an image");
     if (caption->output == NULL) return lvp_fail(LVP_ERR_USAGE, "--output is missing: the folder for captions.jsonl");
     if (command->shared.device == LVP_DEVICE_CUDA)
         return lvp_fail(LVP_ERR_USAGE, "--device cuda: no usable GPU, this program was built without the CUDA backend");
@@ -256,7 +282,7 @@ static enum lvp_status resolve(struct command *command)
     LVP_TRY(lvp_options_find_weights(shared, command->weights_path, sizeof command->weights_path));
     bool has_weights = command->weights_path[0] != '\0';
     const char *name = shared->pruner != NULL ? shared->pruner : has_weights ? "lvpruning" : "none";
-    if (shared->pruner == NULL && !has_weights && !lvp_launched())
+    if (shared->pruner == NULL && !has_weights && lvp_launcher() == LVP_LAUNCHER_NONE)
         lvp_info("%s has no lvpruning.safetensors: nothing is pruned (--pruner none)", shared->model);
     caption->pruner = LVP_PRUNER_NONE;
     while (strcmp(name, lvp_pruner_name(caption->pruner)) != 0)
@@ -264,7 +290,8 @@ static enum lvp_status resolve(struct command *command)
             return lvp_fail(LVP_ERR_USAGE, "--pruner takes none, lvpruning or random, not '%s'", name);
     LVP_TRY(lvp_model_config_load(shared->model, &config));
     if (caption->pruner == LVP_PRUNER_NONE) {
-        if (shared->keep != NULL && !lvp_launched()) lvp_warn("--keep has no meaning with --pruner none");
+        if (shared->keep != NULL && lvp_launcher() == LVP_LAUNCHER_NONE)
+            lvp_warn("--keep has no meaning with --pruner none");
         return check_partition(caption, &config);
     }
     if (caption->pruner == LVP_PRUNER_LVPRUNING) {
@@ -282,95 +309,53 @@ static enum lvp_status resolve(struct command *command)
     return status == LVP_OK ? check_partition(caption, &config) : status;
 }
 
-// Cores of this worker: its mask's, shared with the workers of this node that have the same mask.
-static int cores_of_worker(MPI_Comm world, int rank)
+// What rank 0 does in the MPI world.
+static enum lvp_status coordinate(void *context, MPI_Comm control, int n_workers, bool *clean)
 {
-    struct {
-        uint64_t host, mask;
-        int32_t worker, pad;
-    } mine = {0}, *all = NULL;
-    char host[256] = "";
-    cpu_set_t set;
-    int size = 1, sharing = 0;
-    (void)gethostname(host, sizeof host - 1);
-    CPU_ZERO(&set);
-    (void)sched_getaffinity(0, sizeof set, &set);
-    mine.host = XXH3_64bits(host, strlen(host));
-    mine.mask = XXH3_64bits(&set, sizeof set);
-    mine.worker = rank > 0;
-    MPI_Comm_size(world, &size);
-    all = calloc((size_t)size, sizeof *all);
-    int cores = lvp_available_cores();
-    if (all == NULL) return cores;
-    MPI_Allgather(&mine, (int)sizeof mine, MPI_BYTE, all, (int)sizeof mine, MPI_BYTE, world);
-    for (int r = 0; r < size; r++)
-        if (all[r].host == mine.host && all[r].mask == mine.mask && all[r].worker) sharing++;
-    free(all);
-    cores /= sharing > 0 ? sharing : 1;
-    return cores < 1 ? 1 : cores;
+    struct command *command = context;
+    LVP_TRY(resolve(command));
+    return lvp_caption(&command->caption, control, n_workers, clean);
 }
 
-static enum lvp_status run_rank(struct command *command)
+// As a rank, under whoever started it.
+static enum lvp_status run_rank(struct command *command, int argc, char **argv, int *exit_status)
 {
-    int provided = 0, rank = 0, size = 1;
-    MPI_Comm control, hops;
-    enum lvp_status status = LVP_OK;
-    bool clean = true;
-    lvp_die_with_parent();
-    if (MPI_Init_thread(NULL, NULL, MPI_THREAD_FUNNELED, &provided) != MPI_SUCCESS || provided < MPI_THREAD_FUNNELED)
-        return lvp_fail(LVP_ERR_LOST, "MPI could not be started");
-    MPI_Comm_rank(MPI_COMM_WORLD, &rank);
-    MPI_Comm_size(MPI_COMM_WORLD, &size);
-    MPI_Comm_dup(MPI_COMM_WORLD, &control);
-    MPI_Comm_dup(MPI_COMM_WORLD, &hops);
-    MPI_Comm_set_errhandler(control, MPI_ERRORS_RETURN);
-    MPI_Comm_set_errhandler(hops, MPI_ERRORS_RETURN);
-    int threads = cores_of_worker(MPI_COMM_WORLD, rank);
-    if (rank == 0) {
-        status = resolve(command);
-        if (status == LVP_OK && size < 2)
-            status = lvp_fail(LVP_ERR_USAGE, "one rank coordinates and does not work: start at least 2 ranks");
-        if (status == LVP_OK)
-            status = lvp_caption(&command->caption, control, size - 1, &clean);
-        else
-            clean = size < 2;
-        if (!clean) { // someone does not listen any more: nothing but an abort ends the others
-            if (lvp_error_text()[0] != '\0') lvp_log(LVP_LOG_ERROR, "%s", lvp_error_text());
-            MPI_Abort(MPI_COMM_WORLD, lvp_exit_status(status));
-        }
-    } else {
-        char who[32];
-        (void)snprintf(who, sizeof who, "rank %d", rank);
-        lvp_log_init(LVP_LOG_WARNING, who);
-        struct lvp_worker_options worker = {
-            .control = control, .hops = hops, .rank = rank, .threads = threads, .memory_bytes = lvp_available_memory()};
-        if (lvp_worker_run(&worker) != LVP_OK) lvp_error_clear(); // rank 0 has the text, and gives the status
-    }
-    MPI_Comm_free(&control);
-    MPI_Comm_free(&hops);
-    MPI_Finalize();
-    return status;
+    const char *restarts = getenv("LVPIPE_RESTARTS");
+    command->caption.drain = lvp_drain_requests();
+    command->caption.restarts = restarts != NULL ? atoi(restarts) : 0;
+    lvp_launch_id(argc, argv, command->launch_id, sizeof command->launch_id);
+    if (command->launch_id[0] != '\0') command->caption.launch_id = command->launch_id;
+    return lvp_rank_run(coordinate, command, exit_status);
+}
+
+// By itself: as the supervisor of its own ranks.
+static enum lvp_status run_bare(struct command *command, int argc, char **argv, int *exit_status)
+{
+    struct lvp_launch_options launch = {.argc = argc,
+                                        .argv = argv,
+                                        .output = command->caption.output,
+                                        .max_restarts = command->max_restarts,
+                                        .drain_seconds = command->caption.drain_seconds};
+    int n_workers = 0;
+    LVP_TRY(resolve(command));
+    LVP_TRY(lvp_caption_workers(&command->caption, &n_workers));
+    launch.n_ranks = n_workers + 1;
+    return lvp_launch(&launch, exit_status);
 }
 
 enum lvp_status lvp_cmd_caption(int argc, char **argv, int *exit_status)
 {
     struct command *command = malloc(sizeof *command);
     if (command == NULL) return lvp_fail(LVP_ERR_MEMORY, "out of memory");
-    int n_workers = 0;
-    enum lvp_status status = LVP_OK;
-    LVP_CHECK(parse(argc, argv, command));
-    if (command->help) {
+    enum lvp_status status = parse(argc, argv, command);
+    if (status == LVP_OK && command->help) {
         (void)fputs(help_text, stdout);
         (void)fputs(lvp_options_help, stdout);
         (void)fputs(help_examples, stdout);
-    } else if (lvp_launched()) {
-        LVP_CHECK(run_rank(command));
-    } else {
-        LVP_CHECK(resolve(command));
-        LVP_CHECK(lvp_caption_workers(&command->caption, &n_workers));
-        LVP_CHECK(lvp_launch(n_workers + 1, argc, argv, exit_status));
+    } else if (status == LVP_OK) {
+        bool bare = lvp_launcher() == LVP_LAUNCHER_NONE;
+        status = bare ? run_bare(command, argc, argv, exit_status) : run_rank(command, argc, argv, exit_status);
     }
-fail:
     free(command);
     return status;
 }

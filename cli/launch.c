@@ -1,24 +1,30 @@
 #include "cli/launch.h"
 
+#include "common/clock.h"
+#include "common/job.h"
+#include "common/log.h"
+#include "common/record.h"
+
 #include <errno.h>
 #include <fcntl.h>
-#include <sched.h>
 #include <signal.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
+#include <xxhash.h>
+
+enum {
+    NO_PROGRAM = 127,         // as a shell says it
+    DRAIN_GRACE_SECONDS = 30, // beyond the drain, for writing and ending
+    STOP_GRACE_SECONDS = 10   // from asking to stop to killing
+};
 
 extern char **environ;
-
-bool lvp_launched(void)
-{
-    if (getenv("OMPI_COMM_WORLD_SIZE") != NULL) return true;
-    const char *tasks = getenv("SLURM_STEP_NUM_TASKS");
-    return getenv("PMIX_RANK") != NULL && tasks != NULL && atoi(tasks) > 1;
-}
 
 void lvp_die_with_parent(void)
 {
@@ -56,82 +62,212 @@ static void scrub_environment(void)
     }
 }
 
-static void exec_mpirun(int n_ranks, int argc, char *const *argv)
+void lvp_launch_id(int argc, char *const *argv, char *id, size_t size)
 {
-    char count[16], self[4096];
-    ssize_t length = readlink("/proc/self/exe", self, sizeof self - 1);
-    if (length < 0) _exit(127);
-    self[length] = '\0';
-    (void)snprintf(count, sizeof count, "%d", n_ranks);
-    char host[32];
-    (void)snprintf(host, sizeof host, "localhost:%d", n_ranks);
-    const char *const head[] = {"mpirun", "--oversubscribe", "--bind-to", "none", "--host", host, "-n", count, self};
-    size_t n_head = sizeof head / sizeof *head;
-    char **arguments = calloc(n_head + (size_t)argc + 1, sizeof *arguments);
-    if (arguments == NULL) _exit(127);
-    for (size_t i = 0; i < n_head; i++) arguments[i] = (char *)(size_t)head[i];
-    for (int i = 0; i < argc; i++) arguments[n_head + (size_t)i] = argv[i];
+    const char *given = getenv("LVPIPE_LAUNCH"), *job = getenv("SLURM_JOB_ID");
+    id[0] = '\0';
+    if (given != NULL) {
+        (void)snprintf(id, size, "%s", given);
+    } else if (job != NULL) { // a requeued job gives the same command again
+        uint64_t hash = 0;
+        for (int i = 0; i < argc; i++) hash = XXH3_64bits_withSeed(argv[i], strlen(argv[i]) + 1, hash);
+        (void)snprintf(id, size, "slurm-%.40s-%016llx", job, (unsigned long long)hash);
+    }
+}
+
+// What the ranks and mpirun are to know. Called in the child.
+static void set_environment(const struct lvp_launch_options *options, int restart)
+{
+    char id[128], job[96], number[16];
+    lvp_launch_id(options->argc, options->argv, id, sizeof id);
+    if (id[0] == '\0') { // the supervisor's process, and when it began
+        struct timespec now;
+        (void)clock_gettime(CLOCK_REALTIME, &now);
+        (void)snprintf(id, sizeof id, "%ld-%lld", (long)getppid(), (long long)now.tv_sec);
+    }
+    lvp_job_name(job, sizeof job);
+    (void)snprintf(number, sizeof number, "%d", restart);
     scrub_environment();
+    setenv("LVPIPE_LAUNCH", id, 1);
+    setenv("LVPIPE_JOB", job, 1);
+    setenv("LVPIPE_RESTARTS", number, 1);
     setenv("OMPI_ALLOW_RUN_AS_ROOT", "1", 1); // containers; mpirun would refuse
     setenv("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1", 1);
     setenv("OMPI_MCA_btl_base_warn_component_unused", "0", 0);
-    // hwloc's gl plugin looks for an X server, asking the name server for "localhost" where /etc/hosts does not have it.
+    // hwloc's gl plugin looks for an X server, asking the name server for "localhost" where /etc/hosts does not have
+    // it.
     setenv("HWLOC_COMPONENTS", "-gl", 0);
     setenv("OMPI_MCA_orte_execute_quiet", "1", 0); // as mpirun -q, an option that Open MPI 5 does not have
     // All ranks are on this machine. Open MPI 5 prints a warning per pair of ranks when it looks at other interfaces.
     if (getenv("OMPI_MCA_btl_tcp_if_exclude") == NULL) setenv("OMPI_MCA_btl_tcp_if_include", "lo", 0);
     if (isatty(STDERR_FILENO)) setenv("LVPIPE_TERMINAL", "1", 1); // ranks write through a pipe and cannot see it
+}
+
+static void exec_mpirun(const struct lvp_launch_options *options, int restart)
+{
+    char count[16], self[4096], host[32];
+    ssize_t length = readlink("/proc/self/exe", self, sizeof self - 1);
+    if (length < 0) _exit(NO_PROGRAM);
+    self[length] = '\0';
+    (void)snprintf(count, sizeof count, "%d", options->n_ranks);
+    (void)snprintf(host, sizeof host, "localhost:%d", options->n_ranks);
+    const char *const head[] = {"mpirun", "--oversubscribe", "--bind-to", "none", "--host", host, "-n", count, self};
+    size_t n_head = sizeof head / sizeof *head;
+    char **arguments = calloc(n_head + (size_t)options->argc + 1, sizeof *arguments);
+    if (arguments == NULL) _exit(NO_PROGRAM);
+    for (size_t i = 0; i < n_head; i++) arguments[i] = (char *)(size_t)head[i];
+    for (int i = 0; i < options->argc; i++) arguments[n_head + (size_t)i] = options->argv[i];
+    set_environment(options, restart);
     // Ranks read nothing; the shell loop that started us may want its input back.
     int nothing = open("/dev/null", O_RDONLY);
     if (nothing >= 0) (void)dup2(nothing, STDIN_FILENO);
-    lvp_die_with_parent();
     execvp("mpirun", arguments);
-    _exit(127);
+    _exit(NO_PROGRAM);
 }
 
-enum lvp_status lvp_launch(int n_ranks, int argc, char *const *argv, int *exit_status)
+// --- Supervision ---------------------------------------------------------------------------------------------------
+
+// One life of the world.
+struct world {
+    pid_t mpirun;
+    int drains; // signals that asked us to end: 1 drains, 2 stops
+    int last_signal;
+    double began;          // seconds since 1970
+    double asked, stopped; // when
+    bool killed;
+};
+
+static void waited_signals(sigset_t *set)
 {
-    int status = 0;
+    static const int signals[] = {SIGTERM, SIGINT, SIGUSR1, SIGHUP, SIGCHLD};
+    sigemptyset(set);
+    for (size_t i = 0; i < sizeof signals / sizeof *signals; i++) sigaddset(set, signals[i]);
+}
+
+static enum lvp_status start(const struct lvp_launch_options *options, int restart, struct world *world)
+{
+    sigset_t waited;
+    struct timespec now;
+    waited_signals(&waited);
+    (void)clock_gettime(CLOCK_REALTIME, &now);
+    world->began = (double)now.tv_sec;
     fflush(NULL);
-    pid_t child = fork();
-    if (child < 0) return lvp_fail(LVP_ERR_IO, "mpirun could not be started: %s", strerror(errno));
-    if (child == 0) exec_mpirun(n_ranks, argc, argv);
-    while (waitpid(child, &status, 0) < 0)
-        if (errno != EINTR) return lvp_fail(LVP_ERR_IO, "waiting for mpirun: %s", strerror(errno));
-    *exit_status = WIFSIGNALED(status) ? 128 + WTERMSIG(status) : WEXITSTATUS(status);
-    if (*exit_status >= 128)
-        return lvp_fail(LVP_ERR_LOST, "a rank was lost (%s); give the same command again to resume",
-                        strsignal(*exit_status - 128));
-    if (*exit_status == 127)
-        return lvp_fail(LVP_ERR_USAGE,
-                        "mpirun was not found: install Open MPI (openmpi-bin), or start the ranks yourself");
-    return LVP_OK;
+    world->mpirun = fork();
+    if (world->mpirun < 0) return lvp_fail(LVP_ERR_IO, "mpirun could not be started: %s", strerror(errno));
+    if (world->mpirun > 0) {
+        (void)setpgid(world->mpirun, world->mpirun); // in both, whoever comes first
+        return LVP_OK;
+    }
+    (void)setpgid(0, 0); // a Ctrl-C in the terminal is for the supervisor alone
+    lvp_die_with_parent();
+    (void)signal(SIGUSR1, SIG_IGN); // until the ranks have handlers of their own: a drain must not kill them
+    (void)signal(SIGUSR2, SIG_IGN);
+    (void)sigprocmask(SIG_UNBLOCK, &waited, NULL);
+    exec_mpirun(options, restart);
+    return LVP_OK; // never
 }
 
-int lvp_available_cores(void)
+static void take_signal(const struct lvp_launch_options *options, struct world *world, int signal)
 {
-    cpu_set_t set;
-    int cores = 1;
-    if (sched_getaffinity(0, sizeof set, &set) == 0) cores = CPU_COUNT(&set);
-    FILE *file = fopen("/sys/fs/cgroup/cpu.max", "r"); // "QUOTA PERIOD" or "max PERIOD" (cgroup v2)
-    if (file != NULL) {
-        long long quota = 0, period = 0;
-        if (fscanf(file, "%lld %lld", &quota, &period) == 2 && quota > 0 && period > 0) {
-            int capped = (int)((quota + period - 1) / period);
-            if (capped < cores) cores = capped;
+    double now = lvp_now();
+    world->last_signal = signal;
+    if (world->drains == 0) {
+        world->asked = now;
+        lvp_info("%s: finishing what is under way (up to %.0f s); once more stops at once", strsignal(signal),
+                 options->drain_seconds);
+    } else if (world->drains == 1) {
+        world->stopped = now;
+        lvp_info("%s: stopping", strsignal(signal));
+    }
+    world->drains++;
+}
+
+// Signals are given again and again, since a rank that has just begun does not hear them.
+static void remind(const struct lvp_launch_options *options, struct world *world)
+{
+    double now = lvp_now();
+    if (world->drains == 0) return;
+    if (world->stopped == 0 && now - world->asked > options->drain_seconds + DRAIN_GRACE_SECONDS) world->stopped = now;
+    if (world->stopped > 0 && now - world->stopped > STOP_GRACE_SECONDS) {
+        world->killed = true;
+        (void)kill(-world->mpirun, SIGKILL);
+    } else {
+        (void)kill(world->mpirun, world->stopped > 0 ? SIGUSR2 : SIGUSR1); // which mpirun passes on
+    }
+}
+
+// Waits until mpirun has ended; its status as a shell would give it.
+static int wait_for_end(const struct lvp_launch_options *options, struct world *world)
+{
+    sigset_t waited;
+    waited_signals(&waited);
+    for (;;) {
+        int status = 0;
+        pid_t ended = waitpid(world->mpirun, &status, WNOHANG);
+        if (ended == world->mpirun) return WIFSIGNALED(status) ? 128 + WTERMSIG(status) : WEXITSTATUS(status);
+        if (ended < 0 && errno != EINTR) return NO_PROGRAM;
+        const struct timespec second = {1, 0};
+        int signal = sigtimedwait(&waited, NULL, &second);
+        if (signal > 0 && signal != SIGCHLD) take_signal(options, world, signal);
+        remind(options, world);
+    }
+}
+
+// Which rank it was, in one line; unless rank 0 has said so itself. *blamed: a sample is at fault.
+static void tell_lost(const struct lvp_launch_options *options, const struct world *world, int code, bool *blamed)
+{
+    struct lvp_record_view coordinator, lost;
+    char text[400];
+    *blamed = false;
+    int rank = options->output != NULL ? lvp_record_find_lost(options->output, world->began, &lost) : -1;
+    bool told = options->output != NULL && lvp_record_read(options->output, 0, &coordinator) &&
+                coordinator.started >= world->began && coordinator.phase == LVP_PHASE_ENDED &&
+                coordinator.error[0] != '\0';
+    if (rank >= 0 && lost.fault != 0) {
+        *blamed = lost.n_samples > 0;
+        told = false; // rank 0 knows no more than that it is gone
+    }
+    if (told) return;
+    if (rank >= 0)
+        lvp_record_describe(&lost, text, sizeof text);
+    else
+        (void)snprintf(text, sizeof text, "a rank was lost (%s)", code > 128 ? strsignal(code - 128) : "no signal");
+    lvp_log(LVP_LOG_ERROR, "%s", text);
+}
+
+static bool is_lost(int code)
+{
+    return code == lvp_exit_status(LVP_ERR_LOST) || code >= 128;
+}
+
+enum lvp_status lvp_launch(const struct lvp_launch_options *options, int *exit_status)
+{
+    sigset_t waited, before;
+    waited_signals(&waited);
+    (void)sigprocmask(SIG_BLOCK, &waited, &before);
+    int restarts = 0, life = 0;
+    for (;; life++) {
+        struct world world = {0};
+        LVP_TRY(start(options, life, &world));
+        int code = wait_for_end(options, &world);
+        if (code == NO_PROGRAM)
+            return lvp_fail(LVP_ERR_USAGE,
+                            "mpirun was not found: install Open MPI (openmpi-bin), or start the ranks yourself");
+        *exit_status = code;
+        if (world.drains > 1) *exit_status = 128 + world.last_signal;
+        if (world.drains == 1 && is_lost(code)) *exit_status = lvp_exit_status(LVP_DRAINED); // killed while it drained
+        if (world.drains > 0 || !is_lost(code)) break;
+        bool blamed = false;
+        tell_lost(options, &world, code, &blamed);
+        *exit_status = lvp_exit_status(LVP_ERR_LOST);
+        if (!blamed && restarts++ >= options->max_restarts) { // a sample's crashes are counted by themselves
+            lvp_info("give the same command again to resume");
+            break;
         }
-        (void)fclose(file);
+        lvp_info("starting again%s", blamed ? "" : restarts == options->max_restarts ? " (the last time)" : "");
+        const struct timespec pause = {1, 0};
+        (void)nanosleep(&pause, NULL);
     }
-    return cores < 1 ? 1 : cores;
-}
-
-long long lvp_available_memory(void)
-{
-    long long memory = (long long)sysconf(_SC_PHYS_PAGES) * (long long)sysconf(_SC_PAGESIZE), limit = 0;
-    FILE *file = fopen("/sys/fs/cgroup/memory.max", "r");
-    if (file != NULL) {
-        if (fscanf(file, "%lld", &limit) == 1 && limit > 0 && limit < memory) memory = limit;
-        (void)fclose(file);
-    }
-    return memory;
+    (void)sigprocmask(SIG_SETMASK, &before, NULL);
+    return LVP_OK;
 }

@@ -1,27 +1,29 @@
-// How ranks come to be. Under mpirun or srun the ranks are there; bare, `lvpipe` starts mpirun on this host and waits
-// for it.
+// Starting our own ranks: lvpipe without a launcher supervises an mpirun of itself on this host. The supervisor stands
+// outside MPI, so it lives when the ranks do not: it passes signals on, tells which rank was lost, and starts again.
 #ifndef LVP_CLI_LAUNCH_H
 #define LVP_CLI_LAUNCH_H
 
 #include "common/status.h"
 
-#include <stdbool.h>
+#include <stddef.h>
 
-// Whether this process was started as one rank of several: by mpirun (OMPI_COMM_WORLD_SIZE), or as a task of a Slurm
-// step of several tasks (PMIX_RANK; a batch script itself also carries SLURM_PROCID, which says nothing).
-bool lvp_launched(void);
+struct lvp_launch_options {
+    int n_ranks;
+    int argc;
+    char *const *argv;    // of the ranks
+    const char *output;   // folder whose .lvpipe holds the ranks' records; NULL: the job keeps none
+    int max_restarts;     // of a world that lost a rank
+    double drain_seconds; // after TERM, INT, USR1 or HUP
+};
 
-// Starts `mpirun -n n_ranks lvpipe ARGV...` (argv[0] is the command) on this host, free of any launcher's variables
-// around it, and waits. *exit_status is that of the job. LVP_ERR_USAGE where mpirun cannot be found.
-enum lvp_status lvp_launch(int n_ranks, int argc, char *const *argv, int *exit_status) LVP_MUST_CHECK;
+// Runs the world until it has ended for good; *exit_status is what the process should end with.
+enum lvp_status lvp_launch(const struct lvp_launch_options *options, int *exit_status) LVP_MUST_CHECK;
 
-// Asks the kernel to end this process when its parent does, so that no rank outlives its launcher.
+// An id that stays the same when the launch is restarted or its batch job requeued, and else differs; "" where that
+// cannot be known (the user's own mpirun).
+void lvp_launch_id(int argc, char *const *argv, char *id, size_t size);
+
+// This process ends when its parent does.
 void lvp_die_with_parent(void);
-
-// Cores this process may use: its affinity mask, capped by the cgroup's quota, at least 1.
-int lvp_available_cores(void);
-
-// Memory this process may use, in bytes: the machine's, capped by the cgroup's limit.
-long long lvp_available_memory(void);
 
 #endif

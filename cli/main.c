@@ -2,8 +2,10 @@
 #include "cli/cmd_caption.h"
 #include "cli/cmd_inspect.h"
 #include "cli/cmd_plan.h"
+#include "cli/signals.h"
 #include "cli/version.h"
 #include "common/log.h"
+#include "common/record.h"
 #include "common/status.h"
 
 #include <stdbool.h>
@@ -55,14 +57,19 @@ static const struct command *find_command(const char *name)
 
 static int finish(enum lvp_status status, int exit_status)
 {
+    bool asked_for = status == LVP_DRAINED || status == LVP_STOPPED; // by a signal: no error
     if (status == LVP_OK) return exit_status;
-    if (lvp_error_text()[0] != '\0') lvp_log(LVP_LOG_ERROR, "%s", lvp_error_text());
-    return lvp_exit_status(status);
+    if (lvp_error_text()[0] != '\0') lvp_log(asked_for ? LVP_LOG_INFO : LVP_LOG_ERROR, "%s", lvp_error_text());
+    return exit_status != 0 ? exit_status : lvp_exit_status(status);
 }
 
 int main(int argc, char **argv)
 {
     lvp_log_init(LVP_LOG_INFO, "");
+    if (lvp_launcher() != LVP_LAUNCHER_NONE) { // before anything else: a signal may come at any time
+        lvp_record_start();
+        lvp_signals_install();
+    }
     const char *name = argc > 1 ? argv[1] : "--help";
     if (strcmp(name, "--version") == 0) return finish(lvp_print_version(), 0);
     bool help = argc == 3 && strcmp(name, "help") == 0;

@@ -16,6 +16,7 @@ static const char *const names[LVP_SAMPLE_ERROR_COUNT] = {
     [LVP_SAMPLE_PROMPT_TOO_LONG] = "prompt_too_long",
     [LVP_SAMPLE_KV_TOO_SMALL] = "kv_too_small",
     [LVP_SAMPLE_CRASHED] = "crashed",
+    [LVP_SAMPLE_SHARD_DAMAGED] = "shard_damaged",
 };
 
 const char *lvp_sample_error_name(enum lvp_sample_error_code code)

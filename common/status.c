@@ -47,6 +47,10 @@ const char *lvp_status_name(enum lvp_status status)
         return "malformed data";
     case LVP_ERR_INTERNAL:
         return "internal";
+    case LVP_DRAINED:
+        return "drained";
+    case LVP_STOPPED:
+        return "stopped";
     }
     return "unknown";
 }
@@ -69,7 +73,10 @@ int lvp_exit_status(enum lvp_status status)
     case LVP_ERR_MEMORY:
     case LVP_ERR_FORMAT:
     case LVP_ERR_INTERNAL:
+    case LVP_STOPPED:
         return 1;
+    case LVP_DRAINED:
+        return 75; // EX_TEMPFAIL
     }
     return 1;
 }

@@ -13,6 +13,8 @@ enum lvp_status {
     LVP_ERR_MEMORY,   // an allocation failed
     LVP_ERR_FORMAT,   // malformed bytes from a file or another rank
     LVP_ERR_INTERNAL, // our own bug, reported instead of crashing
+    LVP_DRAINED,      // ended early because a signal asked for it, and can be resumed: exit status 75
+    LVP_STOPPED,      // the same, at once: exit status 128 + the signal, which the command knows
 };
 
 #define LVP_MUST_CHECK                  __attribute__((warn_unused_result))

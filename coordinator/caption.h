@@ -6,6 +6,7 @@
 #include "common/plan.h"
 
 #include <mpi.h>
+#include <stdatomic.h>
 #include <stdbool.h>
 
 struct lvp_caption_options {
@@ -29,10 +30,19 @@ struct lvp_caption_options {
     int64_t limit; // negative: all
     int shard, n_shards;
     bool retry_failed, overwrite, allow_mixed_numerics;
-    int64_t max_errors; // negative: no limit
+    const char *launch_id; // NULL: none; see captions.h
+    int restarts;          // of this launch so far
+    int64_t max_errors;    // negative: no limit, but the error-rate guard
     int64_t max_pixels;
+    const atomic_int *drain; // signals: 1 drains, 2 stops; NULL: never
+    double drain_seconds;
+    const char *metrics;        // file for Prometheus; NULL: none
     bool terminal, quiet, json; // a person is watching; no progress; result as JSON on stdout
 };
+
+// Without --max-errors, a run ends early when nothing goes right: none of its first 100 samples could be captioned, or
+// none of the last 1000.
+enum { LVP_GUARD_FIRST = 100, LVP_GUARD_LATER = 1000 };
 
 // Stages and replicas for a number of workers. LVP_ERR_USAGE saying the number of ranks that would be right.
 enum lvp_status lvp_caption_layout(const struct lvp_caption_options *options, int n_workers, int *stages,
@@ -41,8 +51,8 @@ enum lvp_status lvp_caption_layout(const struct lvp_caption_options *options, in
 // Workers that a bare launch starts.
 enum lvp_status lvp_caption_workers(const struct lvp_caption_options *options, int *n_workers) LVP_MUST_CHECK;
 
-// Returns when every request is finished. *clean says whether every worker has ended in good order; if not, the caller
-// must abort the MPI world.
+// Returns when every request is finished, or with LVP_DRAINED or LVP_STOPPED when a signal asked for it. *clean says
+// whether every worker has ended in good order; if not, the caller must abort the MPI world.
 enum lvp_status lvp_caption(const struct lvp_caption_options *options, MPI_Comm control, int n_workers,
                             bool *clean) LVP_MUST_CHECK;
 

@@ -2,9 +2,6 @@
 
 #include <stdlib.h>
 
-// No message from any worker for this long while work is in flight: something hangs.
-enum { SILENCE_SECONDS = 600 };
-
 static enum lvp_status create_replica(struct run *run, struct replica *replica)
 {
     const struct lvp_run_options *options = run->options;
@@ -55,6 +52,7 @@ static void destroy(struct run *run)
         free(replica->planned);
         free(replica->planned_sizes);
     }
+    lvp_cursor_close(&run->cursor);
     free(run->finished);
     free(run->replicas);
     free(run->sequences);
@@ -92,25 +90,53 @@ static enum lvp_status take_messages(struct run *run, bool *moved)
     }
 }
 
+// What a signal asks for. *ended: the run is to end now.
+static enum lvp_status heed_signals(struct run *run, bool *ended)
+{
+    const struct lvp_run_options *options = run->options;
+    int asked = options->drain != NULL ? atomic_load(options->drain) : 0;
+    *ended = false;
+    if (asked > 1) return lvp_fail(LVP_STOPPED, "stopped by a signal; give the same command again to resume");
+    if (asked == 1 && !run->draining) {
+        run->draining = true;
+        run->drain_deadline = lvp_now() + options->drain_seconds;
+    }
+    *ended = run->draining && (run->n_placed == 0 || lvp_now() > run->drain_deadline);
+    return LVP_OK;
+}
+
+static struct lvp_run_gauges gauges_of(const struct run *run)
+{
+    struct lvp_run_gauges gauges = {.generated_tokens = run->totals.generated_tokens, .images = run->totals.images};
+    int running = 0;
+    for (int r = 0; r < run->options->world->n_replicas; r++) {
+        gauges.preparing += run->replicas[r].n_preparing;
+        running += lvp_scheduler_running(run->replicas[r].scheduler);
+    }
+    gauges.running = running;
+    gauges.waiting = (int)run->n_active - running;
+    return gauges;
+}
+
 static enum lvp_status loop(struct run *run)
 {
-    double last_message = lvp_now();
+    const struct lvp_run_sink *sink = &run->options->sink;
     int idle_rounds = 0;
     while (run->next < run->n_requests || run->n_active > 0) {
-        bool moved = false;
+        bool moved = false, ended = false;
         LVP_TRY(take_messages(run, &moved));
-        if (moved || run->n_active == 0) last_message = lvp_now();
+        LVP_TRY(heed_signals(run, &ended));
+        if (ended) return lvp_fail(LVP_DRAINED, "drained after a signal; give the same command again to resume");
         LVP_TRY(lvp_run_admit(run, &moved));
         LVP_TRY(lvp_run_send_encodes(run, &moved));
         LVP_TRY(lvp_run_send_steps(run, &moved));
-        LVP_TRY(run->options->sink.tick(run->options->sink.context));
+        LVP_TRY(lvp_run_watch(run));
+        const struct lvp_run_gauges gauges = gauges_of(run);
+        LVP_TRY(sink->tick(sink->context, &gauges));
         if (moved) {
             idle_rounds = 0;
             continue;
         }
-        if (run->n_active > 0 && lvp_now() - last_message > SILENCE_SECONDS)
-            return lvp_fail(LVP_ERR_LOST, "no worker has answered for %d s with %llu requests under way",
-                            SILENCE_SECONDS, (unsigned long long)run->n_active);
         lvp_poll_rest(LVP_EXPECT_SOON, idle_rounds++);
     }
     return LVP_OK;

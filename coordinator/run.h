@@ -6,15 +6,27 @@
 //
 // Nothing waits in a circle: a group takes all its image slots before its first Prepare, a sequence takes all its KV
 // before its prefill, and each is given back by something that needs neither.
+//
+// A sample that has brought ranks down runs alone: nothing else is under way meanwhile, so that its next crash is
+// surely its own. So does one whose image did not fit the memory beside others.
 #ifndef LVP_COORDINATOR_RUN_H
 #define LVP_COORDINATOR_RUN_H
 
 #include "common/prompt.h"
-#include "coordinator/request.h"
+#include "coordinator/input/request.h"
 #include "coordinator/scheduler.h"
 #include "coordinator/world.h"
 
 enum { LVP_ENCODE_IMAGES = 8 }; // images of one encode job at most
+enum { LVP_ALONE_AFTER = 2 };   // crashes after which a sample is tried alone
+
+// What is under way, for people.
+struct lvp_run_gauges {
+    int preparing;                    // images that are read and decoded
+    int waiting;                      // requests whose images are ready or being encoded
+    int running;                      // requests in steps
+    int64_t generated_tokens, images; // so far
+};
 
 // Where rows go. `done` tells which requests an earlier run has finished.
 struct lvp_run_sink {
@@ -25,8 +37,11 @@ struct lvp_run_sink {
     enum lvp_status (*caption)(void *context, uint64_t index, const struct lvp_request *request,
                                const struct lvp_prompt *prompt, const int32_t *tokens, const float *logprobs,
                                int n_tokens, bool stopped);
-    enum lvp_status (*tick)(void *context); // often; writes, syncs and shows progress when it is time
-    uint64_t window;                        // requests that may be under way past the oldest unfinished one
+    bool (*full)(void *context);                    // no request may be started for now
+    int (*crashes)(void *context, uint64_t sample); // ranks this sample has brought down in earlier lives of the run
+    enum lvp_status (*tick)(void *context,
+                            const struct lvp_run_gauges *gauges); // often; shows progress when it is time
+    uint64_t window; // requests that may be under way past the oldest unfinished one
 };
 
 struct lvp_run_options {
@@ -41,6 +56,9 @@ struct lvp_run_options {
     uint64_t seed;
     struct lvp_scheduler_config scheduler; // of each replica
     int image_slots;                       // of each replica
+    double block_seconds;                  // that one block may take for a full step, on a slow machine
+    const atomic_int *drain;               // 1: finish what is under way, 2: stop; NULL: never
+    double drain_seconds;
     struct lvp_run_sink sink;
 };
 
@@ -48,6 +66,8 @@ struct lvp_run_totals {
     int64_t generated_tokens, prompt_rows, steps, images;
 };
 
+// LVP_OK when every request is finished; LVP_DRAINED, LVP_STOPPED when a signal ended it before; LVP_ERR_LOST naming a
+// rank that is silent or stuck.
 enum lvp_status lvp_run(const struct lvp_run_options *options, struct lvp_run_totals *totals) LVP_MUST_CHECK;
 
 #endif

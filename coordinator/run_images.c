@@ -56,6 +56,8 @@ enum lvp_status lvp_run_finish_ask(struct run *run, struct ask *ask, const struc
     free_ask(ask);
     if (group->asks == NULL) {
         lvp_run_release_images(run, group);
+        run->alone = false;
+        run->n_placed--;
         lvp_run_free_group(group);
     }
     return LVP_OK;
@@ -117,7 +119,7 @@ static enum lvp_status add_ask(struct run *run, struct group *group, uint64_t in
     struct lvp_sample_error error = {.code = LVP_SAMPLE_OK};
     struct ask *ask = calloc(1, sizeof *ask);
     if (ask == NULL) return lvp_fail(LVP_ERR_MEMORY, "out of memory for a request");
-    enum lvp_status status = lvp_request_load(run->options->requests, index, &ask->request);
+    enum lvp_status status = lvp_request_load(run->options->requests, &run->cursor, index, &ask->request);
     if (status != LVP_OK) {
         free(ask);
         return status;
@@ -129,7 +131,13 @@ static enum lvp_status add_ask(struct run *run, struct group *group, uint64_t in
     while (*link != NULL) link = &(*link)->next;
     *link = ask;
     run->n_active++;
-    LVP_TRY(build_prompt(run, ask, &error));
+    int crashes = run->options->sink.crashes(run->options->sink.context, group->sample);
+    if (crashes > LVP_ALONE_AFTER)
+        lvp_sample_error_set(&error, LVP_SAMPLE_CRASHED, "it brought a rank down %d times, the last time alone",
+                             crashes);
+    else
+        LVP_TRY(build_prompt(run, ask, &error));
+    group->alone = crashes == LVP_ALONE_AFTER;
     if (error.code == LVP_SAMPLE_OK) {
         group->n_images = ask->prompt.n_images;
         return LVP_OK;
@@ -148,7 +156,7 @@ static enum lvp_status add_ask(struct run *run, struct group *group, uint64_t in
 static enum lvp_status build_group(struct run *run)
 {
     const struct lvp_run_options *options = run->options;
-    uint64_t n_prompts = options->requests->n_prompts > 1 ? (uint64_t)options->requests->n_prompts : 1;
+    uint64_t n_prompts = (uint64_t)lvp_prompts_per_sample(options->requests);
     uint64_t end = (run->next / n_prompts + 1) * n_prompts;
     struct group *group = calloc(1, sizeof *group);
     if (group == NULL) return lvp_fail(LVP_ERR_MEMORY, "out of memory for a sample");
@@ -157,6 +165,7 @@ static enum lvp_status build_group(struct run *run)
     if (group->next != NULL) group->next->link = &group->next;
     run->groups = group;
     run->held = group;
+    group->sample = run->next / n_prompts;
     while (run->next < end) {
         uint64_t index = run->next++;
         if (options->sink.done(options->sink.context, index))
@@ -194,8 +203,13 @@ static enum lvp_status send_prepare(struct run *run, struct group *group)
     }
     for (size_t i = 0; i < n; i++) {
         lvp__prepare__image__init(&images[i]);
+        const struct lvp_image_place *place = &group->asks->request.sample.places[i];
         images[i].slot = group->slots[i];
-        images[i].path = group->asks->request.sample.paths[i];
+        images[i].path = place->path;
+        images[i].offset = place->offset;
+        images[i].n_bytes = place->n_bytes;
+        images[i].shard_bytes = place->shard_bytes;
+        images[i].sample = group->sample;
         pointers[i] = &images[i];
     }
     prepare.n_images = n;
@@ -233,14 +247,28 @@ static enum lvp_status place_group(struct run *run, struct group *group, int r)
         group->slots[n++] = slot;
     }
     replica->n_free_slots -= group->n_images;
+    replica->n_preparing += group->n_images;
     group->n_unprepared = group->n_unencoded = group->n_images;
+    run->n_placed++;
+    run->alone = group->alone;
     return send_prepare(run, group);
+}
+
+// Whether the group at hand must wait for others to end, or others for it.
+static bool must_wait(const struct run *run)
+{
+    return run->alone || (run->held->alone && run->n_placed > 0);
 }
 
 enum lvp_status lvp_run_admit(struct run *run, bool *moved)
 {
-    uint64_t n_prompts = run->options->requests->n_prompts > 1 ? (uint64_t)run->options->requests->n_prompts : 1;
+    uint64_t n_prompts = (uint64_t)lvp_prompts_per_sample(run->options->requests);
+    if (run->draining || run->options->sink.full(run->options->sink.context)) return LVP_OK;
     for (;;) {
+        if (run->held == NULL && run->again != NULL) {
+            run->held = run->again;
+            run->again = run->again->next_again;
+        }
         if (run->held == NULL) {
             if (run->next >= run->n_requests || run->next + n_prompts > run->oldest + run->options->sink.window)
                 return LVP_OK;
@@ -248,7 +276,7 @@ enum lvp_status lvp_run_admit(struct run *run, bool *moved)
             *moved = true;
             continue;
         }
-        int r = choose_replica(run, run->held->n_images);
+        int r = must_wait(run) ? -1 : choose_replica(run, run->held->n_images);
         if (r < 0) return LVP_OK;
         struct group *group = run->held;
         run->held = NULL;
@@ -256,6 +284,23 @@ enum lvp_status lvp_run_admit(struct run *run, bool *moved)
         enum lvp_status status = place_group(run, group, r);
         if (status != LVP_OK) return status;
     }
+}
+
+// Memory ran out over an image of the group, beside others or not.
+static bool is_out_of_memory(const struct group *group)
+{
+    return group->error.code == LVP_SAMPLE_CRASHED;
+}
+
+// Takes the group back, to be tried when nothing else is under way.
+static void try_again_alone(struct run *run, struct group *group)
+{
+    lvp_run_release_images(run, group);
+    run->n_placed--;
+    group->error = (struct lvp_sample_error){.code = LVP_SAMPLE_OK};
+    group->alone = true;
+    group->next_again = run->again;
+    run->again = group;
 }
 
 // Ends every request of a group whose images cannot be used.
@@ -282,7 +327,12 @@ enum lvp_status lvp_run_prepared(struct run *run, int r, const Lvp__Prepared *me
             return lvp_fail(LVP_ERR_FORMAT, "Prepared with unknown error %d", message->error);
         lvp_sample_error_set(&group->error, (enum lvp_sample_error_code)message->error, "%.200s", message->message);
     }
+    replica->n_preparing--;
     if (--group->n_unprepared > 0) return LVP_OK;
+    if (is_out_of_memory(group) && !group->alone) {
+        try_again_alone(run, group);
+        return LVP_OK;
+    }
     if (group->error.code != LVP_SAMPLE_OK) return fail_group(run, group);
     for (int i = 0; i < group->n_images; i++)
         replica->to_encode[(replica->first_to_encode + replica->n_to_encode++) % run->options->image_slots] =
@@ -297,8 +347,10 @@ static enum lvp_status send_encode(struct run *run, int r)
     int n = replica->n_to_encode < LVP_ENCODE_IMAGES ? replica->n_to_encode : LVP_ENCODE_IMAGES;
     int first = (replica->first_encoding + replica->n_encoding) % n_slots;
     int32_t slots[LVP_ENCODE_IMAGES];
+    uint64_t samples[LVP_ENCODE_IMAGES];
     for (int i = 0; i < n; i++) {
         slots[i] = replica->to_encode[(replica->first_to_encode + i) % n_slots];
+        samples[i] = replica->slot_group[slots[i]]->sample;
         replica->encoding[(first + i) % n_slots] = slots[i];
     }
     replica->first_to_encode = (replica->first_to_encode + n) % n_slots;
@@ -310,6 +362,8 @@ static enum lvp_status send_encode(struct run *run, int r)
     encode.number = ++replica->encode_number;
     encode.n_slots = (size_t)n;
     encode.slots = slots;
+    encode.n_samples = (size_t)n;
+    encode.samples = samples;
     message.body_case = LVP__TO_WORKER__BODY_ENCODE;
     message.encode = &encode;
     return lvp_world_send_stages(run->options->world, r, 0, run->options->world->merge_stage + 1, &message);

@@ -28,8 +28,11 @@ struct group {
     int n_unprepared, n_unencoded;
     int n_unstarted; // requests whose prefill has not come back: the parked rows stay until then
     struct lvp_sample_error error;
+    bool alone;                 // nothing else may be under way
+    uint64_t sample;            // of the run
     struct ask *asks;           // requests that are not finished
     struct group *next, **link; // of run->groups; link points to what points here
+    struct group *next_again;   // of run->again
 };
 
 struct replica {
@@ -46,6 +49,9 @@ struct replica {
     struct lvp_planned_seq *planned; // ring [max_steps][max_seqs]
     int *planned_sizes;              // ring [max_steps]
     int first_step, n_steps;
+    int n_preparing;           // images
+    struct lvp_patience stuck; // since something last moved
+    uint64_t moves;            // ticks of its workers, when it last moved
 };
 
 struct run {
@@ -56,6 +62,12 @@ struct run {
     bool *finished;                      // ring [window]: request i at i % window
     struct group *groups;                // all that are alive
     struct group *held;                  // of them, the one that waits for image slots
+    struct group *again;                 // of them, those to be tried alone because memory ran out
+    int n_placed;                        // of them, those that have image slots or run
+    bool alone;                          // the one that is placed must stay alone
+    bool draining;
+    double drain_deadline, watched; // lvp_now()
+    struct lvp_cursor cursor;       // of the input
     int max_encodes;
     struct replica *replicas; // [n_replicas]
     // building one Step message
@@ -74,6 +86,9 @@ void lvp_run_release_images(struct run *run, struct group *group);
 enum lvp_status lvp_run_finish_ask(struct run *run, struct ask *ask, const struct lvp_sample_error *error,
                                    bool stopped) LVP_MUST_CHECK;
 void lvp_run_free_group(struct group *group);
+
+// run_watch.c: whether the workers move on
+enum lvp_status lvp_run_watch(struct run *run) LVP_MUST_CHECK;
 
 // run_steps.c: from parked rows to captions
 enum lvp_status lvp_run_send_steps(struct run *run, bool *moved) LVP_MUST_CHECK;

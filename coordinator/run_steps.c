@@ -15,6 +15,7 @@ static void fill_sequence(const struct run *run, const struct lvp_planned_seq *p
     to->temperature = run->options->temperature;
     to->top_p = run->options->top_p;
     to->token_index = (uint32_t)ask->n_tokens;
+    to->sample = ask->group->sample;
     if (planned->prefill) {
         to->n_ids = (size_t)prompt->n_ids;
         to->ids = prompt->ids;

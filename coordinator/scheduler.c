@@ -201,3 +201,8 @@ int lvp_scheduler_load(const struct lvp_scheduler *s)
 {
     return (int)s->n_queued + s->n_running;
 }
+
+int lvp_scheduler_running(const struct lvp_scheduler *s)
+{
+    return s->n_running;
+}

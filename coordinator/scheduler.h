@@ -50,5 +50,6 @@ enum lvp_status lvp_scheduler_step_done(struct lvp_scheduler *scheduler, const b
 
 int lvp_scheduler_in_flight(const struct lvp_scheduler *scheduler); // steps
 int lvp_scheduler_load(const struct lvp_scheduler *scheduler);      // requests queued or running
+int lvp_scheduler_running(const struct lvp_scheduler *scheduler);   // of them, those in slots
 
 #endif

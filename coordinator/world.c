@@ -1,6 +1,7 @@
 #include "coordinator/world.h"
 
-#include "common/log.h"
+#include "common/guard.h"
+#include "common/pulse.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -17,34 +18,105 @@ static int kernel_set_rank(const char *name)
     return -1;
 }
 
-enum lvp_status lvp_world_poll(struct lvp_world *world, int *rank, Lvp__FromWorker **message)
+const char *lvp_world_name(const struct lvp_world *world, int rank, char *text, size_t size)
 {
-    const uint8_t *bytes = NULL;
-    size_t n_bytes = 0;
-    *message = NULL;
-    LVP_TRY(lvp_control_poll(world->control, rank, &bytes, &n_bytes));
-    if (bytes == NULL) return LVP_OK;
-    if (*rank < 1 || *rank > world->n_workers)
-        return lvp_fail(LVP_ERR_FORMAT, "a message from rank %d, which is no worker", *rank);
-    LVP_TRY(lvp_control_unpack_from_worker(bytes, n_bytes, message));
-    if ((*message)->body_case != LVP__FROM_WORKER__BODY_FAILURE) return LVP_OK;
-    const Lvp__Failure *failure = (*message)->failure;
-    const struct lvp_worker_info *worker = &world->workers[*rank - 1];
+    const struct lvp_worker_info *worker = &world->workers[rank - 1];
+    if (worker->host[0] == '\0')
+        (void)snprintf(text, size, "rank %d", rank);
+    else if (world->n_stages == 0)
+        (void)snprintf(text, size, "rank %d (%s)", rank, worker->host);
+    else if (world->n_replicas > 1)
+        (void)snprintf(text, size, "rank %d (%s, stage %d of replica %d)", rank, worker->host, worker->stage,
+                       worker->replica);
+    else
+        (void)snprintf(text, size, "rank %d (%s, stage %d of %d)", rank, worker->host, worker->stage, world->n_stages);
+    return text;
+}
+
+// The worker's own text, with its name in front.
+static enum lvp_status report_failure(struct lvp_world *world, int rank, const Lvp__Failure *failure)
+{
+    char name[200];
     enum lvp_status status = failure->status > LVP_OK && failure->status <= LVP_ERR_INTERNAL
                                  ? (enum lvp_status)failure->status
                                  : LVP_ERR_INTERNAL;
-    world->workers[*rank - 1].finished = true;
-    if (worker->host[0] == '\0')
-        status = lvp_fail(status, "rank %d: %.800s", *rank, failure->text);
-    else
-        status = lvp_fail(status, "rank %d (%s, stage %d): %.800s", *rank, worker->host, worker->stage, failure->text);
-    lvp__from_worker__free_unpacked(*message, NULL);
-    *message = NULL;
-    return status;
+    world->workers[rank - 1].finished = true;
+    return lvp_fail(status == LVP_ERR_MEMORY ? LVP_ERR_LOST : status, "%s: %.800s",
+                    lvp_world_name(world, rank, name, sizeof name), failure->text);
+}
+
+static void note_pulse(struct lvp_worker_info *worker, const Lvp__Pulse *pulse)
+{
+    worker->ticks = pulse->ticks;
+    worker->steps = pulse->steps;
+    worker->encodes = pulse->encodes;
+}
+
+enum lvp_status lvp_world_poll(struct lvp_world *world, int *rank, Lvp__FromWorker **message)
+{
+    for (;;) {
+        const uint8_t *bytes = NULL;
+        size_t n_bytes = 0;
+        *message = NULL;
+        LVP_TRY(lvp_control_poll(world->control, rank, &bytes, &n_bytes));
+        if (bytes == NULL) return LVP_OK;
+        if (*rank < 1 || *rank > world->n_workers)
+            return lvp_fail(LVP_ERR_FORMAT, "a message from rank %d, which is no worker", *rank);
+        lvp_patience_reset(&world->workers[*rank - 1].silent);
+        LVP_TRY(lvp_control_unpack_from_worker(bytes, n_bytes, message));
+        enum lvp_status status = LVP_OK;
+        if ((*message)->body_case == LVP__FROM_WORKER__BODY_PULSE)
+            note_pulse(&world->workers[*rank - 1], (*message)->pulse);
+        else if ((*message)->body_case == LVP__FROM_WORKER__BODY_FAILURE)
+            status = report_failure(world, *rank, (*message)->failure);
+        else
+            return LVP_OK;
+        lvp__from_worker__free_unpacked(*message, NULL);
+        *message = NULL;
+        LVP_TRY(status);
+    }
+}
+
+static enum lvp_status send_pulses(struct lvp_world *world)
+{
+    Lvp__Pulse pulse = LVP__PULSE__INIT;
+    Lvp__ToWorker message = LVP__TO_WORKER__INIT;
+    message.body_case = LVP__TO_WORKER__BODY_PULSE;
+    message.pulse = &pulse;
+    for (int w = 0; w < world->n_workers; w++)
+        if (!world->workers[w].finished) LVP_TRY(lvp_world_send(world, w + 1, &message));
+    return LVP_OK;
+}
+
+enum lvp_status lvp_world_keep_up(struct lvp_world *world)
+{
+    double now = lvp_now();
+    lvp_guard_tick();
+    for (int w = 0; w < world->n_workers; w++) {
+        struct lvp_worker_info *worker = &world->workers[w];
+        char name[200];
+        if (worker->finished || lvp_patience_ask(&worker->silent) <= lvp_silence_seconds()) continue;
+        return lvp_fail(LVP_ERR_LOST, "%s: lost, no word for %.0f s; its last step was %llu",
+                        lvp_world_name(world, w + 1, name, sizeof name), lvp_silence_seconds(),
+                        (unsigned long long)worker->steps);
+    }
+    if (now - world->last_pulse < LVP_PULSE_SECONDS) return LVP_OK;
+    world->last_pulse = now;
+    return send_pulses(world);
+}
+
+enum lvp_status lvp_world_idle(struct lvp_world *world)
+{
+    int rank = 0;
+    Lvp__FromWorker *message = NULL;
+    LVP_TRY(lvp_world_poll(world, &rank, &message));
+    if (message == NULL) return lvp_world_keep_up(world);
+    lvp__from_worker__free_unpacked(message, NULL);
+    return lvp_fail(LVP_ERR_FORMAT, "rank %d spoke out of turn", rank);
 }
 
 // Polls until `take` has been content with a message of every worker.
-static enum lvp_status collect(struct lvp_world *world, int seconds, const char *what,
+static enum lvp_status collect(struct lvp_world *world, int seconds, const char *what, const atomic_int *interrupt,
                                enum lvp_status (*take)(struct lvp_worker_info *worker, int rank,
                                                        const Lvp__FromWorker *message))
 {
@@ -56,6 +128,12 @@ static enum lvp_status collect(struct lvp_world *world, int seconds, const char 
         int rank = 0;
         Lvp__FromWorker *message = NULL;
         LVP_CHECK(lvp_world_poll(world, &rank, &message));
+        LVP_CHECK(lvp_world_keep_up(world));
+        if (interrupt != NULL && atomic_load(interrupt) > 0) {
+            if (message != NULL) lvp__from_worker__free_unpacked(message, NULL);
+            status = lvp_fail(LVP_DRAINED, "ended by a signal before the work began");
+            goto fail;
+        }
         if (message == NULL) {
             if (lvp_now() > deadline) {
                 for (rank = 1; done[rank - 1]; rank++) {
@@ -100,7 +178,7 @@ enum lvp_status lvp_world_open(MPI_Comm control, int n_workers, struct lvp_world
     world->workers = calloc((size_t)n_workers, sizeof *world->workers);
     if (world->workers == NULL) return lvp_fail(LVP_ERR_MEMORY, "out of memory");
     LVP_TRY(lvp_control_open(control, &world->control));
-    LVP_TRY(collect(world, HELLO_SECONDS, "say hello", take_hello));
+    LVP_TRY(collect(world, HELLO_SECONDS, "say hello", NULL, take_hello));
     int lowest = kernel_set_rank(world->workers[0].kernel_set);
     for (int w = 1; w < n_workers; w++) {
         int order = kernel_set_rank(world->workers[w].kernel_set);
@@ -132,7 +210,8 @@ static enum lvp_status take_ready(struct lvp_worker_info *worker, int rank, cons
 }
 
 enum lvp_status lvp_world_setup(struct lvp_world *world, const struct lvp_partition *partition, int n_replicas,
-                                int merge_stage, const char *kernel_set, int threads, Lvp__Setup *template)
+                                int merge_stage, const char *kernel_set, int threads, const atomic_int *interrupt,
+                                Lvp__Setup *template)
 {
     int32_t ranks[LVP_MAX_STAGES], first[LVP_MAX_STAGES + 1];
     world->n_stages = partition->n_stages;
@@ -151,6 +230,7 @@ enum lvp_status lvp_world_setup(struct lvp_world *world, const struct lvp_partit
         worker->stage = w % world->n_stages;
         if (threads > 0) worker->threads = threads;
         for (int s = 0; s < world->n_stages; s++) ranks[s] = lvp_world_rank(world, worker->replica, s);
+        template->replica = worker->replica;
         template->stage = worker->stage;
         template->threads = worker->threads;
         Lvp__ToWorker message = LVP__TO_WORKER__INIT;
@@ -158,7 +238,7 @@ enum lvp_status lvp_world_setup(struct lvp_world *world, const struct lvp_partit
         message.setup = template;
         LVP_TRY(lvp_world_send(world, w + 1, &message));
     }
-    return collect(world, LOAD_SECONDS, "load its stage", take_ready);
+    return collect(world, LOAD_SECONDS, "load its stage", interrupt, take_ready);
 }
 
 enum lvp_status lvp_world_send(struct lvp_world *world, int rank, Lvp__ToWorker *message)
@@ -188,6 +268,7 @@ bool lvp_world_finish(struct lvp_world *world, double deadline_seconds)
     while (left > 0 && lvp_now() < deadline) {
         int rank = 0;
         Lvp__FromWorker *answer = NULL;
+        lvp_guard_tick();
         if (lvp_world_poll(world, &rank, &answer) != LVP_OK) { // a failure, said already or too late to matter
             left--;
             continue;

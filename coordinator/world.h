@@ -5,8 +5,11 @@
 #define LVP_COORDINATOR_WORLD_H
 
 #include "common/control.h"
+#include "common/patience.h"
 #include "common/plan.h"
 #include "common/step.h"
+
+#include <stdatomic.h>
 
 struct lvp_worker_info {
     char host[128];
@@ -14,6 +17,8 @@ struct lvp_worker_info {
     int threads;
     int64_t memory_bytes;
     int replica, stage;
+    struct lvp_patience silent;     // since its last message
+    uint64_t ticks, steps, encodes; // of its last pulse: how far it is
     double load_seconds;
     bool finished;              // its statistics have come
     Lvp__Statistics statistics; // plain fields only
@@ -26,6 +31,7 @@ struct lvp_world {
     const char *kernel_set;          // the lowest of all workers
     struct lvp_worker_info *workers; // [n_workers]; rank r is workers[r - 1]
     struct lvp_partition partition;
+    double last_pulse;
 };
 
 // Collects every worker's Hello. LVP_ERR_LOST naming a rank that does not speak within the deadline; LVP_ERR_USAGE for
@@ -35,10 +41,11 @@ enum lvp_status lvp_world_open(MPI_Comm control, int n_workers, struct lvp_world
 bool lvp_world_can_run(const struct lvp_world *world, const char *kernel_set);
 void lvp_world_close(struct lvp_world *world);
 
-// Lays stages and replicas over the workers. `template` is the Setup of everybody; stage, ranks, threads and kernel set
-// are filled in for each. Waits until all are ready.
+// Lays stages and replicas over the workers. `template` is the Setup of everybody; replica, stage, ranks, threads and
+// kernel set are filled in for each. Waits until all are ready, or
+// *interrupt is no longer 0 (LVP_DRAINED); NULL: nothing interrupts.
 enum lvp_status lvp_world_setup(struct lvp_world *world, const struct lvp_partition *partition, int n_replicas,
-                                int merge_stage, const char *kernel_set, int threads,
+                                int merge_stage, const char *kernel_set, int threads, const atomic_int *interrupt,
                                 Lvp__Setup *template) LVP_MUST_CHECK;
 
 static inline int lvp_world_rank(const struct lvp_world *world, int replica, int stage)
@@ -51,9 +58,19 @@ enum lvp_status lvp_world_send(struct lvp_world *world, int rank, Lvp__ToWorker 
 enum lvp_status lvp_world_send_stages(struct lvp_world *world, int replica, int first, int end,
                                       Lvp__ToWorker *message) LVP_MUST_CHECK;
 
-// The next message; NULL when none has come. A Failure is turned into the error it carries, with the rank's name. Free
-// with lvp__from_worker__free_unpacked.
+// The next message; NULL when none has come. A Failure is turned into the error it carries, with the rank's name (a
+// worker that ran out of memory is a lost one); a Pulse is noted. Free with lvp__from_worker__free_unpacked.
 enum lvp_status lvp_world_poll(struct lvp_world *world, int *rank, Lvp__FromWorker **message) LVP_MUST_CHECK;
+
+// To be called at least once a second: tells the workers that rank 0 lives, and LVP_ERR_LOST naming one that has been
+// silent for lvp_silence_seconds().
+enum lvp_status lvp_world_keep_up(struct lvp_world *world) LVP_MUST_CHECK;
+
+// The same while no message is expected but signs of life: for rank 0's own long work.
+enum lvp_status lvp_world_idle(struct lvp_world *world) LVP_MUST_CHECK;
+
+// "rank 2 (n1, stage 1 of 4)" or "... stage 1 of replica 3)".
+const char *lvp_world_name(const struct lvp_world *world, int rank, char *text, size_t size);
 
 // Tells everybody to finish and collects statistics until the deadline. False when someone did not answer.
 bool lvp_world_finish(struct lvp_world *world, double deadline_seconds);

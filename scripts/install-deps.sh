@@ -10,7 +10,7 @@ set -euo pipefail
 packages=(
   g++ cmake ninja-build pkg-config
   openmpi-bin libopenmpi-dev
-  protobuf-c-compiler libprotobuf-c-dev libjansson-dev libxxhash-dev
+  protobuf-c-compiler libprotobuf-c-dev libjansson-dev libxxhash-dev libarchive-dev
   libsentencepiece-dev libprotobuf-dev # from 0.2 on sentencepiece.pc asks for protobuf-lite.pc
   libjpeg-dev libspng-dev libwebp-dev
   libcmocka-dev jq

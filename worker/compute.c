@@ -1,5 +1,6 @@
 #include "worker/compute.h"
 
+#include "common/record.h"
 #include "worker/weights.h"
 
 #include <stdio.h>
@@ -176,6 +177,22 @@ static void count_encode(struct lvp_compute *compute, const struct lvp_job *job)
     compute->statistics.framing_bytes += LVP_HOP_HEADER_BYTES;
 }
 
+// Says in the rank's record which samples the job is about.
+static void note_work(const struct lvp_job *job, bool is_step)
+{
+    if (!is_step) {
+        const Lvp__Encode *encode = job->message->encode;
+        lvp_record_work(-1, "encoding images", encode->samples, (int)encode->n_samples);
+        return;
+    }
+    const Lvp__Step *step = job->message->step;
+    uint64_t samples[LVP_RECORD_WORK];
+    int n = 0;
+    for (size_t s = 0; s < step->n_sequences && n < LVP_RECORD_WORK; s++) samples[n++] = step->sequences[s]->sample;
+    lvp_record_step(step->number);
+    lvp_record_work(-1, "computing a step", samples, n);
+}
+
 // Runs one job with the lock released. The lane's counters say that nobody else touches the job meanwhile.
 static enum lvp_status run_job(struct lvp_compute *compute, struct lvp_lane *lane)
 {
@@ -186,15 +203,21 @@ static enum lvp_status run_job(struct lvp_compute *compute, struct lvp_lane *lan
     if (is_step) compute->n_releases = 0;
     pthread_mutex_unlock(&compute->lock);
     double start = lvp_now();
+    note_work(job, is_step);
     enum lvp_status status = is_step ? run_step(compute, job, index) : run_encode(compute, job, index);
+    lvp_record_work(-1, NULL, NULL, 0);
+    lvp_record_tick();
     double seconds = lvp_now() - start;
     pthread_mutex_lock(&compute->lock);
     compute->statistics.compute_seconds += seconds;
     if (status != LVP_OK) return status;
-    if (is_step)
+    if (is_step) {
+        compute->last_step = job->step.number;
         count_step(compute, job);
-    else
+    } else {
+        compute->last_encode = job->message->encode->number;
         count_encode(compute, job);
+    }
     lane->computed++;
     return LVP_OK;
 }
@@ -356,6 +379,7 @@ enum lvp_status lvp_compute_step(struct lvp_compute *compute, Lvp__ToWorker *mes
                           lvp_depth_of_layer(&setup->prune, range.dec_first));
     job->out = step_header(compute, &job->step, lvp_stage_rows_out(compute->stage, &job->step),
                            lvp_depth_of_layer(&setup->prune, range.dec_end));
+    compute->last_announced = job->step.number;
     compute->steps.announced++;
     pthread_cond_signal(&compute->wake); // from now on the compute thread's waiting counts as waiting for this job
     return LVP_OK;
@@ -380,6 +404,9 @@ static enum lvp_status check_encode(const struct lvp_compute *compute, const Lvp
     int first = compute->setup.partition.first[compute->setup.stage];
     if (first > lvp_block_index(&compute->config, LVP_BLOCK_MERGE, 0))
         return lvp_fail(LVP_ERR_FORMAT, "an encode job was sent to a stage past the merge");
+    if (encode->n_samples != encode->n_slots)
+        return lvp_fail(LVP_ERR_FORMAT, "an encode job of %zu samples for %zu slots", encode->n_samples,
+                        encode->n_slots);
     if (encode->n_slots < 1 || encode->n_slots > (size_t)limits->max_images)
         return lvp_fail(LVP_ERR_FORMAT, "an encode job of %zu images", encode->n_slots);
     for (size_t i = 0; i < encode->n_slots; i++)

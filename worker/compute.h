@@ -12,12 +12,13 @@
 // What a worker is told at start, checked and in our own types.
 struct lvp_worker_setup {
     char *model, *pruner_weights, *kernel_set, *model_hash; // owned
+    char *output, *coordinator;                             // owned; folder of the run, host of rank 0
     enum lvp_dtype dtype;
     int threads;
     enum lvp_pruner_kind pruner;
     struct lvp_prune_counts prune;
     struct lvp_partition partition;
-    int stage;
+    int replica, stage;
     int ranks[LVP_MAX_STAGES];
     struct lvp_stage_limits limits;
     int64_t max_pixels;
@@ -40,6 +41,7 @@ struct lvp_compute {
     int32_t *releases; // sequence slots to free before the next step
     int n_releases;
     double load_seconds;
+    uint64_t last_announced, last_step, last_encode; // numbers: of steps told, of jobs computed
     Lvp__Statistics statistics;
     // owned by the compute thread after the start
     struct lvp_model_config config;

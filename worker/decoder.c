@@ -1,5 +1,6 @@
 #include "worker/decoder.h"
 
+#include "common/record.h"
 #include "worker/weights.h"
 
 #include <math.h>
@@ -102,7 +103,10 @@ enum lvp_status lvp_decoder_create(struct lvp_backend *backend, const struct lvp
         status = lvp_fail(LVP_ERR_MEMORY, "out of memory for the decoder");
         goto fail;
     }
-    for (int i = first; i < end; i++) LVP_CHECK(load_layer(backend, checkpoint, i, &decoder->layers[i - first]));
+    for (int i = first; i < end; i++) {
+        LVP_CHECK(load_layer(backend, checkpoint, i, &decoder->layers[i - first]));
+        lvp_record_tick();
+    }
     LVP_CHECK(create_rope(decoder));
     LVP_CHECK(create_work_space(decoder, (size_t)max_rows));
     *result = decoder;
@@ -181,4 +185,5 @@ void lvp_decoder_run_layer(struct lvp_decoder *decoder, int layer_index, int n_s
     ops->paged_attention(backend, &attention);
     ops->linear(backend, layer->out, decoder->attended, n_rows, add_x, x);
     run_mlp(decoder, layer, n_rows, x);
+    lvp_record_tick();
 }

@@ -1,16 +1,20 @@
 #include "worker/prepare.h"
 
-#include "worker/image/image.h"
+#include "common/record.h"
 
 #include <pthread.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 struct slot {
     float *pixels;
-    char *path;
+    struct lvp_image_file file;
+    char *path; // of `file`
+    uint64_t sample;
     bool busy;
     enum lvp_status status;
+    char failure[512]; // with status
     struct lvp_sample_error error;
 };
 
@@ -30,6 +34,7 @@ struct lvp_prepare {
     pthread_cond_t work;
     pthread_t *threads;
     bool stop;
+    int n_started; // threads that have taken a number
 };
 
 static void push(struct queue *queue, int item)
@@ -45,19 +50,34 @@ static int pop(struct queue *queue)
     return item;
 }
 
+// Running out of memory over one image is that sample's trouble: the coordinator tries it again by itself.
+static void load_image(struct lvp_prepare *prepare, struct slot *slot)
+{
+    lvp_error_clear();
+    slot->error = (struct lvp_sample_error){.code = LVP_SAMPLE_OK};
+    slot->status = lvp_image_load(&slot->file, &prepare->config, prepare->max_pixels, slot->pixels, &slot->error);
+    if (slot->status == LVP_ERR_MEMORY) {
+        lvp_sample_error_set(&slot->error, LVP_SAMPLE_CRASHED, "out of memory: %.200s", lvp_error_text());
+        slot->status = LVP_OK;
+    }
+    if (slot->status != LVP_OK) (void)snprintf(slot->failure, sizeof slot->failure, "%s", lvp_error_text());
+}
+
 static void *run(void *argument)
 {
     struct lvp_prepare *prepare = argument;
     pthread_mutex_lock(&prepare->lock);
+    int number = prepare->n_started++;
     for (;;) {
         while (prepare->todo.n == 0 && !prepare->stop) pthread_cond_wait(&prepare->work, &prepare->lock);
         if (prepare->stop) break;
         int index = pop(&prepare->todo);
         struct slot *slot = &prepare->slots[index];
         pthread_mutex_unlock(&prepare->lock);
-        lvp_error_clear();
-        slot->error = (struct lvp_sample_error){.code = LVP_SAMPLE_OK};
-        slot->status = lvp_image_load(slot->path, &prepare->config, prepare->max_pixels, slot->pixels, &slot->error);
+        lvp_record_work(number, "decoding an image", &slot->sample, 1);
+        load_image(prepare, slot);
+        lvp_record_work(number, NULL, NULL, 0);
+        lvp_record_tick();
         pthread_mutex_lock(&prepare->lock);
         push(&prepare->done, index);
     }
@@ -117,18 +137,23 @@ void lvp_prepare_destroy(struct lvp_prepare *prepare)
     free(prepare);
 }
 
-enum lvp_status lvp_prepare_submit(struct lvp_prepare *prepare, int index, const char *path)
+enum lvp_status lvp_prepare_submit(struct lvp_prepare *prepare, int index, const struct lvp_image_file *file,
+                                   uint64_t sample)
 {
     enum lvp_status status = LVP_OK;
-    char *copy = strdup(path);
+    char *copy = strdup(file->path);
     if (copy == NULL) return lvp_fail(LVP_ERR_MEMORY, "out of memory for a path");
     pthread_mutex_lock(&prepare->lock);
     if (index < 0 || index >= prepare->n_slots || prepare->slots[index].busy) {
         status = lvp_fail(LVP_ERR_FORMAT, "image slot %d cannot be prepared", index);
     } else {
-        prepare->slots[index].busy = true;
-        free(prepare->slots[index].path);
-        prepare->slots[index].path = copy;
+        struct slot *slot = &prepare->slots[index];
+        slot->busy = true;
+        free(slot->path);
+        slot->path = copy;
+        slot->file = *file;
+        slot->file.path = copy;
+        slot->sample = sample;
         copy = NULL;
         prepare->n_busy++;
         push(&prepare->todo, index);
@@ -150,8 +175,7 @@ enum lvp_status lvp_prepare_take(struct lvp_prepare *prepare, struct lvp_prepare
         prepare->n_busy--;
         *result = (struct lvp_prepared){.slot = index, .error = prepare->slots[index].error};
         if (prepare->slots[index].status != LVP_OK)
-            status =
-                lvp_fail(prepare->slots[index].status, "out of memory while preparing %s", prepare->slots[index].path);
+            status = lvp_fail(prepare->slots[index].status, "%s", prepare->slots[index].failure);
     }
     pthread_mutex_unlock(&prepare->lock);
     return status;

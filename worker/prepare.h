@@ -5,8 +5,7 @@
 #ifndef LVP_WORKER_PREPARE_H
 #define LVP_WORKER_PREPARE_H
 
-#include "common/model_config.h"
-#include "common/sample_error.h"
+#include "worker/image/image.h"
 
 #include <stdbool.h>
 
@@ -14,16 +13,18 @@ struct lvp_prepare;
 
 struct lvp_prepared {
     int slot;
-    struct lvp_sample_error error; // code LVP_SAMPLE_OK: the pixels are ready
+    struct lvp_sample_error error; // code LVP_SAMPLE_OK: the pixels are ready; crashed: memory ran out over it
 };
 
 enum lvp_status lvp_prepare_create(const struct lvp_image_config *config, int64_t max_pixels, int n_slots,
                                    int n_threads, struct lvp_prepare **prepare) LVP_MUST_CHECK;
 void lvp_prepare_destroy(struct lvp_prepare *prepare); // waits for images being decoded; NULL is allowed
 
-// LVP_ERR_FORMAT for a slot that is out of range or busy.
-enum lvp_status lvp_prepare_submit(struct lvp_prepare *prepare, int slot, const char *path) LVP_MUST_CHECK;
-// The next result, if there is one. LVP_ERR_MEMORY when a thread ran out of memory.
+// `sample` is whose image it is, for the rank's record; the path is copied. LVP_ERR_FORMAT for a slot that is out of
+// range or busy.
+enum lvp_status lvp_prepare_submit(struct lvp_prepare *prepare, int slot, const struct lvp_image_file *file,
+                                   uint64_t sample) LVP_MUST_CHECK;
+// The next result, if there is one. LVP_ERR_IO and LVP_ERR_MODEL as lvp_image_load.
 enum lvp_status lvp_prepare_take(struct lvp_prepare *prepare, struct lvp_prepared *result, bool *taken) LVP_MUST_CHECK;
 bool lvp_prepare_busy(struct lvp_prepare *prepare);
 

@@ -67,7 +67,9 @@ enum lvp_status lvp_worker_setup_read(const Lvp__Setup *message, struct lvp_work
         setup->ranks[s] = message->ranks[s];
     }
     if (!in_range(message->stage, 0, setup->partition.n_stages - 1)) return bad("stage");
+    if (!in_range(message->replica, 0, 1 << 20)) return bad("replica");
     setup->stage = message->stage;
+    setup->replica = message->replica;
     setup->dtype = (enum lvp_dtype)message->dtype;
     setup->pruner = (enum lvp_pruner_kind)message->pruner;
     setup->threads = message->threads;
@@ -77,7 +79,10 @@ enum lvp_status lvp_worker_setup_read(const Lvp__Setup *message, struct lvp_work
     setup->pruner_weights = strdup(message->pruner_weights);
     setup->kernel_set = strdup(message->kernel_set);
     setup->model_hash = strdup(message->model_hash);
-    if (setup->model == NULL || setup->pruner_weights == NULL || setup->kernel_set == NULL || setup->model_hash == NULL)
+    setup->output = strdup(message->output);
+    setup->coordinator = strdup(message->coordinator);
+    if (setup->output == NULL || setup->coordinator == NULL || setup->model == NULL || setup->pruner_weights == NULL ||
+        setup->kernel_set == NULL || setup->model_hash == NULL)
         return lvp_fail(LVP_ERR_MEMORY, "out of memory for the setup");
     return LVP_OK;
 }
@@ -88,5 +93,7 @@ void lvp_worker_setup_free(struct lvp_worker_setup *setup)
     free(setup->pruner_weights);
     free(setup->kernel_set);
     free(setup->model_hash);
+    free(setup->output);
+    free(setup->coordinator);
     *setup = (struct lvp_worker_setup){0};
 }

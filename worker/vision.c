@@ -1,5 +1,6 @@
 #include "worker/vision.h"
 
+#include "common/record.h"
 #include "worker/weights.h"
 
 #include <math.h>
@@ -80,8 +81,10 @@ static enum lvp_status load_weights(struct lvp_vision *v, const struct lvp_check
         LVP_TRY(lvp_vector_create(backend, lvp_checkpoint_weight(ckpt, LVP_W_VIT_PRE_NORM_W, 0), &v->pre_norm_w));
         LVP_TRY(lvp_vector_create(backend, lvp_checkpoint_weight(ckpt, LVP_W_VIT_PRE_NORM_B, 0), &v->pre_norm_b));
     }
-    for (int i = v->range.vit_first; i < v->range.vit_end; i++)
+    for (int i = v->range.vit_first; i < v->range.vit_end; i++) {
         LVP_TRY(load_layer(backend, ckpt, i, &v->layers[i - v->range.vit_first]));
+        lvp_record_tick();
+    }
     if (v->range.project) {
         LVP_TRY(lvp_linear_from(backend, lvp_checkpoint_weight(ckpt, LVP_W_PROJ1, 0),
                                 lvp_checkpoint_weight(ckpt, LVP_W_PROJ1_B, 0), &v->project1));
@@ -267,6 +270,7 @@ void lvp_vision_run(struct lvp_vision *v, int n_images, float *in, float *out)
     if (v->range.project) tap_features(v, v->range.vit_first, n_images, x);
     for (int i = v->range.vit_first; i < v->range.vit_end; i++) {
         run_layer(v, &v->layers[i - v->range.vit_first], n_images, x);
+        lvp_record_tick();
         if (v->range.project) tap_features(v, i + 1, n_images, x);
     }
     if (v->range.project) {

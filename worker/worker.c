@@ -1,9 +1,14 @@
 #include "worker/worker.h"
 
+#include "common/guard.h"
+#include "common/job.h"
+#include "common/log.h"
+#include "common/pulse.h"
+#include "common/record.h"
 #include "worker/compute.h"
 
+#include <stdio.h>
 #include <stdlib.h>
-#include <unistd.h>
 
 struct worker {
     const struct lvp_worker_options *options;
@@ -11,6 +16,8 @@ struct worker {
     struct lvp_transport *transport;
     struct lvp_compute compute;
     bool ready_sent, finished;
+    struct lvp_patience coordinator; // since its last message
+    double last_pulse;
 };
 
 static enum lvp_status send_to_coordinator(struct worker *worker, Lvp__FromWorker *message)
@@ -20,12 +27,12 @@ static enum lvp_status send_to_coordinator(struct worker *worker, Lvp__FromWorke
 
 static enum lvp_status send_hello(struct worker *worker)
 {
-    char host[256] = "";
+    char host[128];
     Lvp__Hello hello = LVP__HELLO__INIT;
     Lvp__FromWorker message = LVP__FROM_WORKER__INIT;
     const char *kernel_set = lvp_cpu_best_kernel_set();
     if (kernel_set == NULL) return LVP_ERR_USAGE;
-    (void)gethostname(host, sizeof host - 1);
+    lvp_host_name(host, sizeof host);
     hello.host = host;
     hello.version = (char[]){LVP_VERSION};
     hello.kernel_set = (char *)(size_t)kernel_set;
@@ -44,6 +51,7 @@ static enum lvp_status send_ready(struct worker *worker)
     message.body_case = LVP__FROM_WORKER__BODY_READY;
     message.ready = &ready;
     worker->ready_sent = true;
+    lvp_record_phase(LVP_PHASE_RUNNING);
     return send_to_coordinator(worker, &message);
 }
 
@@ -51,8 +59,15 @@ static enum lvp_status submit_images(struct worker *worker, const Lvp__Prepare *
 {
     if (worker->compute.prepare == NULL)
         return lvp_fail(LVP_ERR_FORMAT, "Prepare was sent to a stage without the image pool");
-    for (size_t i = 0; i < prepare->n_images; i++)
-        LVP_TRY(lvp_prepare_submit(worker->compute.prepare, prepare->images[i]->slot, prepare->images[i]->path));
+    for (size_t i = 0; i < prepare->n_images; i++) {
+        const Lvp__Prepare__Image *image = prepare->images[i];
+        const struct lvp_image_file file = {
+            .path = image->path, .offset = image->offset, .n_bytes = image->n_bytes, .shard_bytes = image->shard_bytes};
+        if (image->shard_bytes > 0 &&
+            (image->offset > image->shard_bytes || image->n_bytes > image->shard_bytes - image->offset))
+            return lvp_fail(LVP_ERR_FORMAT, "Prepare names bytes past the end of %s", image->path);
+        LVP_TRY(lvp_prepare_submit(worker->compute.prepare, image->slot, &file, image->sample));
+    }
     return LVP_OK;
 }
 
@@ -60,7 +75,8 @@ static enum lvp_status submit_images(struct worker *worker, const Lvp__Prepare *
 static enum lvp_status handle_message(struct worker *worker, Lvp__ToWorker *message)
 {
     enum lvp_status status = LVP_OK;
-    if (message->body_case != LVP__TO_WORKER__BODY_FINISH && !worker->compute.loaded) {
+    bool work = message->body_case != LVP__TO_WORKER__BODY_FINISH && message->body_case != LVP__TO_WORKER__BODY_PULSE;
+    if (work && !worker->compute.loaded) {
         lvp__to_worker__free_unpacked(message, NULL);
         return lvp_fail(LVP_ERR_FORMAT, "a command came before this stage was ready");
     }
@@ -78,12 +94,55 @@ static enum lvp_status handle_message(struct worker *worker, Lvp__ToWorker *mess
     case LVP__TO_WORKER__BODY_FINISH:
         worker->finished = true;
         break;
+    case LVP__TO_WORKER__BODY_PULSE:
+        break;
     default:
         status = lvp_fail(LVP_ERR_FORMAT, "the coordinator sent a message of an unknown kind");
         break;
     }
     lvp__to_worker__free_unpacked(message, NULL);
     return status;
+}
+
+static void open_record(const struct worker *worker)
+{
+    const struct lvp_worker_setup *setup = &worker->compute.setup;
+    struct lvp_record_place place = {.rank = worker->options->rank,
+                                     .n_ranks = worker->options->n_ranks,
+                                     .replica = setup->replica,
+                                     .stage = setup->stage,
+                                     .n_stages = setup->partition.n_stages};
+    lvp_record_phase(LVP_PHASE_LOADING);
+    if (!lvp_record_open(setup->output, place))
+        lvp_debug("%s/.lvpipe cannot be written to: this rank leaves no record", setup->output);
+}
+
+// Tells rank 0 that this rank lives and how far it is, and watches whether rank 0 does.
+static enum lvp_status pulse(struct worker *worker)
+{
+    struct lvp_compute *compute = &worker->compute;
+    double now = lvp_now();
+    lvp_guard_tick();
+    // One after the other, so that it is said once: the first one to speak ends the world.
+    double limit = lvp_silence_seconds() + 0.5 * (worker->options->rank < 20 ? worker->options->rank : 20);
+    if (lvp_patience_ask(&worker->coordinator) > limit) {
+        const char *host = compute->setup.coordinator != NULL ? compute->setup.coordinator : "its host is not known";
+        return lvp_fail(LVP_ERR_LOST,
+                        "rank 0 (%s, coordinator): lost, no word for %.0f s; the last step that came from it was %llu",
+                        host, limit, (unsigned long long)compute->last_announced);
+    }
+    if (now - worker->last_pulse < LVP_PULSE_SECONDS) return LVP_OK;
+    worker->last_pulse = now;
+    Lvp__Pulse pulse = LVP__PULSE__INIT;
+    Lvp__FromWorker message = LVP__FROM_WORKER__INIT;
+    pthread_mutex_lock(&compute->lock);
+    pulse.steps = compute->last_step;
+    pulse.encodes = compute->last_encode;
+    pthread_mutex_unlock(&compute->lock);
+    pulse.ticks = lvp_record_ticks();
+    message.body_case = LVP__FROM_WORKER__BODY_PULSE;
+    message.pulse = &pulse;
+    return send_to_coordinator(worker, &message);
 }
 
 static enum lvp_status poll_commands(struct worker *worker, bool *moved)
@@ -96,11 +155,13 @@ static enum lvp_status poll_commands(struct worker *worker, bool *moved)
         LVP_TRY(lvp_control_poll(worker->control, &from, &bytes, &n_bytes));
         if (bytes == NULL) return LVP_OK;
         *moved = true;
+        lvp_patience_reset(&worker->coordinator);
         LVP_TRY(lvp_control_unpack_to_worker(bytes, n_bytes, &message));
         if (message->body_case == LVP__TO_WORKER__BODY_SETUP && !worker->compute.running) {
             enum lvp_status status = lvp_compute_start(&worker->compute, message->setup);
             lvp__to_worker__free_unpacked(message, NULL);
             LVP_TRY(status);
+            open_record(worker);
             continue;
         }
         pthread_mutex_lock(&worker->compute.lock);
@@ -189,6 +250,7 @@ static enum lvp_status serve(struct worker *worker)
         bool moved = false;
         enum lvp_expectation expectation = LVP_EXPECT_NOTHING;
         LVP_TRY(poll_commands(worker, &moved));
+        LVP_TRY(pulse(worker));
         if (worker->compute.running) {
             pthread_mutex_lock(&worker->compute.lock);
             enum lvp_status status = move_work(worker, &moved, &expectation);
@@ -203,6 +265,7 @@ static enum lvp_status serve(struct worker *worker)
 
 static void flush(struct worker *worker)
 {
+    lvp_record_phase(LVP_PHASE_FINISHING);
     double deadline = lvp_now() + 5.0;
     while (lvp_control_sending(worker->control) && lvp_now() < deadline) lvp_poll_rest(LVP_EXPECT_SOON, 0);
 }

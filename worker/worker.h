@@ -11,12 +11,13 @@
 
 struct lvp_worker_options {
     MPI_Comm control, hops; // duplicates of the world: commands, activations
-    int rank;
+    int rank, n_ranks;
     int threads; // cores this worker may use
     long long memory_bytes;
 };
 
-// Returns when the coordinator says finish. An error has been reported to the coordinator before it is returned.
+// Returns when the coordinator says finish. An error has been reported to the coordinator before it is returned;
+// LVP_ERR_LOST when there is no coordinator any more, or none that listens.
 enum lvp_status lvp_worker_run(const struct lvp_worker_options *options) LVP_MUST_CHECK;
 
 #endif

@@ -328,6 +328,7 @@ static void test_step(void **state)
 
 static enum lvp_status encode(struct lvp_compute *compute, size_t n, int32_t *slots)
 {
+    static uint64_t samples[8];
     Lvp__ToWorker message = LVP__TO_WORKER__INIT;
     Lvp__Encode body = LVP__ENCODE__INIT;
     message.body_case = LVP__TO_WORKER__BODY_ENCODE;
@@ -335,6 +336,8 @@ static enum lvp_status encode(struct lvp_compute *compute, size_t n, int32_t *sl
     body.number = 1;
     body.n_slots = n;
     body.slots = slots;
+    body.n_samples = n;
+    body.samples = samples;
     lvp_error_clear();
     pthread_mutex_lock(&compute->lock);
     enum lvp_status status = lvp_compute_encode(compute, through_the_wire(&message));

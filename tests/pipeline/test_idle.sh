@@ -7,7 +7,7 @@ SECONDS_MEASURED=10
 # far more work than is done before the stop
 example_manifest | jq -c 'range(2000) as $n | .id += "/\($n)"' >"$work/rows.jsonl"
 LVPIPE_TEST_MARK=$work "$LVPIPE" caption --model "$MODEL" --input "$work/rows.jsonl" --output "$work/out" --stages 3 --threads 1 -q \
-  --max-new-tokens 64 2>"$work/stderr" &
+  --max-new-tokens 64 --max-restarts 0 2>"$work/stderr" &
 launcher=$!
 
 ranks=()

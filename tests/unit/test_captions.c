@@ -1,7 +1,8 @@
 // The output folder: rows byte for byte, order, and above all that a run killed anywhere goes on to the same bytes.
-#include "coordinator/captions.h"
-#include "coordinator/identity.h"
-#include "coordinator/manifest.h"
+#include "coordinator/input/manifest.h"
+#include "coordinator/output/captions.h"
+#include "coordinator/output/identity.h"
+#include "coordinator/output/output_folder.h"
 #include "temp_folder.h"
 
 #include "common/log.h"
@@ -60,17 +61,41 @@ static struct lvp_captions_options options_for(const char *name)
     return (struct lvp_captions_options){.dir = dir, .requests = &requests, .identity = identity, .window = 8};
 }
 
+// An output that is open, with the lock of its folder.
+static struct lvp_lock *lock;
+
+static enum lvp_status open_output(const struct lvp_captions_options *options, struct lvp_captions **captions)
+{
+    struct lvp_lock *taken = NULL;
+    *captions = NULL;
+    enum lvp_status status = lvp_lock_take(options->dir, &taken);
+    if (status == LVP_OK) status = lvp_captions_open(options, taken, captions);
+    if (status != LVP_OK)
+        lvp_lock_release(taken);
+    else
+        lock = taken;
+    return status;
+}
+
+static enum lvp_status close_output(struct lvp_captions *captions)
+{
+    enum lvp_status status = lvp_captions_close(captions);
+    lvp_lock_release(lock);
+    lock = NULL;
+    return status;
+}
+
 static struct lvp_captions *open_ok(const struct lvp_captions_options *options)
 {
     struct lvp_captions *captions = NULL;
-    if (lvp_captions_open(options, &captions) != LVP_OK) fail_msg("%s", lvp_error_text());
+    if (open_output(options, &captions) != LVP_OK) fail_msg("%s", lvp_error_text());
     return captions;
 }
 
 static void expect_refused(const struct lvp_captions_options *options, const char *part)
 {
     struct lvp_captions *captions = NULL;
-    assert_int_equal(lvp_captions_open(options, &captions), LVP_ERR_USAGE);
+    assert_int_equal(open_output(options, &captions), LVP_ERR_USAGE);
     if (strstr(lvp_error_text(), part) == NULL) fail_msg("%s", lvp_error_text());
     lvp_error_clear();
 }
@@ -79,7 +104,9 @@ static void expect_refused(const struct lvp_captions_options *options, const cha
 static enum lvp_status finish(struct lvp_captions *captions, uint64_t i, bool broken)
 {
     struct lvp_request request;
-    assert_int_equal(lvp_request_load(&requests, i, &request), LVP_OK);
+    struct lvp_cursor cursor = {0};
+    assert_int_equal(lvp_request_load(&requests, &cursor, i, &request), LVP_OK);
+    lvp_cursor_close(&cursor);
     enum lvp_status status;
     if (broken && i % 5 == 2) {
         struct lvp_sample_error error = {0};
@@ -125,7 +152,7 @@ static void run_to_end(const struct lvp_captions_options *options, bool broken)
     work(captions, 1000, broken);
     struct lvp_captions_counts counts = lvp_captions_counts(captions);
     assert_int_equal(counts.captions + counts.failed, counts.total);
-    assert_int_equal(lvp_captions_close(captions), LVP_OK);
+    assert_int_equal(close_output(captions), LVP_OK);
 }
 
 static void expect_same(const char *a, const char *b)
@@ -215,9 +242,9 @@ static void run_and_die(const struct lvp_captions_options *options, int most, bo
     pid_t child = fork();
     if (child == 0) {
         struct lvp_captions *captions = NULL;
-        if (lvp_captions_open(options, &captions) != LVP_OK) _exit(1);
+        if (open_output(options, &captions) != LVP_OK) _exit(1);
         work(captions, most, broken);
-        if (most % 2 == 0 && lvp_captions_close(captions) != LVP_OK) _exit(1); // what could be written was
+        if (most % 2 == 0 && lvp_writer_flush(lvp_captions_writer(captions)) != LVP_OK) _exit(1); // all that could be
         (void)raise(SIGKILL);
     }
     int status;
@@ -265,7 +292,7 @@ static void test_retry_failed(void **state)
         }
         assert_int_equal(lvp_captions_counts(captions).captions, N);
         assert_int_equal(lvp_captions_counts(captions).failed, 0);
-        assert_int_equal(lvp_captions_close(captions), LVP_OK);
+        assert_int_equal(close_output(captions), LVP_OK);
         expect_same_run("good", "retried");
         assert_int_equal(access(temp_path("retried/captions.jsonl.new"), F_OK), -1);
         assert_int_equal(access(temp_path("retried/errors.jsonl.new"), F_OK), -1);
@@ -320,12 +347,12 @@ static void test_identity(void **state)
     options.allow_mixed_numerics = true;
     struct lvp_captions *captions = open_ok(&options);
     assert_true(lvp_captions_mixed_numerics(captions));
-    assert_int_equal(lvp_captions_close(captions), LVP_OK);
+    assert_int_equal(close_output(captions), LVP_OK);
     (void)json_object_set_new(identity, LVP_NUMERIC_PATH, json_string("cpu avx2 bf16"));
     options.allow_mixed_numerics = false;
     captions = open_ok(&options);
     assert_true(lvp_captions_mixed_numerics(captions)); // it stays marked
-    assert_int_equal(lvp_captions_close(captions), LVP_OK);
+    assert_int_equal(close_output(captions), LVP_OK);
 
     requests.prompts = (const char *const[]){"other"};
     requests.n_prompts = 1;
@@ -373,7 +400,7 @@ static void test_refusals(void **state)
     struct lvp_captions_options options = options_for("out");
     struct lvp_captions *captions = open_ok(&options);
     expect_refused(&options, "another run is writing there (process ");
-    assert_int_equal(lvp_captions_close(captions), LVP_OK);
+    assert_int_equal(close_output(captions), LVP_OK);
     captions = open_ok(&options);                                   // the lock is gone
     assert_int_equal(finish(captions, 20, true), LVP_ERR_INTERNAL); // outside the window of 8
     lvp_error_clear();
@@ -382,7 +409,7 @@ static void test_refusals(void **state)
     lvp_error_clear();
     assert_false(lvp_captions_accepts(captions, 8));
     assert_true(lvp_captions_accepts(captions, 7));
-    assert_int_equal(lvp_captions_close(captions), LVP_OK);
+    assert_int_equal(close_output(captions), LVP_OK);
 
     options = options_for("in.jsonl/out");
     expect_refused(&options, "cannot be");
@@ -409,7 +436,7 @@ static void test_disk_full(void **state)
     limit.rlim_cur = 1000;
     assert_int_equal(setrlimit(RLIMIT_FSIZE, &limit), 0);
     for (uint64_t i = 0; i < N; i++) assert_int_equal(finish(captions, i, true), LVP_OK);
-    enum lvp_status status = lvp_captions_close(captions);
+    enum lvp_status status = close_output(captions);
     assert_int_equal(setrlimit(RLIMIT_FSIZE, &before), 0);
     assert_int_equal(status, LVP_ERR_IO);
     lvp_error_clear();
@@ -426,24 +453,24 @@ static void test_rows_reach_the_disk(void **state)
     struct lvp_captions *captions = open_ok(&options);
     assert_int_equal(finish(captions, 1, true), LVP_OK); // waits for request 0
     assert_int_equal(finish(captions, 0, true), LVP_OK);
-    (void)usleep(1100000);
-    assert_int_equal(lvp_captions_tick(captions), LVP_OK);
+    (void)usleep(1900000);
+    assert_int_equal(lvp_captions_status(captions), LVP_OK);
     char *text = temp_read("out/captions.jsonl", NULL);
     assert_non_null(strstr(text, "id \\\"1\\\""));
     free(text);
-    assert_int_equal(lvp_captions_close(captions), LVP_OK);
+    assert_int_equal(close_output(captions), LVP_OK);
 }
 
 static void test_run_json(void **state)
 {
     (void)state;
     json_t *run = json_pack("{s:i}", "images", 3), *read;
-    assert_int_equal(lvp_run_json_write(temp_folder, run), LVP_OK);
+    assert_int_equal(lvp_output_write_json(temp_folder, "run.json", run), LVP_OK);
     read = json_load_file(temp_path("run.json"), 0, NULL);
     assert_true(json_equal(run, read));
     assert_int_equal(access(temp_path("run.json.tmp"), F_OK), -1);
     json_decref(read);
-    assert_int_equal(lvp_run_json_write("/nowhere/at/all", run), LVP_ERR_IO);
+    assert_int_equal(lvp_output_write_json("/nowhere/at/all", "run.json", run), LVP_ERR_IO);
     json_decref(run);
 }
 

@@ -55,7 +55,8 @@ static float *load(const char *name, const struct lvp_image_config *config)
     float *pixels = malloc((size_t)config->crop_height * (size_t)config->crop_width * 3 * sizeof *pixels);
     assert_non_null(pixels);
     struct lvp_sample_error error;
-    assert_int_equal(lvp_image_load(path, config, MAX_PIXELS, pixels, &error), LVP_OK);
+    const struct lvp_image_file file = {.path = path};
+    assert_int_equal(lvp_image_load(&file, config, MAX_PIXELS, pixels, &error), LVP_OK);
     if (error.code != LVP_SAMPLE_OK) print_error("%s: %s\n", name, error.message);
     assert_int_equal(error.code, LVP_SAMPLE_OK);
     return pixels;

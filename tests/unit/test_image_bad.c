@@ -78,7 +78,8 @@ static void expect_path(const char *path, enum lvp_sample_error_code expected)
 {
     float pixels[3 * SIDE * SIDE];
     struct lvp_sample_error error;
-    assert_int_equal(lvp_image_load(path, &config, MAX_PIXELS, pixels, &error), LVP_OK);
+    const struct lvp_image_file file = {.path = path};
+    assert_int_equal(lvp_image_load(&file, &config, MAX_PIXELS, pixels, &error), LVP_OK);
     expect(expected, &error);
 }
 

@@ -1,6 +1,6 @@
 // Which samples an input gives, in which order and under which ids, and how prompts are filled from their columns.
-#include "coordinator/manifest.h"
-#include "coordinator/request.h"
+#include "coordinator/input/manifest.h"
+#include "coordinator/input/survey.h"
 #include "temp_folder.h"
 
 #include <setjmp.h>
@@ -20,13 +20,32 @@ static struct lvp_manifest *open_ok(const char *name, const struct lvp_manifest_
     return manifest;
 }
 
-static void expect_usage(const char *name, const char *part, const char *other_part)
+// What lvp_manifest_open says, or lvp_survey.
+static enum lvp_status open_and_survey(const char *name)
 {
     struct lvp_manifest *manifest = NULL;
-    assert_int_equal(lvp_manifest_open(temp_path(name), &all, &manifest), LVP_ERR_USAGE);
+    LVP_TRY(lvp_manifest_open(temp_path(name), &all, &manifest));
+    const struct lvp_requests requests = {.manifest = manifest};
+    const struct lvp_survey survey = {.requests = &requests, .threads = 3};
+    enum lvp_status status = lvp_survey(&survey);
+    lvp_manifest_close(manifest);
+    return status;
+}
+
+static void expect_usage(const char *name, const char *part, const char *other_part)
+{
+    assert_int_equal(open_and_survey(name), LVP_ERR_USAGE);
     if (strstr(lvp_error_text(), part) == NULL || strstr(lvp_error_text(), other_part) == NULL)
         fail_msg("%s", lvp_error_text());
     lvp_error_clear();
+}
+
+static enum lvp_status load(const struct lvp_manifest *manifest, uint64_t i, struct lvp_sample *sample)
+{
+    struct lvp_cursor cursor = {0};
+    enum lvp_status status = lvp_manifest_sample(manifest, &cursor, i, sample);
+    lvp_cursor_close(&cursor);
+    return status;
 }
 
 static void expect_ids(struct lvp_manifest *manifest, const char *const *ids, size_t n)
@@ -34,7 +53,7 @@ static void expect_ids(struct lvp_manifest *manifest, const char *const *ids, si
     assert_int_equal(lvp_manifest_count(manifest), n);
     for (size_t i = 0; i < n; i++) {
         struct lvp_sample sample;
-        assert_int_equal(lvp_manifest_sample(manifest, i, &sample), LVP_OK);
+        assert_int_equal(load(manifest, i, &sample), LVP_OK);
         assert_string_equal(sample.id, ids[i]);
         lvp_sample_free(&sample);
     }
@@ -61,8 +80,8 @@ static void test_folder(void **state)
     EXPECT_IDS(manifest, "Z.png", "a.JPEG", "b.jpg", "b/1.jpg", "b/10.jpg", "b/2.jpg", "b/deep/x.webp", "dangling.png",
                "link.jpg", "\\xff\xc3\xa9.jpg");
     struct lvp_sample sample;
-    assert_int_equal(lvp_manifest_sample(manifest, 9, &sample), LVP_OK);
-    assert_int_equal(access(sample.paths[0], F_OK), 0); // the path keeps the file system's bytes
+    assert_int_equal(load(manifest, 9, &sample), LVP_OK);
+    assert_int_equal(access(sample.places[0].path, F_OK), 0); // the path keeps the file system's bytes
     assert_string_equal(sample.images[0], sample.id);
     assert_false(sample.image_list);
     assert_null(sample.prompt);
@@ -121,17 +140,17 @@ static void test_jsonl(void **state)
     EXPECT_IDS(manifest, "one", "42", "line-5", "line-6", "line-7", "line-8", "line-9", "line-10", "line-11",
                "sub/d.jpg");
     struct lvp_sample sample;
-    assert_int_equal(lvp_manifest_sample(manifest, 0, &sample), LVP_OK);
+    assert_int_equal(load(manifest, 0, &sample), LVP_OK);
     assert_string_equal(sample.prompt, "What?");
-    assert_string_equal(sample.paths[0], temp_path("a.jpg"));
+    assert_string_equal(sample.places[0].path, temp_path("a.jpg"));
     lvp_sample_free(&sample);
-    assert_int_equal(lvp_manifest_sample(manifest, 1, &sample), LVP_OK);
+    assert_int_equal(load(manifest, 1, &sample), LVP_OK);
     assert_int_equal(sample.n_images, 2);
     assert_true(sample.image_list);
-    assert_string_equal(sample.paths[1], "/abs/c.jpg");
+    assert_string_equal(sample.places[1].path, "/abs/c.jpg");
     lvp_sample_free(&sample);
     for (uint64_t i = 2; i <= 8; i++) {
-        assert_int_equal(lvp_manifest_sample(manifest, i, &sample), LVP_OK);
+        assert_int_equal(load(manifest, i, &sample), LVP_OK);
         assert_int_equal(sample.error.code, LVP_SAMPLE_BAD_MANIFEST_LINE);
         lvp_sample_free(&sample);
     }
@@ -149,7 +168,7 @@ static void test_long_line(void **state)
     assert_int_equal(lvp_manifest_count(manifest), 4);
     struct lvp_sample sample;
     for (uint64_t i = 4; i-- > 0;) { // backwards too
-        assert_int_equal(lvp_manifest_sample(manifest, i, &sample), LVP_OK);
+        assert_int_equal(load(manifest, i, &sample), LVP_OK);
         if (i == 2)
             assert_int_equal(strlen(sample.id), 1 << 20);
         else
@@ -157,9 +176,9 @@ static void test_long_line(void **state)
         lvp_sample_free(&sample);
     }
     assert_int_equal(truncate(temp_path("m.jsonl"), 5), 0);
-    assert_int_equal(lvp_manifest_sample(manifest, 2, &sample), LVP_ERR_IO);
+    assert_int_equal(load(manifest, 2, &sample), LVP_ERR_IO);
     lvp_error_clear();
-    assert_int_equal(lvp_manifest_sample(manifest, 3, &sample), LVP_ERR_IO);
+    assert_int_equal(load(manifest, 3, &sample), LVP_ERR_IO);
     lvp_error_clear();
     lvp_manifest_close(manifest);
 }
@@ -168,13 +187,10 @@ static void test_bad_inputs(void **state)
 {
     (void)state;
     temp_write("m.jsonl", "{\"image\":\"a\"}\n{\"image\":\"b\",\"id\":\"x\"}\n\n{\"image\":\"c\",\"id\":\"x\"}\n");
-    expect_usage("m.jsonl", "lines 2 and 4", "\"x\"");
+    expect_usage("m.jsonl", "line 2 and line 4", "\"x\"");
     temp_write("n.jsonl", "oops\n{\"image\":\"c\",\"id\":\"line-1\"}\n");
-    expect_usage("n.jsonl", "lines 1 and 2", "line-1");
+    expect_usage("n.jsonl", "line 1 and line 2", "line-1");
     expect_usage("missing", "No such file", "missing");
-    temp_write("s.tar", "x");
-    expect_usage("s.tar", "not yet supported", "s.tar");
-    expect_usage("s-{0000..0099}.tar", "not yet supported", "s-");
     assert_int_equal(mkfifo(temp_path("pipe.jsonl"), 0600), 0); // must not be opened: that would wait for a writer
     expect_usage("pipe.jsonl", "neither", "pipe");
     temp_write("e.jsonl", "\n");
@@ -204,7 +220,7 @@ static void test_prompt_fill(void **state)
                           "\\\"{x}\\\"\",\"n\":3,\"r\":0.1,\"t\":true,\"none\":null,\"l\":[1,\"b\"]}\n");
     struct lvp_manifest *manifest = open_ok("m.jsonl", &all);
     struct lvp_sample sample;
-    assert_int_equal(lvp_manifest_sample(manifest, 0, &sample), LVP_OK);
+    assert_int_equal(load(manifest, 0, &sample), LVP_OK);
     expect_filled(&sample, "plain", "plain");
     expect_filled(&sample, "", "");
     expect_filled(&sample, "Who is {name}?", "Who is Ann \"{x}\"?"); // values are not templates
@@ -227,7 +243,9 @@ static void expect_request(const struct lvp_requests *requests, uint64_t i, cons
                            int error)
 {
     struct lvp_request request;
-    assert_int_equal(lvp_request_load(requests, i, &request), LVP_OK);
+    struct lvp_cursor cursor = {0};
+    assert_int_equal(lvp_request_load(requests, &cursor, i, &request), LVP_OK);
+    lvp_cursor_close(&cursor);
     assert_string_equal(request.id, id);
     assert_string_equal(request.prompt, prompt);
     assert_int_equal(request.error.code, error);

@@ -1,5 +1,5 @@
 // The bytes of an output row: escapes, lists, numbers.
-#include "coordinator/rows.h"
+#include "coordinator/output/rows.h"
 
 #include <setjmp.h>
 #include <stdarg.h>

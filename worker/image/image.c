@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
 enum {
@@ -61,12 +62,12 @@ fail:
     return status;
 }
 
-// Up to n_bytes from the file's start; fewer at its end. -1 with errno.
-static ssize_t read_at_most(int file, uint8_t *bytes, size_t n_bytes)
+// Up to n_bytes from an offset; fewer at the file's end. -1 with errno.
+static ssize_t read_at_most(int file, uint64_t offset, uint8_t *bytes, size_t n_bytes)
 {
     size_t done = 0;
     while (done < n_bytes) {
-        const ssize_t got = pread(file, bytes + done, n_bytes - done, (off_t)done);
+        const ssize_t got = pread(file, bytes + done, n_bytes - done, (off_t)(offset + done));
         if (got < 0 && errno == EINTR) continue;
         if (got < 0) return -1;
         if (got == 0) break;
@@ -75,73 +76,109 @@ static ssize_t read_at_most(int file, uint8_t *bytes, size_t n_bytes)
     return (ssize_t)done;
 }
 
-// Running out of descriptors or memory is this process's trouble, anything else is the sample's.
-static enum lvp_status report_errno(const char *what, struct lvp_sample_error *error)
+// Running out of descriptors or memory is this process's trouble, and a shard that is gone is the input's; anything
+// else is the sample's.
+static enum lvp_status report_errno(const struct lvp_image_file *from, const char *what, struct lvp_sample_error *error)
 {
     const int code = errno;
     char text[128];
     const char *reason = strerror_r(code, text, sizeof text); // the GNU form, which returns the text
     if (code == ENOMEM) return lvp_fail(LVP_ERR_MEMORY, "%s: %s", what, reason);
     if (code == EMFILE || code == ENFILE) return lvp_fail(LVP_ERR_IO, "%s: %s", what, reason);
+    if (from->shard_bytes > 0 && (code == ENOENT || code == ESTALE || code == EACCES || code == ENOTDIR))
+        return lvp_fail(LVP_ERR_IO, "the shard %s cannot be read any more: %s; nothing is lost, resume when it is back",
+                        from->path, reason);
     lvp_sample_error_set(error, LVP_SAMPLE_FILE_MISSING, "%s: %s", what, reason);
     return LVP_OK;
 }
 
-// Reads the whole file, once its first bytes look like an image. *bytes is the caller's to free, NULL where *error is
-// set.
-static enum lvp_status read_file(int file, int64_t max_pixels, uint8_t **bytes, size_t *n_bytes,
-                                 struct lvp_sample_error *error)
+// Checks that the file is what it should be, and where in it the image lies.
+static enum lvp_status find_bytes(const struct lvp_image_file *from, int file, uint64_t *offset, uint64_t *n_bytes,
+                                  struct lvp_sample_error *error)
 {
     struct stat info;
-    if (fstat(file, &info) != 0) return report_errno("cannot stat the file", error);
+    if (fstat(file, &info) != 0) return report_errno(from, "cannot stat the file", error);
+    if (from->shard_bytes > 0) {
+        if (!S_ISREG(info.st_mode) || (uint64_t)info.st_size != from->shard_bytes)
+            return lvp_fail(LVP_ERR_IO, "the shard %s is not the one that was listed: its size has changed",
+                            from->path);
+        *offset = from->offset;
+        *n_bytes = from->n_bytes;
+        return LVP_OK;
+    }
     if (!S_ISREG(info.st_mode)) {
         lvp_sample_error_set(error, LVP_SAMPLE_NOT_AN_IMAGE, "%s, not a regular file",
                              S_ISDIR(info.st_mode) ? "a directory" : "a pipe, socket or device");
         return LVP_OK;
     }
+    *offset = 0;
+    *n_bytes = (uint64_t)info.st_size;
+    return LVP_OK;
+}
+
+// Reads all bytes of the image, once its first ones look like an image. *bytes is the caller's to free, NULL where
+// *error is set.
+static enum lvp_status read_file(const struct lvp_image_file *from, int file, int64_t max_pixels, uint8_t **bytes,
+                                 size_t *n_bytes, struct lvp_sample_error *error)
+{
+    uint64_t offset = 0, size = 0;
+    LVP_TRY(find_bytes(from, file, &offset, &size, error));
+    if (error->code != LVP_SAMPLE_OK) return LVP_OK;
     uint8_t signature[SIGNATURE_BYTES];
-    ssize_t got = read_at_most(file, signature, sizeof signature);
-    if (got < 0) return report_errno("cannot read the file", error);
+    ssize_t got = read_at_most(file, offset, signature, size < sizeof signature ? (size_t)size : sizeof signature);
+    if (got < 0) return report_errno(from, "cannot read the file", error);
     if (kind_of(signature, (size_t)got) == NULL) {
         set_unknown_kind((size_t)got, error);
         return LVP_OK;
     }
-    const int64_t limit = max_pixels < (INT64_MAX - MAX_METADATA_BYTES) / MAX_BYTES_PER_PIXEL
-                              ? max_pixels * MAX_BYTES_PER_PIXEL + MAX_METADATA_BYTES
-                              : INT64_MAX;
-    if (info.st_size > limit) {
-        lvp_sample_error_set(error, LVP_SAMPLE_IMAGE_TOO_LARGE, "a file of %lld bytes for at most %lld pixels",
-                             (long long)info.st_size, (long long)max_pixels);
+    const uint64_t limit = max_pixels < (INT64_MAX - MAX_METADATA_BYTES) / MAX_BYTES_PER_PIXEL
+                               ? (uint64_t)(max_pixels * MAX_BYTES_PER_PIXEL + MAX_METADATA_BYTES)
+                               : INT64_MAX;
+    if (size > limit) {
+        lvp_sample_error_set(error, LVP_SAMPLE_IMAGE_TOO_LARGE, "%llu bytes for at most %lld pixels",
+                             (unsigned long long)size, (long long)max_pixels);
         return LVP_OK;
     }
-    *bytes = malloc((size_t)info.st_size + 1); // never 0 bytes, even if the file has just shrunk
-    if (*bytes == NULL) return lvp_fail(LVP_ERR_MEMORY, "no memory for a file of %lld bytes", (long long)info.st_size);
-    got = read_at_most(file, *bytes, (size_t)info.st_size);
+    *bytes = malloc((size_t)size + 1); // never 0 bytes, even if the file has just shrunk
+    if (*bytes == NULL) return lvp_fail(LVP_ERR_MEMORY, "no memory for %llu bytes", (unsigned long long)size);
+    got = read_at_most(file, offset, *bytes, (size_t)size);
     if (got >= 0) {
         *n_bytes = (size_t)got;
         return LVP_OK;
     }
-    enum lvp_status status = report_errno("cannot read the file", error);
+    enum lvp_status status = report_errno(from, "cannot read the file", error);
     free(*bytes);
     *bytes = NULL;
     return status;
 }
 
-enum lvp_status lvp_image_load(const char *path, const struct lvp_image_config *config, int64_t max_pixels,
-                               float *pixels, struct lvp_sample_error *error)
+// A file system that has just moved on (a stale handle, an I/O error of a moment) often answers the second time.
+static int open_patiently(const char *path)
+{
+    enum { TRIES = 3, REST_NS = 200000000 };
+    for (int i = 1;; i++) {
+        // Without O_NONBLOCK, opening a FIFO would wait for a writer that may never come.
+        const int file = open(path, O_RDONLY | O_NONBLOCK | O_CLOEXEC | O_NOCTTY);
+        if (file >= 0 || i == TRIES || (errno != ESTALE && errno != EIO && errno != EAGAIN)) return file;
+        const struct timespec rest = {0, REST_NS};
+        (void)nanosleep(&rest, NULL);
+    }
+}
+
+enum lvp_status lvp_image_load(const struct lvp_image_file *from, const struct lvp_image_config *config,
+                               int64_t max_pixels, float *pixels, struct lvp_sample_error *error)
 {
     *error = (struct lvp_sample_error){0};
-    // Without O_NONBLOCK, opening a FIFO would wait for a writer that may never come.
-    const int file = open(path, O_RDONLY | O_NONBLOCK | O_CLOEXEC | O_NOCTTY);
+    const int file = open_patiently(from->path);
     // A socket, or a device without a driver, cannot even be opened.
     if (file < 0 && errno == ENXIO) {
         lvp_sample_error_set(error, LVP_SAMPLE_NOT_AN_IMAGE, "a pipe, socket or device, not a regular file");
         return LVP_OK;
     }
-    if (file < 0) return report_errno("cannot open the file", error);
+    if (file < 0) return report_errno(from, "cannot open the file", error);
     uint8_t *bytes = NULL;
     size_t n_bytes = 0;
-    enum lvp_status status = read_file(file, max_pixels, &bytes, &n_bytes, error);
+    enum lvp_status status = read_file(from, file, max_pixels, &bytes, &n_bytes, error);
     (void)close(file);
     if (status == LVP_OK && error->code == LVP_SAMPLE_OK) {
         status = lvp_image_load_bytes(bytes, n_bytes, config, max_pixels, pixels, error);

@@ -1,0 +1,127 @@
+#include "cli/rank.h"
+
+#include "cli/launch.h"
+#include "cli/machine.h"
+#include "cli/signals.h"
+#include "common/guard.h"
+#include "common/job.h"
+#include "common/log.h"
+#include "common/record.h"
+#include "worker/worker.h"
+
+#include <sched.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <xxhash.h>
+
+// Seconds that the main thread may stay away. Rank 0 touches file systems before the work begins.
+enum { START_SECONDS = 120, COORDINATE_SECONDS = 300, WORK_SECONDS = 60, END_SECONDS = 60, ABORT_SECONDS = 10 };
+
+// Cores of this worker: its mask's, shared with the workers of this node that have the same mask.
+static int cores_of_worker(MPI_Comm world, int rank)
+{
+    struct {
+        uint64_t host, mask;
+        int32_t worker, pad;
+    } mine = {0}, *all = NULL;
+    char host[128];
+    cpu_set_t set;
+    int size = 1, sharing = 0;
+    lvp_host_name(host, sizeof host);
+    CPU_ZERO(&set);
+    (void)sched_getaffinity(0, sizeof set, &set);
+    mine.host = XXH3_64bits(host, strlen(host));
+    mine.mask = XXH3_64bits(&set, sizeof set);
+    mine.worker = rank > 0;
+    MPI_Comm_size(world, &size);
+    all = calloc((size_t)size, sizeof *all);
+    int cores = lvp_available_cores();
+    if (all == NULL) return cores;
+    MPI_Allgather(&mine, (int)sizeof mine, MPI_BYTE, all, (int)sizeof mine, MPI_BYTE, world);
+    for (int r = 0; r < size; r++)
+        if (all[r].host == mine.host && all[r].mask == mine.mask && all[r].worker) sharing++;
+    free(all);
+    cores /= sharing > 0 ? sharing : 1;
+    return cores < 1 ? 1 : cores;
+}
+
+// Somebody does not listen any more: nothing but an abort ends the others. It says why, since nobody comes after it.
+static void abort_world(int exit_status)
+{
+    if (lvp_error_text()[0] != '\0') lvp_log(LVP_LOG_ERROR, "%s", lvp_error_text());
+    lvp_record_error(lvp_error_text());
+    lvp_record_end(exit_status, 0);
+    lvp_guard_end_within(ABORT_SECONDS, exit_status); // MPI itself may hang
+    MPI_Abort(MPI_COMM_WORLD, exit_status);
+}
+
+static int status_of(enum lvp_status status)
+{
+    return status == LVP_STOPPED ? 128 + lvp_last_signal() : lvp_exit_status(status);
+}
+
+static enum lvp_status coordinate_world(lvp_coordinate *coordinate, void *context, MPI_Comm control, int size)
+{
+    bool clean = false;
+    lvp_guard_allow(COORDINATE_SECONDS, "coordinating");
+    enum lvp_status status = size < 2
+                                 ? lvp_fail(LVP_ERR_USAGE, "one rank coordinates and does not work: start at least "
+                                                           "2 ranks")
+                                 : coordinate(context, control, size - 1, &clean);
+    if (!clean && size > 1) abort_world(status_of(status));
+    return status;
+}
+
+static void work(MPI_Comm control, MPI_Comm hops, int rank, int size, int threads)
+{
+    char who[32];
+    (void)snprintf(who, sizeof who, "rank %d", rank);
+    lvp_log_init(LVP_LOG_WARNING, who);
+    lvp_guard_allow(WORK_SECONDS, "polling MPI");
+    struct lvp_worker_options worker = {.control = control,
+                                        .hops = hops,
+                                        .rank = rank,
+                                        .n_ranks = size,
+                                        .threads = threads,
+                                        .memory_bytes = lvp_available_memory()};
+    enum lvp_status status = lvp_worker_run(&worker);
+    if (status == LVP_ERR_LOST) abort_world(lvp_exit_status(status));
+    lvp_error_clear(); // rank 0 has the text, and gives the status
+}
+
+enum lvp_status lvp_rank_run(lvp_coordinate *coordinate, void *context, int *exit_status)
+{
+    int provided = 0, rank = 0, size = 1;
+    MPI_Comm control, hops;
+    enum lvp_status status = LVP_OK;
+    char who[32];
+    (void)snprintf(who, sizeof who, "rank %d", lvp_launched_rank());
+    lvp_die_with_parent();
+    LVP_TRY(lvp_guard_start(who));
+    lvp_guard_allow(START_SECONDS, "starting MPI");
+    if (MPI_Init_thread(NULL, NULL, MPI_THREAD_FUNNELED, &provided) != MPI_SUCCESS || provided < MPI_THREAD_FUNNELED)
+        return lvp_fail(LVP_ERR_LOST, "MPI could not be started");
+    lvp_record_start(); // once more: MPI may have taken the signals of faults
+    lvp_record_blameless_thread();
+    MPI_Comm_rank(MPI_COMM_WORLD, &rank);
+    MPI_Comm_size(MPI_COMM_WORLD, &size);
+    MPI_Comm_dup(MPI_COMM_WORLD, &control);
+    MPI_Comm_dup(MPI_COMM_WORLD, &hops);
+    MPI_Comm_set_errhandler(control, MPI_ERRORS_RETURN);
+    MPI_Comm_set_errhandler(hops, MPI_ERRORS_RETURN);
+    int threads = cores_of_worker(MPI_COMM_WORLD, rank);
+    if (rank == 0)
+        status = coordinate_world(coordinate, context, control, size);
+    else
+        work(control, hops, rank, size, threads);
+    if (status == LVP_STOPPED) *exit_status = status_of(status);
+    lvp_guard_allow(END_SECONDS, "ending MPI");
+    lvp_record_end(status_of(status), 0);
+    MPI_Comm_free(&control);
+    MPI_Comm_free(&hops);
+    MPI_Finalize();
+    lvp_guard_stop();
+    return status;
+}

@@ -1,0 +1,17 @@
+// One rank of an MPI world, from MPI_Init to MPI_Finalize: rank 0 coordinates, the others work. Its guard and its
+// record are set up here, and here it is decided how a world ends in which somebody does not listen any more.
+#ifndef LVP_CLI_RANK_H
+#define LVP_CLI_RANK_H
+
+#include "common/status.h"
+
+#include <mpi.h>
+#include <stdbool.h>
+
+// What rank 0 does. *clean says whether every worker has ended in good order; the world is aborted if not.
+typedef enum lvp_status lvp_coordinate(void *context, MPI_Comm control, int n_workers, bool *clean);
+
+// Returns rank 0's status, LVP_OK in the others; *exit_status is set where the status alone does not say it.
+enum lvp_status lvp_rank_run(lvp_coordinate *coordinate, void *context, int *exit_status) LVP_MUST_CHECK;
+
+#endif

@@ -1,0 +1,277 @@
+// A .jsonl manifest: one JSON object a line. Kept as 16 bytes per line, so that millions of lines start at once; a line
+// is read again when it is asked for.
+#include "coordinator/input/source.h"
+
+#include <ctype.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+enum { MAX_LINE_BYTES = 16 << 20, CACHE_BYTES = 1 << 18 };
+
+// A line that is not blank.
+struct line {
+    uint64_t offset;
+    uint32_t length; // bytes; above MAX_LINE_BYTES: too long to be read
+    uint32_t number; // from 1
+};
+
+struct jsonl {
+    struct lvp_source base;
+    char *root;         // folder that relative image paths start from
+    int file;           // -1: not open
+    struct line *lines; // [base.n]
+    size_t max_lines;
+};
+
+static enum lvp_status out_of_memory(void)
+{
+    return lvp_fail(LVP_ERR_MEMORY, "reading the input: out of memory");
+}
+
+// --- One line ------------------------------------------------------------------------------------------------------
+
+static char *join_path(const char *root, const char *path)
+{
+    char *joined = NULL;
+    if (asprintf(&joined, "%s%s%s", path[0] == '/' ? "" : root, path[0] == '/' ? "" : "/", path) < 0) return NULL;
+    return joined;
+}
+
+static bool is_name(const json_t *value)
+{
+    return json_is_string(value) && json_string_length(value) > 0;
+}
+
+// What is wrong with the row's fields, NULL for nothing.
+static const char *row_fault(const json_t *row)
+{
+    if (!json_is_object(row)) return "not a JSON object";
+    const json_t *image = json_object_get(row, "image"), *id = json_object_get(row, "id"),
+                 *prompt = json_object_get(row, "prompt");
+    if (image == NULL || json_is_null(image)) return "no \"image\"";
+    if (json_is_array(image)) {
+        if (json_array_size(image) == 0) return "\"image\" is an empty list";
+        for (size_t i = 0; i < json_array_size(image); i++)
+            if (!is_name(json_array_get(image, i))) return "\"image\" must hold paths";
+    } else if (!is_name(image)) {
+        return "\"image\" must be a path or a list of paths";
+    }
+    if (id != NULL && !json_is_null(id) && !json_is_integer(id) && !is_name(id))
+        return "\"id\" must be a text or a whole number";
+    if (prompt != NULL && !json_is_null(prompt) && !json_is_string(prompt)) return "\"prompt\" must be a text";
+    return NULL;
+}
+
+// Fills the sample from a row without faults.
+static enum lvp_status fill_sample(const char *root, json_t *row, struct lvp_sample *sample)
+{
+    const json_t *image = json_object_get(row, "image"), *id = json_object_get(row, "id"),
+                 *prompt = json_object_get(row, "prompt");
+    sample->image_list = json_is_array(image);
+    size_t n = sample->image_list ? json_array_size(image) : 1;
+    LVP_TRY(lvp_sample_make_images(sample, (int)n));
+    for (size_t i = 0; i < n; i++) {
+        sample->images[i] = strdup(json_string_value(sample->image_list ? json_array_get(image, i) : image));
+        if (sample->images[i] == NULL) return out_of_memory();
+        sample->places[i].path = join_path(root, sample->images[i]);
+        if (sample->places[i].path == NULL) return out_of_memory();
+    }
+    if (json_is_integer(id)) {
+        if (asprintf(&sample->id, "%" JSON_INTEGER_FORMAT, json_integer_value(id)) < 0) sample->id = NULL;
+    } else {
+        sample->id = strdup(is_name(id) ? json_string_value(id) : sample->images[0]);
+    }
+    if (json_is_string(prompt)) sample->prompt = strdup(json_string_value(prompt));
+    sample->columns = json_incref(row);
+    return sample->id != NULL && (sample->prompt != NULL || !json_is_string(prompt)) ? LVP_OK : out_of_memory();
+}
+
+// Turns `sample` into the record of a line that is none.
+static enum lvp_status set_bad_line(struct lvp_sample *sample, uint32_t number, const char *why)
+{
+    lvp_sample_free(sample);
+    lvp_sample_error_set(&sample->error, LVP_SAMPLE_BAD_MANIFEST_LINE, "line %u: %s", number, why);
+    if (asprintf(&sample->id, "line-%u", number) >= 0) return LVP_OK;
+    sample->id = NULL;
+    return out_of_memory();
+}
+
+static enum lvp_status parse_line(const struct jsonl *jsonl, const char *bytes, size_t n_bytes, uint32_t number,
+                                  struct lvp_sample *sample)
+{
+    if (n_bytes > MAX_LINE_BYTES) return set_bad_line(sample, number, "longer than 16 MiB");
+    json_error_t error;
+    json_t *row = json_loadb(bytes, n_bytes, 0, &error);
+    if (row == NULL) {
+        char why[200];
+        (void)snprintf(why, sizeof why, "not JSON: %s", error.text);
+        return set_bad_line(sample, number, why);
+    }
+    const char *fault = row_fault(row);
+    enum lvp_status status =
+        fault != NULL ? set_bad_line(sample, number, fault) : fill_sample(jsonl->root, row, sample);
+    json_decref(row);
+    return status;
+}
+
+// Reads up to n_bytes at an offset; *got is less at the end of the file.
+static enum lvp_status read_at(const struct jsonl *jsonl, uint64_t offset, char *bytes, size_t n_bytes, size_t *got)
+{
+    for (*got = 0; *got < n_bytes;) {
+        ssize_t n = pread(jsonl->file, bytes + *got, n_bytes - *got, (off_t)(offset + *got));
+        if (n < 0 && errno == EINTR) continue;
+        if (n < 0) return lvp_fail(LVP_ERR_IO, "--input %s: %s", jsonl->base.label, strerror(errno));
+        if (n == 0) break;
+        *got += (size_t)n;
+    }
+    return LVP_OK;
+}
+
+static enum lvp_status too_short(const struct jsonl *jsonl, const struct line *line)
+{
+    return lvp_fail(LVP_ERR_IO, "--input %s: line %u cannot be read again: the file has become shorter",
+                    jsonl->base.label, line->number);
+}
+
+// A line longer than the cache is read by itself.
+static enum lvp_status load_long_line(const struct jsonl *jsonl, const struct line *line, struct lvp_sample *sample)
+{
+    size_t got = 0;
+    char *bytes = malloc(line->length);
+    if (bytes == NULL) return out_of_memory();
+    enum lvp_status status = read_at(jsonl, line->offset, bytes, line->length, &got);
+    if (status == LVP_OK)
+        status = got < line->length ? too_short(jsonl, line) : parse_line(jsonl, bytes, got, line->number, sample);
+    free(bytes);
+    return status;
+}
+
+static enum lvp_status load(const struct lvp_source *source, struct lvp_cursor *cursor, uint64_t i,
+                            struct lvp_sample *sample)
+{
+    const struct jsonl *jsonl = (const struct jsonl *)source;
+    const struct line *line = &jsonl->lines[i];
+    if (line->length > MAX_LINE_BYTES) return parse_line(jsonl, NULL, line->length, line->number, sample);
+    if (line->length > CACHE_BYTES) return load_long_line(jsonl, line, sample);
+    if (cursor->bytes == NULL && (cursor->bytes = malloc(CACHE_BYTES)) == NULL) return out_of_memory();
+    bool held = line->offset >= cursor->offset && line->offset + line->length <= cursor->offset + cursor->n_bytes;
+    if (!held) {
+        cursor->offset = line->offset;
+        cursor->n_bytes = 0; // nothing is held if the read fails
+        LVP_TRY(read_at(jsonl, line->offset, cursor->bytes, CACHE_BYTES, &cursor->n_bytes));
+        if (cursor->n_bytes < line->length) return too_short(jsonl, line);
+    }
+    return parse_line(jsonl, cursor->bytes + (line->offset - cursor->offset), line->length, line->number, sample);
+}
+
+static void place(const struct lvp_source *source, uint64_t i, char *text, size_t size)
+{
+    (void)snprintf(text, size, "line %u", ((const struct jsonl *)source)->lines[i].number);
+}
+
+static void close_jsonl(struct lvp_source *source)
+{
+    struct jsonl *jsonl = (struct jsonl *)source;
+    if (jsonl->file >= 0) (void)close(jsonl->file);
+    free(jsonl->lines);
+    free(jsonl->root);
+    free(jsonl->base.label);
+    free(jsonl);
+}
+
+static const struct lvp_source_ops ops = {load, place, close_jsonl};
+
+// --- Listing -------------------------------------------------------------------------------------------------------
+
+static enum lvp_status add_line(struct jsonl *jsonl, struct line line)
+{
+    if (jsonl->base.n == jsonl->max_lines) {
+        size_t max = jsonl->max_lines + jsonl->max_lines / 2 + 256;
+        struct line *lines = realloc(jsonl->lines, max * sizeof *lines);
+        if (lines == NULL) return out_of_memory();
+        jsonl->lines = lines;
+        jsonl->max_lines = max;
+    }
+    jsonl->lines[jsonl->base.n++] = line;
+    return LVP_OK;
+}
+
+// The line that is being scanned.
+struct line_scan {
+    uint64_t start;
+    uint32_t number;
+    bool blank;
+};
+
+// Notes the line that ends before byte `end`, unless it is blank.
+static enum lvp_status end_line(struct jsonl *jsonl, struct line_scan *scan, uint64_t end)
+{
+    uint64_t length = end - scan->start;
+    struct line line = {scan->start, length > MAX_LINE_BYTES ? UINT32_MAX : (uint32_t)length, scan->number};
+    if (!scan->blank) LVP_TRY(add_line(jsonl, line));
+    if (scan->number == UINT32_MAX) return lvp_fail(LVP_ERR_USAGE, "--input %s: too many lines", jsonl->base.label);
+    *scan = (struct line_scan){.start = end + 1, .number = scan->number + 1, .blank = true};
+    return LVP_OK;
+}
+
+static enum lvp_status list_lines(struct jsonl *jsonl, const struct lvp_tick *tick)
+{
+    enum { CHUNK = 1 << 18 };
+    char *chunk = malloc(CHUNK);
+    if (chunk == NULL) return out_of_memory();
+    enum lvp_status status = LVP_OK;
+    struct line_scan scan = {.number = 1, .blank = true};
+    uint64_t at = 0;
+    for (;;) {
+        ssize_t got = pread(jsonl->file, chunk, CHUNK, (off_t)at);
+        if (got < 0 && errno == EINTR) continue;
+        if (got < 0) {
+            status = lvp_fail(LVP_ERR_USAGE, "--input %s: %s", jsonl->base.label, strerror(errno));
+            goto fail;
+        }
+        if (got == 0) break;
+        bool mark = at == 0 && got >= 3 && memcmp(chunk, "\xef\xbb\xbf", 3) == 0; // a byte order mark is no text
+        if (mark) scan.start = 3;
+        for (ssize_t i = mark ? 3 : 0; i < got; i++) {
+            if (chunk[i] == '\n')
+                LVP_CHECK(end_line(jsonl, &scan, at + (uint64_t)i));
+            else if (!isspace((unsigned char)chunk[i]))
+                scan.blank = false;
+        }
+        at += (uint64_t)got;
+        LVP_CHECK(lvp_tick_call(tick));
+    }
+    LVP_CHECK(end_line(jsonl, &scan, at)); // a last line without its newline
+fail:
+    free(chunk);
+    return status;
+}
+
+enum lvp_status lvp_jsonl_open(const char *input, const struct lvp_tick *tick, struct lvp_source **source)
+{
+    *source = NULL;
+    struct jsonl *jsonl = calloc(1, sizeof *jsonl);
+    if (jsonl == NULL) return out_of_memory();
+    enum lvp_status status = LVP_OK;
+    *jsonl = (struct jsonl){
+        .base = {.ops = &ops, .label = strdup(input)}, .root = lvp_source_root(input, false), .file = -1};
+    if (jsonl->base.label == NULL || jsonl->root == NULL) {
+        status = out_of_memory();
+        goto fail;
+    }
+    jsonl->file = open(input, O_RDONLY | O_CLOEXEC);
+    if (jsonl->file < 0) {
+        status = lvp_fail(LVP_ERR_USAGE, "--input %s: %s", input, strerror(errno));
+        goto fail;
+    }
+    LVP_CHECK(list_lines(jsonl, tick));
+    *source = &jsonl->base;
+    return LVP_OK;
+fail:
+    close_jsonl(&jsonl->base);
+    return status;
+}

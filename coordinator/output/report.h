@@ -1,0 +1,25 @@
+// What a run was and did: run.json for programs, a summary with the bytes over every cut for people.
+#ifndef LVP_COORDINATOR_REPORT_H
+#define LVP_COORDINATOR_REPORT_H
+
+#include "coordinator/caption.h"
+#include "coordinator/output/captions.h"
+#include "coordinator/run.h"
+
+struct lvp_report { // all borrowed
+    const struct lvp_caption_options *options;
+    const struct lvp_model_config *config;
+    const struct lvp_world *world; // with every worker's statistics
+    const struct lvp_prune_counts *prune;
+    const struct lvp_run_totals *totals;
+    struct lvp_captions_counts counts;
+    const char *model_hash, *kernel_set;
+    double run_seconds, wall_seconds; // of requests; with loading
+    bool mixed_numerics;
+};
+
+bool lvp_report_exists(const struct lvp_report *report);                          // an earlier run's
+enum lvp_status lvp_report_write(const struct lvp_report *report) LVP_MUST_CHECK; // run.json in the output folder
+void lvp_report_print(const struct lvp_report *report); // stderr; run.json on stdout with --json
+
+#endif

@@ -1,0 +1,26 @@
+// One line of captions.jsonl or errors.jsonl. The bytes depend on the values only.
+#ifndef LVP_COORDINATOR_ROWS_H
+#define LVP_COORDINATOR_ROWS_H
+
+#include "common/json_text.h"
+#include "coordinator/input/request.h"
+
+// What a request's answer is. All borrowed.
+struct lvp_caption {
+    const char *caption;      // decoded without special tokens, trimmed
+    bool stopped;             // finish_reason "stop": the last token id is an eos; else "length"
+    const int32_t *token_ids; // [n_tokens]
+    const float *logprobs;    // [n_tokens] natural log; NULL without --logprobs
+    int n_tokens;
+    int prompt_tokens; // rows after image expansion, before pruning, bos included
+    const int
+        *vision_tokens; // [n_images, n_counts] of each image: original count, then the count after each prune point
+    int n_images, n_counts;
+};
+
+// Both end with a newline.
+void lvp_caption_row(const struct lvp_request *request, const struct lvp_caption *caption, struct lvp_json_text *row);
+void lvp_error_row(const struct lvp_request *request, const struct lvp_sample_error *error, int attempts,
+                   struct lvp_json_text *row);
+
+#endif
