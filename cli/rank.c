@@ -47,19 +47,21 @@ static int cores_of_worker(MPI_Comm world, int rank)
     return cores < 1 ? 1 : cores;
 }
 
-// Somebody does not listen any more: nothing but an abort ends the others. It says why, since nobody comes after it.
-static void abort_world(int exit_status)
+static int status_of(enum lvp_status status)
 {
-    if (lvp_error_text()[0] != '\0') lvp_log(LVP_LOG_ERROR, "%s", lvp_error_text());
+    return status == LVP_STOPPED ? 128 + lvp_last_signal() : lvp_exit_status(status);
+}
+
+// Somebody does not listen any more: nothing but an abort ends the others. It says why, since nobody comes after it.
+static void abort_world(enum lvp_status status)
+{
+    bool asked_for = status == LVP_STOPPED || status == LVP_DRAINED;
+    int exit_status = status_of(status);
+    if (lvp_error_text()[0] != '\0') lvp_log(asked_for ? LVP_LOG_INFO : LVP_LOG_ERROR, "%s", lvp_error_text());
     lvp_record_error(lvp_error_text());
     lvp_record_end(exit_status, 0);
     lvp_guard_end_within(ABORT_SECONDS, exit_status); // MPI itself may hang
     MPI_Abort(MPI_COMM_WORLD, exit_status);
-}
-
-static int status_of(enum lvp_status status)
-{
-    return status == LVP_STOPPED ? 128 + lvp_last_signal() : lvp_exit_status(status);
 }
 
 static enum lvp_status coordinate_world(lvp_coordinate *coordinate, void *context, MPI_Comm control, int size)
@@ -70,7 +72,7 @@ static enum lvp_status coordinate_world(lvp_coordinate *coordinate, void *contex
                                  ? lvp_fail(LVP_ERR_USAGE, "one rank coordinates and does not work: start at least "
                                                            "2 ranks")
                                  : coordinate(context, control, size - 1, &clean);
-    if (!clean && size > 1) abort_world(status_of(status));
+    if (!clean && size > 1) abort_world(status);
     return status;
 }
 
@@ -87,7 +89,7 @@ static void work(MPI_Comm control, MPI_Comm hops, int rank, int size, int thread
                                         .threads = threads,
                                         .memory_bytes = lvp_available_memory()};
     enum lvp_status status = lvp_worker_run(&worker);
-    if (status == LVP_ERR_LOST) abort_world(lvp_exit_status(status));
+    if (status == LVP_ERR_LOST) abort_world(status);
     lvp_error_clear(); // rank 0 has the text, and gives the status
 }
 

@@ -314,7 +314,9 @@ enum lvp_status lvp_caption(const struct lvp_caption_options *options, MPI_Comm 
     if (status == LVP_OK || status == LVP_DRAINED) status = closed != LVP_OK ? closed : status;
     tell_end(&job, status);
     if (status != LVP_OK) lvp_record_error(lvp_error_text());
-    *clean = job.world.control == NULL || lvp_world_finish(&job.world, FINISH_SECONDS);
+    // A world that has lost a rank cannot end in good order, and one that is to stop at once has no time to.
+    bool orderly = status != LVP_ERR_LOST && status != LVP_STOPPED;
+    *clean = job.world.control == NULL || (orderly && lvp_world_finish(&job.world, FINISH_SECONDS));
     if (closed == LVP_OK) lvp_lock_release(job.lock); // else the writer's thread may still hang in there
     lvp_world_close(&job.world);
     lvp_manifest_close(job.manifest);

@@ -1,3 +1,4 @@
+#include "common/record.h"
 #include "coordinator/run_state.h"
 
 #include <string.h>
@@ -43,6 +44,7 @@ static enum lvp_status send_step(struct run *run, int r, const struct lvp_planne
     message.body_case = LVP__TO_WORKER__BODY_STEP;
     message.step = &step;
     run->totals.steps++;
+    lvp_record_step(step.number);
     return lvp_world_send_stages(run->options->world, r, world->merge_stage, world->n_stages, &message);
 }
 

@@ -105,7 +105,7 @@ static enum lvp_status parse_line(const struct jsonl *jsonl, const char *bytes, 
 {
     if (n_bytes > MAX_LINE_BYTES) return set_bad_line(sample, number, "longer than 16 MiB");
     json_error_t error;
-    json_t *row = json_loadb(bytes, n_bytes, 0, &error);
+    json_t *row = lvp_parse_row(bytes, n_bytes, &error);
     if (row == NULL) {
         char why[200];
         (void)snprintf(why, sizeof why, "not JSON: %s", error.text);

@@ -31,6 +31,14 @@ enum lvp_status lvp_sample_make_images(struct lvp_sample *sample, int n)
     return LVP_OK;
 }
 
+json_t *lvp_parse_row(const char *bytes, size_t n_bytes, json_error_t *error)
+{
+    json_t *row = json_loadb(bytes, n_bytes, 0, error);
+    if (row == NULL && json_error_code(error) == json_error_numeric_overflow)
+        row = json_loadb(bytes, n_bytes, JSON_DECODE_INT_AS_REAL, error);
+    return row;
+}
+
 char *lvp_utf8_name(const char *name)
 {
     struct lvp_json_text text = {0};

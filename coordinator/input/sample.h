@@ -33,6 +33,9 @@ void lvp_sample_free(struct lvp_sample *sample); // safe on a zeroed one
 // Room for n images, zeroed. LVP_ERR_MEMORY.
 enum lvp_status lvp_sample_make_images(struct lvp_sample *sample, int n) LVP_MUST_CHECK;
 
+// A row of columns. Whole numbers beyond 64 bits are read as the nearest real ones. NULL with *error for no JSON.
+json_t *lvp_parse_row(const char *bytes, size_t n_bytes, json_error_t *error);
+
 // `name` with bytes that are no UTF-8 written as \xNN, malloc'ed: an id has to be text, and must not merge two files.
 // NULL when out of memory.
 char *lvp_utf8_name(const char *name);

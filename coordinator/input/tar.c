@@ -125,7 +125,7 @@ static enum lvp_status load_columns(const struct tar *tar, struct lvp_cursor *cu
     if (from->json_bytes > 0) {
         json_error_t error;
         LVP_CHECK(read_member(tar, cursor, s, from->json_offset, from->json_bytes, &json));
-        sample->columns = json_loadb(json, from->json_bytes, 0, &error);
+        sample->columns = lvp_parse_row(json, from->json_bytes, &error);
         if (!json_is_object(sample->columns)) {
             bad_member(sample, "json", sample->columns != NULL ? "not a JSON object" : error.text);
             goto fail;

@@ -149,8 +149,12 @@ static enum lvp_status read_headers(struct lvp_tar_list *list, int file, struct 
         status = out_of_memory(list);
         goto fail;
     }
-    if (lseek(file, (off_t)base, SEEK_SET) < 0 || archive_read_open_fd(archive, file, READ_BYTES) != ARCHIVE_OK) {
+    if (lseek(file, (off_t)base, SEEK_SET) < 0) {
         status = lvp_fail(LVP_ERR_USAGE, "--input %s: %s", list->path, strerror(errno));
+        goto fail;
+    }
+    if (archive_read_open_fd(archive, file, READ_BYTES) != ARCHIVE_OK) { // no header here
+        status = add_damage(list, base);
         goto fail;
     }
     for (;;) {

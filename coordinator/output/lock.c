@@ -37,14 +37,16 @@ static enum lvp_status not_writable(const char *dir, int reason)
 static enum lvp_status make_folders(const char *dir)
 {
     char *path = NULL;
+    int reason = 0;
     if (asprintf(&path, "%s/" LVP_STATE_FOLDER, dir) < 0) return lvp_fail(LVP_ERR_MEMORY, "out of memory");
     for (char *slash = strchr(path + 1, '/'); slash != NULL; slash = strchr(slash + 1, '/')) {
         *slash = '\0';
-        (void)mkdir(path, 0777); // what matters is whether the last one is there
+        if (mkdir(path, 0777) != 0 && errno != EEXIST && reason == 0) reason = errno;
         *slash = '/';
     }
+    // What matters is whether the last one is there; if not, the first failure says why.
     bool failed = mkdir(path, 0777) != 0 && errno != EEXIST;
-    int reason = errno;
+    if (failed && reason == 0) reason = errno;
     free(path);
     return failed ? not_writable(dir, reason) : LVP_OK;
 }

@@ -55,5 +55,40 @@ same() { cmp -s "$work/$1" "$work/$2" || fail "$3: $1 and $2 differ" <(diff "$wo
 # expect WHAT ACTUAL EXPECTED
 expect() { [[ $2 == "$3" ]] || fail "$1: '$2' instead of '$3'"; }
 
+# rank_pid RANK: the process of a rank of the run that was started with LVPIPE_TEST_MARK=$work; "" when there is none.
+rank_pid() {
+  local pid variables
+  for pid in $(pgrep -x lvpipe); do
+    variables=$(tr '\0' '\n' 2>/dev/null <"/proc/$pid/environ") || continue
+    grep -qx "LVPIPE_TEST_MARK=$work" <<<"$variables" && grep -qx "OMPI_COMM_WORLD_RANK=$1" <<<"$variables" && echo "$pid"
+  done | head -n 1
+}
+
+# processes_left: how many processes of this test still run, zombies left out.
+processes_left() {
+  local pid n=0
+  for pid in $(pgrep -x 'lvpipe|mpirun') $(pgrep -x prterun); do
+    tr '\0' '\n' 2>/dev/null <"/proc/$pid/environ" | grep -qx "LVPIPE_TEST_MARK=$work" && n=$((n + 1))
+  done
+  echo "$n"
+}
+
+# nobody_left WHAT: within five seconds no process of this test runs any more.
+nobody_left() {
+  local i
+  for ((i = 0; i < 50; i++)); do
+    (($(processes_left) == 0)) && return
+    sleep 0.1
+  done
+  fail "$1: processes are left"
+  pkill -KILL -x lvpipe
+}
+
+# many N: a manifest of N samples over the examples, in $work/rows.jsonl.
+many() {
+  example_manifest | jq -c --argjson n "$1" '. as $row | range(($n + 9) / 10 | floor) as $i | $row | .id += "/\($i)"' |
+    head -n "$1" >"$work/rows.jsonl"
+}
+
 # The examples as a manifest with paths that hold wherever it lies; $1 samples.
 example_manifest() { head -n "${1:-100}" "$IMAGES/manifest.jsonl" | jq -c --arg d "$IMAGES" '.image = $d + "/" + .image'; }
