@@ -2,6 +2,7 @@
 #include "cli/cmd_caption.h"
 #include "cli/cmd_inspect.h"
 #include "cli/cmd_plan.h"
+#include "cli/cmd_status.h"
 #include "cli/signals.h"
 #include "cli/version.h"
 #include "common/log.h"
@@ -30,9 +31,16 @@ static enum lvp_status run_inspect(int argc, char **argv, int *exit_status)
     return lvp_cmd_inspect(argc, argv);
 }
 
+static enum lvp_status run_status(int argc, char **argv, int *exit_status)
+{
+    (void)exit_status;
+    return lvp_cmd_status(argc, argv);
+}
+
 static const struct command commands[] = {
     {"caption", "caption images", lvp_cmd_caption},
     {"plan", "show a partition, its FLOPs, bytes and memory", run_plan},
+    {"status", "show how far a run, or an array of runs, is", run_status},
     {"inspect", "say what a checkpoint is, and whether it can run", run_inspect},
 };
 

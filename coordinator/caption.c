@@ -62,6 +62,19 @@ static enum lvp_status choose_kernel_set(struct job *job)
     return LVP_OK;
 }
 
+static void start_progress(struct job *job)
+{
+    const struct lvp_caption_options *options = job->options;
+    struct lvp_progress_options shown = {.quiet = options->quiet,
+                                         .terminal = options->terminal,
+                                         .output = options->output,
+                                         .metrics = options->metrics,
+                                         .n_ranks = job->world.n_workers + 1,
+                                         .restarts = options->restarts};
+    lvp_progress_start(&job->progress, &shown, lvp_captions_writer(job->captions));
+    job->progress.last.counts = lvp_captions_counts(job->captions);
+}
+
 static enum lvp_status open_output(struct job *job)
 {
     const struct lvp_caption_options *options = job->options;
@@ -100,6 +113,8 @@ static enum lvp_status open_output(struct job *job)
     struct lvp_record_place place = {.n_ranks = job->world.n_workers + 1, .stage = -1, .n_stages = job->n_stages};
     lvp_record_phase(LVP_PHASE_LOADING);
     if (!lvp_record_open(options->output, place)) lvp_warn("%s/.lvpipe cannot be written to", options->output);
+    start_progress(job);
+    lvp_progress_tell(&job->progress, "loading", "");
     return LVP_OK;
 }
 
@@ -256,18 +271,11 @@ static enum lvp_status report(struct job *job, const struct lvp_run_totals *tota
 // Runs, and tells what the run was where it came to an end of its own or was asked to end.
 static enum lvp_status run(struct job *job)
 {
-    const struct lvp_caption_options *options = job->options;
     struct lvp_run_totals totals;
     LVP_TRY(fill_vision_tokens(job));
     struct lvp_run_options run = run_options(job);
-    struct lvp_progress_options shown = {.quiet = options->quiet,
-                                         .terminal = options->terminal,
-                                         .output = options->output,
-                                         .metrics = options->metrics,
-                                         .n_ranks = job->world.n_workers + 1,
-                                         .restarts = options->restarts};
     lvp_record_phase(LVP_PHASE_RUNNING);
-    lvp_progress_start(&job->progress, &shown, lvp_captions_writer(job->captions));
+    start_progress(job);
     double start = lvp_now();
     enum lvp_status status = lvp_run(&run, &totals);
     double seconds = lvp_now() - start;
@@ -302,7 +310,7 @@ static void tell_end(struct job *job, enum lvp_status status)
                                                 : "failed";
     if (job->progress.options.output == NULL) return; // there was no run
     job->progress.last.counts = job->final_counts;
-    lvp_progress_end(&job->progress, state, status == LVP_OK ? "" : lvp_error_text());
+    lvp_progress_tell(&job->progress, state, status == LVP_OK ? "" : lvp_error_text());
 }
 
 enum lvp_status lvp_caption(const struct lvp_caption_options *options, MPI_Comm control, int n_workers, bool *clean)

@@ -221,7 +221,7 @@ static void replace(const char *path, const struct lvp_json_text *text)
     if (lvp_replace_file(path, text->data, false) != LVP_OK) lvp_debug("%s could not be written", path);
 }
 
-void lvp_progress_end(struct lvp_progress *progress, const char *state, const char *error)
+void lvp_progress_tell(struct lvp_progress *progress, const char *state, const char *error)
 {
     struct lvp_json_text status = {0}, metrics = {0};
     char *path = lvp_output_path(progress->options.output, LVP_STATUS_FILE);

@@ -51,9 +51,9 @@ enum lvp_status lvp_progress_update(struct lvp_progress *progress, const struct 
 // Takes the bar away so that another message can be printed; the next update draws it again.
 void lvp_progress_clear(struct lvp_progress *progress);
 
-// Writes the last status and metrics itself, whatever became of the writer: state "done", "drained", "failed", ...;
-// `error` "" for none.
-void lvp_progress_end(struct lvp_progress *progress, const char *state, const char *error);
+// Writes status and metrics at once and itself, without the writer: before the work ("loading") and after it ("done",
+// "drained", "failed", ...). `error` "" for none.
+void lvp_progress_tell(struct lvp_progress *progress, const char *state, const char *error);
 
 // "120/5000 (2 %), 3 failed, 1.52 images/s, 80 tokens/s, 53 min left". Failures and rates that are not known are left
 // out. Returns `text`.

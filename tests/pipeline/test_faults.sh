@@ -4,6 +4,7 @@
 . "$(dirname "$0")/lib.sh"
 
 export LVPIPE_TEST_MARK=$work
+POISON=${POISON:-build/release/tests/libpoison.so}
 many 200
 job=("$LVPIPE" caption --model "$MODEL" --threads 1 --max-new-tokens 24 -q)
 run 0 "${job[@]}" --input "$work/rows.jsonl" --output "$work/calm"
@@ -110,7 +111,7 @@ echo "a sample that crashes its rank"
 head -n 20 "$work/rows.jsonl" >"$work/poison.jsonl"
 jq -nc --arg d "$PWD/tests/golden/images" '{id: "poison", image: ($d + "/jpeg_20000x1.jpg")}' >>"$work/poison.jsonl"
 sed -n 21,40p "$work/rows.jsonl" >>"$work/poison.jsonl"
-LD_PRELOAD=$POISON run 0 "${job[@]}" --input "$work/poison.jsonl" --output "$work/poison" --max-restarts 0
+LD_PRELOAD=$(realpath "$POISON") run 0 "${job[@]}" --input "$work/poison.jsonl" --output "$work/poison" --max-restarts 0
 expect "captions beside a crash" "$(wc -l <"$work/poison/captions.jsonl")" 40
 expect "the record of the crash" "$(jq -r '[.id, .error, .attempts] | join(" ")' "$work/poison/errors.jsonl")" "poison crashed 3"
 cmp -s "$work/poison/captions.jsonl" <(head -n 40 "$work/calm/captions.jsonl") || fail "a crash changed other captions"
