@@ -136,17 +136,8 @@ static void answer_finish(struct lvp_control *control, int rank)
     answer(control, rank, &message);
 }
 
-enum lvp_status lvp_control_send(struct lvp_control *control, int rank, const ProtobufCMessage *base)
+static void take(struct lvp_control *control, int rank, const Lvp__ToWorker *message)
 {
-    const Lvp__ToWorker *message = (const Lvp__ToWorker *)(const void *)base;
-    size_t n = protobuf_c_message_get_packed_size(base);
-    if (n > control->capacity) {
-        free(control->packed);
-        control->packed = malloc(2 * n);
-        if (control->packed == NULL) return lvp_fail(LVP_ERR_MEMORY, "out of memory");
-        control->capacity = 2 * n;
-    }
-    control->bytes += protobuf_c_message_pack(base, control->packed);
     control->messages++;
     switch (message->body_case) {
     case LVP__TO_WORKER__BODY_SETUP:
@@ -167,6 +158,19 @@ enum lvp_status lvp_control_send(struct lvp_control *control, int rank, const Pr
     default:
         break;
     }
+}
+
+enum lvp_status lvp_control_send(struct lvp_control *control, int first, int n, const ProtobufCMessage *base)
+{
+    size_t n_bytes = protobuf_c_message_get_packed_size(base);
+    if (n_bytes > control->capacity) {
+        free(control->packed);
+        control->packed = malloc(2 * n_bytes);
+        if (control->packed == NULL) return lvp_fail(LVP_ERR_MEMORY, "out of memory");
+        control->capacity = 2 * n_bytes;
+    }
+    control->bytes += protobuf_c_message_pack(base, control->packed);
+    for (int rank = first; rank < first + n; rank++) take(control, rank, (const Lvp__ToWorker *)(const void *)base);
     return LVP_OK;
 }
 

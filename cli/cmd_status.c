@@ -1,5 +1,6 @@
 #include "cli/cmd_status.h"
 
+#include "common/job.h"
 #include "common/record.h"
 #include "coordinator/output/lock.h"
 
@@ -7,6 +8,7 @@
 #include <errno.h>
 #include <getopt.h>
 #include <jansson.h>
+#include <signal.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -53,6 +55,14 @@ static bool is_active(const char *state)
     return strcmp(state, "loading") == 0 || strcmp(state, "running") == 0 || strcmp(state, "draining") == 0;
 }
 
+// Whether the coordinator was a process of this host, and is not there any more.
+static bool is_dead(const struct lvp_lock_owner *owner)
+{
+    char host[128];
+    lvp_host_name(host, sizeof host);
+    return strcmp(owner->host, host) == 0 && kill((pid_t)owner->pid, 0) != 0 && errno == ESRCH;
+}
+
 // False where the folder holds no run.
 static bool read_task(const char *dir, const char *name, struct task *task)
 {
@@ -71,9 +81,10 @@ static bool read_task(const char *dir, const char *name, struct task *task)
     task->name = strdup(name);
     task->state = state;
     double heartbeat = json_number_value(json_object_get(task->json, "heartbeat"));
-    if (lvp_lock_read(dir, &owner) && owner.time > heartbeat) heartbeat = owner.time; // it beats while stages load, too
+    bool locked = lvp_lock_read(dir, &owner);
+    if (locked && owner.time > heartbeat) heartbeat = owner.time; // it beats while stages load, too
     task->silent = wall_seconds() - heartbeat;
-    if (!is_active(state) || task->silent < SILENT_SECONDS) return true;
+    if (!is_active(state) || (task->silent < SILENT_SECONDS && !is_dead(&owner))) return true;
     task->state = "lost";
     if (lvp_record_find_lost(dir, 0, &record) >= 0) lvp_record_describe(&record, task->lost, sizeof task->lost);
     (void)json_object_set_new(task->json, "state", json_string("lost"));

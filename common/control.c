@@ -6,9 +6,15 @@
 #include <stdlib.h>
 #include <time.h>
 
+// What is sent, for as long as a send needs it.
+struct packed {
+    int n_sends;
+    uint8_t bytes[];
+};
+
 struct outgoing {
     MPI_Request request;
-    uint8_t *bytes;
+    struct packed *packed;
     struct outgoing *next;
 };
 
@@ -27,6 +33,12 @@ enum lvp_status lvp_control_open(MPI_Comm communicator, struct lvp_control **con
     return LVP_OK;
 }
 
+static void forget(struct outgoing *sent)
+{
+    if (--sent->packed->n_sends == 0) free(sent->packed);
+    free(sent);
+}
+
 static void collect(struct lvp_control *control)
 {
     struct outgoing **link = &control->outgoing;
@@ -39,8 +51,7 @@ static void collect(struct lvp_control *control)
         }
         struct outgoing *sent = *link;
         *link = sent->next;
-        free(sent->bytes);
-        free(sent);
+        forget(sent);
     }
 }
 
@@ -52,35 +63,40 @@ void lvp_control_close(struct lvp_control *control)
         control->outgoing = left->next;
         MPI_Cancel(&left->request);
         MPI_Request_free(&left->request);
-        free(left->bytes);
-        free(left);
+        forget(left);
     }
     free(control->received);
     free(control);
 }
 
-enum lvp_status lvp_control_send(struct lvp_control *control, int rank, const ProtobufCMessage *message)
+enum lvp_status lvp_control_send(struct lvp_control *control, int first, int n, const ProtobufCMessage *message)
 {
+    enum lvp_status status = LVP_OK;
     size_t n_bytes = protobuf_c_message_get_packed_size(message);
     if (n_bytes > LVP_CONTROL_MAX_BYTES) return lvp_fail(LVP_ERR_INTERNAL, "a control message of %zu bytes", n_bytes);
-    struct outgoing *out = calloc(1, sizeof *out);
-    uint8_t *bytes = malloc(n_bytes + 1);
-    if (out == NULL || bytes == NULL) {
-        free(out);
-        free(bytes);
-        return lvp_fail(LVP_ERR_MEMORY, "out of memory for a control message");
+    struct packed *packed = malloc(sizeof *packed + n_bytes);
+    if (packed == NULL) return lvp_fail(LVP_ERR_MEMORY, "out of memory for a control message");
+    packed->n_sends = 1; // ours, until all are on their way
+    protobuf_c_message_pack(message, packed->bytes);
+    for (int rank = first; rank < first + n && status == LVP_OK; rank++) {
+        struct outgoing *out = calloc(1, sizeof *out);
+        if (out == NULL) {
+            status = lvp_fail(LVP_ERR_MEMORY, "out of memory for a control message");
+            break;
+        }
+        out->packed = packed;
+        packed->n_sends++;
+        if (MPI_Isend(packed->bytes, (int)n_bytes, MPI_BYTE, rank, LVP_TAG_CONTROL, control->communicator,
+                      &out->request) != MPI_SUCCESS) {
+            forget(out);
+            status = lvp_fail(LVP_ERR_LOST, "a control message to rank %d could not be sent", rank);
+            break;
+        }
+        out->next = control->outgoing;
+        control->outgoing = out;
     }
-    protobuf_c_message_pack(message, bytes);
-    out->bytes = bytes;
-    int code = MPI_Isend(bytes, (int)n_bytes, MPI_BYTE, rank, LVP_TAG_CONTROL, control->communicator, &out->request);
-    if (code != MPI_SUCCESS) {
-        free(out);
-        free(bytes);
-        return lvp_fail(LVP_ERR_LOST, "a control message to rank %d could not be sent", rank);
-    }
-    out->next = control->outgoing;
-    control->outgoing = out;
-    return LVP_OK;
+    if (--packed->n_sends == 0) free(packed);
+    return status;
 }
 
 enum lvp_status lvp_control_poll(struct lvp_control *control, int *from, const uint8_t **bytes, size_t *n_bytes)

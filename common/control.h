@@ -19,7 +19,9 @@ struct lvp_control;
 enum lvp_status lvp_control_open(MPI_Comm communicator, struct lvp_control **control) LVP_MUST_CHECK;
 void lvp_control_close(struct lvp_control *control); // NULL is allowed
 
-enum lvp_status lvp_control_send(struct lvp_control *control, int rank, const ProtobufCMessage *message) LVP_MUST_CHECK;
+// To ranks first..first + n - 1: packed once.
+enum lvp_status lvp_control_send(struct lvp_control *control, int first, int n,
+                                 const ProtobufCMessage *message) LVP_MUST_CHECK;
 
 // The next message that has arrived, if any: *bytes is NULL when there is none, else it is valid until the next poll.
 enum lvp_status lvp_control_poll(struct lvp_control *control, int *from, const uint8_t **bytes,

@@ -243,13 +243,12 @@ enum lvp_status lvp_world_setup(struct lvp_world *world, const struct lvp_partit
 
 enum lvp_status lvp_world_send(struct lvp_world *world, int rank, Lvp__ToWorker *message)
 {
-    return lvp_control_send(world->control, rank, &message->base);
+    return lvp_control_send(world->control, rank, 1, &message->base);
 }
 
 enum lvp_status lvp_world_send_stages(struct lvp_world *world, int replica, int first, int end, Lvp__ToWorker *message)
 {
-    for (int s = first; s < end; s++) LVP_TRY(lvp_world_send(world, lvp_world_rank(world, replica, s), message));
-    return LVP_OK;
+    return lvp_control_send(world->control, lvp_world_rank(world, replica, first), end - first, &message->base);
 }
 
 bool lvp_world_finish(struct lvp_world *world, double deadline_seconds)

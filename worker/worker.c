@@ -22,7 +22,7 @@ struct worker {
 
 static enum lvp_status send_to_coordinator(struct worker *worker, Lvp__FromWorker *message)
 {
-    return lvp_control_send(worker->control, 0, &message->base);
+    return lvp_control_send(worker->control, 0, 1, &message->base);
 }
 
 static enum lvp_status send_hello(struct worker *worker)
