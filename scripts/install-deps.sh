@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
 # Installs what lvpipe is built, run and tested with, from the packages of Debian 12 or later and Ubuntu 24.04 or later.
 #
-#   scripts/install-deps.sh [--bench] [--fuzz]
+#   scripts/install-deps.sh [--bench] [--fuzz] [--cluster]
 #
-# --bench adds oneDNN, which the benches compare against; --fuzz adds clang, which scripts/fuzz.sh builds with.
+# --bench adds oneDNN, which the benches compare against; --fuzz adds clang, which scripts/fuzz.sh builds with; --cluster
+# adds Slurm and what else tests/cluster needs.
 # Where nothing is missing it changes nothing and needs no root.
 set -euo pipefail
 
@@ -19,7 +20,8 @@ for option in "$@"; do
   case $option in
     --bench) packages+=(libdnnl-dev) ;;
     --fuzz) packages+=(clang libclang-rt-dev) ;;
-    *) echo "usage: scripts/install-deps.sh [--bench] [--fuzz]" >&2; exit 2 ;;
+    --cluster) read -ra more < <("$(dirname "$0")/../tests/cluster/cluster.sh" packages) && packages+=("${more[@]}") ;;
+    *) echo "usage: scripts/install-deps.sh [--bench] [--fuzz] [--cluster]" >&2; exit 2 ;;
   esac
 done
 

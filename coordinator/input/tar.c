@@ -108,52 +108,57 @@ static void bad_member(struct lvp_sample *sample, const char *member, const char
     lvp_sample_error_set(&sample->error, LVP_SAMPLE_BAD_MANIFEST_LINE, "member .%s: %s", member, why);
 }
 
-// json and txt: the columns are json's fields, and `txt` unless json has one of that name.
-static enum lvp_status load_columns(const struct tar *tar, struct lvp_cursor *cursor, size_t s,
-                                    const struct lvp_tar_sample *from, struct lvp_sample *sample)
+// Whether a column's member is there and can be read; what cannot be is the sample's error.
+static bool has_member(const struct lvp_tar_list *shard, uint64_t offset, uint32_t n_bytes, uint32_t most,
+                       const char *member, struct lvp_sample *sample)
 {
-    enum lvp_status status = LVP_OK;
-    char *json = NULL, *text = NULL;
-    if (from->json_bytes > MAX_JSON_BYTES) {
-        bad_member(sample, "json", "over 16 MiB");
+    if (n_bytes == 0 || sample->error.code != LVP_SAMPLE_OK) return false;
+    if (n_bytes > most)
+        bad_member(sample, member, "too large");
+    else if (offset > shard->n_bytes || n_bytes > shard->n_bytes - offset)
+        bad_member(sample, member, "the shard ends within it");
+    return sample->error.code == LVP_SAMPLE_OK;
+}
+
+static enum lvp_status load_json(const struct tar *tar, struct lvp_cursor *cursor, size_t s,
+                                 const struct lvp_tar_sample *from, struct lvp_sample *sample)
+{
+    char *bytes = NULL;
+    json_error_t error;
+    if (!has_member(&tar->shards[s], from->json_offset, from->json_bytes, MAX_JSON_BYTES, "json", sample))
+        return LVP_OK;
+    LVP_TRY(read_member(tar, cursor, s, from->json_offset, from->json_bytes, &bytes));
+    sample->columns = lvp_parse_row(bytes, from->json_bytes, &error);
+    free(bytes);
+    if (!json_is_object(sample->columns)) {
+        bad_member(sample, "json", sample->columns != NULL ? "not a JSON object" : error.text);
         return LVP_OK;
     }
-    if (from->text_bytes > MAX_TEXT_BYTES) {
-        bad_member(sample, "txt", "over 1 MiB");
+    const json_t *prompt = json_object_get(sample->columns, "prompt");
+    if (json_is_string(prompt)) {
+        sample->prompt = strdup(json_string_value(prompt));
+        return sample->prompt != NULL ? LVP_OK : out_of_memory();
+    }
+    if (prompt != NULL && !json_is_null(prompt)) bad_member(sample, "json", "\"prompt\" must be a text");
+    return LVP_OK;
+}
+
+// The column `txt`, unless json has one of that name.
+static enum lvp_status load_text(const struct tar *tar, struct lvp_cursor *cursor, size_t s,
+                                 const struct lvp_tar_sample *from, struct lvp_sample *sample)
+{
+    char *bytes = NULL;
+    if (!has_member(&tar->shards[s], from->text_offset, from->text_bytes, MAX_TEXT_BYTES, "txt", sample)) return LVP_OK;
+    if (json_object_get(sample->columns, "txt") != NULL) return LVP_OK;
+    LVP_TRY(read_member(tar, cursor, s, from->text_offset, from->text_bytes, &bytes));
+    json_t *value = json_stringn(bytes, from->text_bytes); // NULL for bytes that are no UTF-8
+    free(bytes);
+    if (value == NULL) {
+        bad_member(sample, "txt", "not UTF-8");
         return LVP_OK;
     }
-    if (from->json_bytes > 0) {
-        json_error_t error;
-        LVP_CHECK(read_member(tar, cursor, s, from->json_offset, from->json_bytes, &json));
-        sample->columns = lvp_parse_row(json, from->json_bytes, &error);
-        if (!json_is_object(sample->columns)) {
-            bad_member(sample, "json", sample->columns != NULL ? "not a JSON object" : error.text);
-            goto fail;
-        }
-        const json_t *prompt = json_object_get(sample->columns, "prompt");
-        if (json_is_string(prompt)) {
-            sample->prompt = strdup(json_string_value(prompt));
-            if (sample->prompt == NULL) status = out_of_memory();
-        } else if (prompt != NULL && !json_is_null(prompt)) {
-            bad_member(sample, "json", "\"prompt\" must be a text");
-            goto fail;
-        }
-    }
-    if (from->text_bytes > 0 && status == LVP_OK) {
-        LVP_CHECK(read_member(tar, cursor, s, from->text_offset, from->text_bytes, &text));
-        json_t *value = json_stringn(text, from->text_bytes); // NULL for bytes that are no UTF-8
-        if (sample->columns == NULL) sample->columns = json_object();
-        if (value == NULL)
-            bad_member(sample, "txt", "not UTF-8");
-        else if (json_object_get(sample->columns, "txt") != NULL)
-            json_decref(value);
-        else if (json_object_set_new(sample->columns, "txt", value) != 0)
-            status = out_of_memory();
-    }
-fail:
-    free(json);
-    free(text);
-    return status;
+    if (sample->columns == NULL) sample->columns = json_object();
+    return json_object_set_new(sample->columns, "txt", value) == 0 ? LVP_OK : out_of_memory();
 }
 
 // What the sample's error record says; false where there is nothing wrong.
@@ -206,7 +211,9 @@ static enum lvp_status load(const struct lvp_source *source, struct lvp_cursor *
                                                  .n_bytes = from->image_bytes,
                                                  .shard_bytes = shard->n_bytes};
     if (sample->images[0] == NULL || sample->places[0].path == NULL) return out_of_memory();
-    return tar->columns ? load_columns(tar, cursor, s, from, sample) : LVP_OK;
+    if (!tar->columns) return LVP_OK;
+    LVP_TRY(load_json(tar, cursor, s, from, sample));
+    return load_text(tar, cursor, s, from, sample);
 }
 
 static void place(const struct lvp_source *source, uint64_t i, char *text, size_t size)
