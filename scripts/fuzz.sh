@@ -38,6 +38,10 @@ add_seeds() { # add_seeds TARGET FOLDER
         { cat "$file"; printf '\0'; cat "$folder"/pr*cessor_config.json; printf '\0'; cat "$folder/generation_config.json"; } \
           >"$2/$(basename "$folder")"
       done ;;
+    fuzz_tar)
+      tar -cf "$2/images" -C examples/images scene-0000.png manifest.jsonl
+      tar --format=pax -cf "$2/pax" -C tests/golden/images cases.json webp_exif.webp ;;
+    fuzz_manifest) cp examples/images/manifest.jsonl "$2/examples" ;;
     fuzz_tokenizer)
       for file in tests/golden/tokenizer/*/tokenizer.json; do
         cp "$file" "$2/$(basename "$(dirname "$file")").json"

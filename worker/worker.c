@@ -124,7 +124,9 @@ static enum lvp_status pulse(struct worker *worker)
     double now = lvp_now();
     lvp_guard_tick();
     // One after the other, so that it is said once: the first one to speak ends the world.
-    double limit = lvp_silence_seconds() + 0.5 * (worker->options->rank < 20 ? worker->options->rank : 20);
+    enum { APART_SECONDS = 2, LATEST_RANK = 10 };
+    int after = worker->options->rank - 1 < LATEST_RANK ? worker->options->rank - 1 : LATEST_RANK;
+    double limit = lvp_silence_seconds() + APART_SECONDS * after;
     if (lvp_patience_ask(&worker->coordinator) > limit) {
         const char *host = compute->setup.coordinator != NULL ? compute->setup.coordinator : "its host is not known";
         return lvp_fail(LVP_ERR_LOST,
