@@ -4,7 +4,6 @@
 #include "common/json_text.h"
 #include "common/log.h"
 #include "coordinator/output/output_folder.h"
-#include "coordinator/output/status_text.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -13,22 +12,6 @@
 #include <unistd.h>
 
 static const double bar_seconds = 0.1, line_seconds = 30, status_seconds = 2, metrics_seconds = 15;
-
-static uint64_t done_of(const struct lvp_snapshot *snapshot)
-{
-    return snapshot->counts.captions + snapshot->counts.failed;
-}
-
-struct lvp_rates lvp_rates_of(const struct lvp_snapshot *snapshot)
-{
-    uint64_t done = done_of(snapshot), before = snapshot->counts.resumed;
-    struct lvp_rates rates = {.seconds_left = -1};
-    if (snapshot->seconds <= 0 || done <= before) return rates; // earlier lives' work is no speed
-    rates.requests = (double)(done - before) / snapshot->seconds;
-    rates.tokens = (double)snapshot->gauges.generated_tokens / snapshot->seconds;
-    rates.seconds_left = (double)(snapshot->counts.total - done) / rates.requests;
-    return rates;
-}
 
 static int append_duration(double seconds, char *text, size_t size)
 {
@@ -47,21 +30,21 @@ static void rates_text(const struct lvp_snapshot *snapshot, char *text, size_t s
     int n = snprintf(text, size, "%.3g images/s", rates.requests);
     if (rates.tokens > 0 && n > 0 && (size_t)n < size)
         n += snprintf(text + n, size - (size_t)n, ", %.3g tokens/s", rates.tokens);
-    if (done_of(snapshot) < snapshot->counts.total && n > 0 && (size_t)n < size)
+    if (lvp_snapshot_done(snapshot) < snapshot->counts.total && n > 0 && (size_t)n < size)
         (void)append_duration(rates.seconds_left, text + n, size - (size_t)n);
 }
 
 static double share_of(const struct lvp_snapshot *snapshot)
 {
     uint64_t total = snapshot->counts.total;
-    return total > 0 ? (double)done_of(snapshot) / (double)total : 1;
+    return total > 0 ? (double)lvp_snapshot_done(snapshot) / (double)total : 1;
 }
 
 const char *lvp_progress_text(const struct lvp_snapshot *snapshot, char *text, size_t size)
 {
     char rates[128];
     // Rounded down: 100 % means all.
-    int n = snprintf(text, size, "%llu/%llu (%d %%)", (unsigned long long)done_of(snapshot),
+    int n = snprintf(text, size, "%llu/%llu (%d %%)", (unsigned long long)lvp_snapshot_done(snapshot),
                      (unsigned long long)snapshot->counts.total, (int)(100 * share_of(snapshot)));
     if (snapshot->counts.failed > 0 && n > 0 && (size_t)n < size)
         n += snprintf(text + n, size - (size_t)n, ", %llu failed", (unsigned long long)snapshot->counts.failed);
@@ -95,7 +78,7 @@ void lvp_progress_bar(const struct lvp_snapshot *snapshot, int width, char lines
     int under_way = gauges->waiting + gauges->running;
     double part = under_way > 0 ? 1.0 / under_way : 0;
     (void)snprintf(lines[0], LVP_BAR_WIDTH, "done %s %llu/%llu (%d %%)", bar_text(share_of(snapshot), room, done),
-                   (unsigned long long)done_of(snapshot), (unsigned long long)counts->total,
+                   (unsigned long long)lvp_snapshot_done(snapshot), (unsigned long long)counts->total,
                    (int)(100 * share_of(snapshot)));
     (void)snprintf(lines[1], LVP_BAR_WIDTH, "prepared %s %d   in flight %s %d   failed %llu",
                    bar_text(gauges->waiting * part, 12, waiting), gauges->waiting,
@@ -146,7 +129,7 @@ static void write_line(const struct lvp_snapshot *snapshot)
 {
     char text[200];
     struct lvp_json_text members = {0};
-    lvp_status_members(snapshot, &members);
+    lvp_snapshot_members(snapshot, &members);
     lvp_json_text_append(&members, "", 1);
     lvp_log_event(LVP_LOG_INFO, members.failed ? "" : members.data, "%s",
                   lvp_progress_text(snapshot, text, sizeof text));
@@ -158,6 +141,8 @@ void lvp_progress_start(struct lvp_progress *progress, const struct lvp_progress
 {
     *progress = (struct lvp_progress){
         .options = *options, .writer = writer, .started = lvp_now(), .posted = -1, .measured = -1};
+    progress->last.n_ranks = options->n_ranks;
+    progress->last.restarts = options->restarts;
     if (lvp_log_is_json()) progress->options.terminal = false;
     // The first line of a log comes after 30 s; a bar comes at once.
     progress->drawn = progress->options.terminal ? -1 : progress->started;
@@ -181,7 +166,7 @@ static enum lvp_status post_status(struct lvp_progress *progress, const char *st
 {
     struct lvp_json_text text = {0};
     char *path = lvp_output_path(progress->options.output, LVP_STATUS_FILE);
-    lvp_status_text(&progress->last, &progress->options, state, "", &text);
+    lvp_snapshot_status(&progress->last, state, "", &text);
     enum lvp_status status = post(progress, 0, path, &text);
     free(path);
     lvp_json_text_free(&text);
@@ -191,7 +176,7 @@ static enum lvp_status post_status(struct lvp_progress *progress, const char *st
 static enum lvp_status post_metrics(struct lvp_progress *progress)
 {
     struct lvp_json_text text = {0};
-    lvp_metrics_text(&progress->last, &text);
+    lvp_snapshot_metrics(&progress->last, &text);
     enum lvp_status status = post(progress, 1, progress->options.metrics, &text);
     lvp_json_text_free(&text);
     return status;
@@ -205,7 +190,9 @@ enum lvp_status lvp_progress_update(struct lvp_progress *progress, const struct 
     bool tell = progress->writer != NULL && is_due(&progress->posted, now, status_seconds);
     bool measure = progress->writer != NULL && progress->options.metrics != NULL &&
                    is_due(&progress->measured, now, metrics_seconds);
-    progress->last = (struct lvp_snapshot){.counts = *counts, .gauges = *gauges, .seconds = now - progress->started};
+    progress->last.counts = *counts;
+    progress->last.gauges = *gauges;
+    progress->last.seconds = now - progress->started;
     if (draw && progress->options.terminal)
         draw_bar(progress, &progress->last);
     else if (draw)
@@ -225,9 +212,9 @@ void lvp_progress_tell(struct lvp_progress *progress, const char *state, const c
 {
     struct lvp_json_text status = {0}, metrics = {0};
     char *path = lvp_output_path(progress->options.output, LVP_STATUS_FILE);
-    lvp_status_text(&progress->last, &progress->options, state, error, &status);
+    lvp_snapshot_status(&progress->last, state, error, &status);
     replace(path, &status);
-    lvp_metrics_text(&progress->last, &metrics);
+    lvp_snapshot_metrics(&progress->last, &metrics);
     replace(progress->options.metrics, &metrics);
     free(path);
     lvp_json_text_free(&status);

@@ -4,24 +4,9 @@
 #ifndef LVP_COORDINATOR_PROGRESS_H
 #define LVP_COORDINATOR_PROGRESS_H
 
-#include "coordinator/output/captions.h"
-#include "coordinator/run.h"
+#include "coordinator/output/snapshot.h"
 
 #define LVP_STATUS_FILE "status.json"
-
-// One look at a run.
-struct lvp_snapshot {
-    struct lvp_captions_counts counts;
-    struct lvp_run_gauges gauges;
-    double seconds; // since this life of the run began to work
-};
-
-struct lvp_rates {
-    double requests, tokens; // per second of this life; 0: not known yet
-    double seconds_left;     // negative: not known
-};
-
-struct lvp_rates lvp_rates_of(const struct lvp_snapshot *snapshot);
 
 struct lvp_progress_options {
     bool quiet;          // -q: no bar, no lines

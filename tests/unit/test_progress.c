@@ -1,5 +1,5 @@
 // What a person reads while a run goes on, and what programs do.
-#include "coordinator/output/status_text.h"
+#include "coordinator/output/progress.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
@@ -66,8 +66,7 @@ static void test_status(void **state)
     (void)state;
     struct lvp_json_text text = {0};
     struct lvp_snapshot snapshot = look(5000, 0, 120, 3, 1200, 60);
-    const struct lvp_progress_options options = {.output = "out", .n_ranks = 5, .restarts = 1};
-    lvp_status_text(&snapshot, &options, "failed", "disk \"full\"", &text);
+    lvp_snapshot_status(&snapshot, "failed", "disk \"full\"", &text);
     json_t *json = json_loads(text.data, 0, NULL);
     assert_string_equal(json_string_value(json_object_get(json, "state")), "failed");
     assert_string_equal(json_string_value(json_object_get(json, "error")), "disk \"full\"");
@@ -84,7 +83,7 @@ static void test_metrics(void **state)
     (void)state;
     struct lvp_json_text text = {0};
     struct lvp_snapshot snapshot = look(5000, 0, 120, 3, 1200, 60);
-    lvp_metrics_text(&snapshot, &text);
+    lvp_snapshot_metrics(&snapshot, &text);
     assert_non_null(strstr(text.data, "\n# TYPE lvpipe_captions_total counter\nlvpipe_captions_total 117\n"));
     assert_non_null(strstr(text.data, "lvpipe_failed_total 3\n"));
     for (char *line = strtok(text.data, "\n"); line != NULL; line = strtok(NULL, "\n")) { // the format, line by line

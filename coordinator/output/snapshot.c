@@ -1,10 +1,26 @@
-#include "coordinator/output/status_text.h"
+#include "coordinator/output/snapshot.h"
 
 #include "common/job.h"
 
 #include <stdarg.h>
 #include <stdio.h>
 #include <time.h>
+
+uint64_t lvp_snapshot_done(const struct lvp_snapshot *snapshot)
+{
+    return snapshot->counts.captions + snapshot->counts.failed;
+}
+
+struct lvp_rates lvp_rates_of(const struct lvp_snapshot *snapshot)
+{
+    uint64_t done = lvp_snapshot_done(snapshot), before = snapshot->counts.resumed;
+    struct lvp_rates rates = {.seconds_left = -1};
+    if (snapshot->seconds <= 0 || done <= before) return rates; // earlier lives' work is no speed
+    rates.requests = (double)(done - before) / snapshot->seconds;
+    rates.tokens = (double)snapshot->gauges.generated_tokens / snapshot->seconds;
+    rates.seconds_left = (double)(snapshot->counts.total - done) / rates.requests;
+    return rates;
+}
 
 static void append(struct lvp_json_text *text, const char *format, ...) LVP_PRINTF(2, 3);
 
@@ -18,7 +34,7 @@ static void append(struct lvp_json_text *text, const char *format, ...)
     if (n > 0) lvp_json_text_append(text, line, (size_t)n < sizeof line ? (size_t)n : sizeof line - 1);
 }
 
-void lvp_status_members(const struct lvp_snapshot *snapshot, struct lvp_json_text *text)
+void lvp_snapshot_members(const struct lvp_snapshot *snapshot, struct lvp_json_text *text)
 {
     const struct lvp_captions_counts *counts = &snapshot->counts;
     struct lvp_rates rates = lvp_rates_of(snapshot);
@@ -34,8 +50,8 @@ void lvp_status_members(const struct lvp_snapshot *snapshot, struct lvp_json_tex
         lvp_json_text_puts(text, ",\"seconds_left\":null");
 }
 
-void lvp_status_text(const struct lvp_snapshot *snapshot, const struct lvp_progress_options *options, const char *state,
-                     const char *error, struct lvp_json_text *text)
+void lvp_snapshot_status(const struct lvp_snapshot *snapshot, const char *state, const char *error,
+                         struct lvp_json_text *text)
 {
     char host[128], job[96];
     struct timespec now;
@@ -43,9 +59,9 @@ void lvp_status_text(const struct lvp_snapshot *snapshot, const struct lvp_progr
     lvp_host_name(host, sizeof host);
     lvp_job_name(job, sizeof job);
     append(text, "{\"state\":\"%s\",", state);
-    lvp_status_members(snapshot, text);
+    lvp_snapshot_members(snapshot, text);
     append(text, ",\"seconds\":%.1f,\"heartbeat\":%lld.%03ld,\"ranks\":%d,\"restarts\":%d", snapshot->seconds,
-           (long long)now.tv_sec, now.tv_nsec / 1000000, options->n_ranks, options->restarts);
+           (long long)now.tv_sec, now.tv_nsec / 1000000, snapshot->n_ranks, snapshot->restarts);
     lvp_json_text_puts(text, ",\"job\":");
     lvp_json_text_string(text, job);
     lvp_json_text_puts(text, ",\"host\":");
@@ -60,7 +76,7 @@ static void metric(struct lvp_json_text *text, const char *name, const char *typ
     append(text, "# HELP lvpipe_%s %s\n# TYPE lvpipe_%s %s\nlvpipe_%s %.17g\n", name, help, name, type, name, value);
 }
 
-void lvp_metrics_text(const struct lvp_snapshot *snapshot, struct lvp_json_text *text)
+void lvp_snapshot_metrics(const struct lvp_snapshot *snapshot, struct lvp_json_text *text)
 {
     const struct lvp_captions_counts *counts = &snapshot->counts;
     struct lvp_rates rates = lvp_rates_of(snapshot);
