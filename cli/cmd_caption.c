@@ -236,6 +236,8 @@ static enum lvp_status parse(int argc, char **argv, struct command *command)
         return lvp_fail(LVP_ERR_USAGE, "--device cuda: no usable GPU, this program was built without the CUDA backend");
     for (int p = 0; p < caption->n_prompts; p++) {
         LVP_TRY(lvp_prompt_check(command->prompts[p]));
+        if (!lvp_utf8_valid(command->prompts[p], strlen(command->prompts[p])))
+            return lvp_fail(LVP_ERR_USAGE, "--prompt '%s' is not valid UTF-8", command->prompts[p]);
         if (!caption->raw_prompt && strstr(command->prompts[p], "<image>") != NULL)
             return lvp_fail(LVP_ERR_USAGE,
                             "--prompt '%s' holds <image>: images are placed by the template (or use --raw-prompt)",
@@ -320,7 +322,8 @@ static enum lvp_status coordinate(void *context, MPI_Comm control, int n_workers
 // As a rank, under whoever started it.
 static enum lvp_status run_rank(struct command *command, int argc, char **argv, int *exit_status)
 {
-    const char *restarts = getenv("LVPIPE_RESTARTS");
+    const char *restarts = getenv("LVPIPE_RESTARTS"); // from the supervisor
+    if (restarts == NULL) restarts = getenv("SLURM_RESTART_COUNT");
     command->caption.drain = lvp_drain_requests();
     command->caption.restarts = restarts != NULL ? atoi(restarts) : 0;
     lvp_launch_id(argc, argv, command->launch_id, sizeof command->launch_id);

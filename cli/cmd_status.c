@@ -1,5 +1,6 @@
 #include "cli/cmd_status.h"
 
+#include "common/clock.h"
 #include "common/job.h"
 #include "common/record.h"
 #include "coordinator/output/lock.h"
@@ -20,7 +21,8 @@ enum { SILENT_SECONDS = 60 }; // a run that has not said anything for so long is
 static const char help_text[] =
     "usage: lvpipe status DIR [--json]\n"
     "\n"
-    "How far a run is, from its output folder; where DIR holds the folders of an array's tasks, one line for each and a\n"
+    "How far a run is, from its output folder; where DIR holds the folders of an array's tasks, one line for each and "
+    "a\n"
     "total. A run that ended without a word is shown as lost, with the rank that went first.\n"
     "\n"
     "  --json                 one JSON object on stdout\n"
@@ -92,20 +94,6 @@ static bool read_task(const char *dir, const char *name, struct task *task)
     return true;
 }
 
-static void duration_text(double seconds, char *text, size_t size)
-{
-    if (seconds < 0)
-        (void)snprintf(text, size, "-");
-    else if (seconds < 90)
-        (void)snprintf(text, size, "%.0f s", seconds);
-    else if (seconds < 90 * 60)
-        (void)snprintf(text, size, "%.0f min", seconds / 60);
-    else if (seconds < 48 * 3600)
-        (void)snprintf(text, size, "%.1f h", seconds / 3600);
-    else
-        (void)snprintf(text, size, "%.1f days", seconds / 86400);
-}
-
 static const char *text_of(const struct task *task, const char *field)
 {
     const char *text = json_string_value(json_object_get(task->json, field));
@@ -135,8 +123,8 @@ static void print_table(const struct task *tasks, size_t n)
                  "images/s", "time left", "heartbeat", "job");
     for (size_t t = 0; t < n; t++) {
         const struct task *task = &tasks[t];
-        duration_text(left_of(task), left, sizeof left);
-        duration_text(task->silent, silent, sizeof silent);
+        (void)lvp_duration_text(left_of(task), left, sizeof left);
+        (void)lvp_duration_text(task->silent, silent, sizeof silent);
         (void)printf("%-*s  %-8s  %10lld  %10lld  %8lld  %9.2f  %10s  %10s  %s on %s\n", width, task->name, task->state,
                      (long long)count_of(task, "done"), (long long)(count_of(task, "total") - count_of(task, "done")),
                      (long long)count_of(task, "failed"), rate_of(task), left, silent, text_of(task, "job"),
@@ -147,13 +135,14 @@ static void print_table(const struct task *tasks, size_t n)
         if (is_active(task->state)) rate += rate_of(task);
         if (left_of(task) > longest) longest = left_of(task);
     }
-    duration_text(longest, left, sizeof left);
+    (void)lvp_duration_text(longest, left, sizeof left);
     if (n > 1)
         (void)printf("%-*s  %-8s  %10lld  %10lld  %8lld  %9.2f  %10s\n", width, "total", "", (long long)done,
                      (long long)(total - done), (long long)failed, rate, left);
     for (size_t t = 0; t < n; t++) {
         if (tasks[t].lost[0] != '\0') (void)printf("%s: %s\n", tasks[t].name, tasks[t].lost);
-        if (text_of(&tasks[t], "error")[0] != '\0') (void)printf("%s: %s\n", tasks[t].name, text_of(&tasks[t], "error"));
+        if (text_of(&tasks[t], "error")[0] != '\0')
+            (void)printf("%s: %s\n", tasks[t].name, text_of(&tasks[t], "error"));
     }
 }
 

@@ -13,6 +13,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -20,15 +21,15 @@
 
 enum {
     NO_PROGRAM = 127,         // as a shell says it
+    MAX_BLAMED = 20,          // lives in a row, without a caption, that samples are to blame for
     DRAIN_GRACE_SECONDS = 30, // beyond the drain, for writing and ending
     STOP_GRACE_SECONDS = 10   // from asking to stop to killing
 };
 
 extern char **environ;
 
-void lvp_die_with_parent(void)
+void lvp_die_with_parent(int parent)
 {
-    pid_t parent = getppid();
     (void)prctl(PR_SET_PDEATHSIG, SIGKILL);
     if (getppid() != parent) _exit(1); // it was gone before the kernel knew our wish
 }
@@ -76,15 +77,9 @@ void lvp_launch_id(int argc, char *const *argv, char *id, size_t size)
 }
 
 // What the ranks and mpirun are to know. Called in the child.
-static void set_environment(const struct lvp_launch_options *options, int restart)
+static void set_environment(const char *id, int restart)
 {
-    char id[128], job[96], number[16];
-    lvp_launch_id(options->argc, options->argv, id, sizeof id);
-    if (id[0] == '\0') { // the supervisor's process, and when it began
-        struct timespec now;
-        (void)clock_gettime(CLOCK_REALTIME, &now);
-        (void)snprintf(id, sizeof id, "%ld-%lld", (long)getppid(), (long long)now.tv_sec);
-    }
+    char job[96], number[16];
     lvp_job_name(job, sizeof job);
     (void)snprintf(number, sizeof number, "%d", restart);
     scrub_environment();
@@ -103,7 +98,7 @@ static void set_environment(const struct lvp_launch_options *options, int restar
     if (isatty(STDERR_FILENO)) setenv("LVPIPE_TERMINAL", "1", 1); // ranks write through a pipe and cannot see it
 }
 
-static void exec_mpirun(const struct lvp_launch_options *options, int restart)
+static void exec_mpirun(const struct lvp_launch_options *options, const char *id, int restart)
 {
     char count[16], self[4096], host[32];
     ssize_t length = readlink("/proc/self/exe", self, sizeof self - 1);
@@ -117,7 +112,7 @@ static void exec_mpirun(const struct lvp_launch_options *options, int restart)
     if (arguments == NULL) _exit(NO_PROGRAM);
     for (size_t i = 0; i < n_head; i++) arguments[i] = (char *)(size_t)head[i];
     for (int i = 0; i < options->argc; i++) arguments[n_head + (size_t)i] = options->argv[i];
-    set_environment(options, restart);
+    set_environment(id, restart);
     // Ranks read nothing; the shell loop that started us may want its input back.
     int nothing = open("/dev/null", O_RDONLY);
     if (nothing >= 0) (void)dup2(nothing, STDIN_FILENO);
@@ -127,30 +122,62 @@ static void exec_mpirun(const struct lvp_launch_options *options, int restart)
 
 // --- Supervision ---------------------------------------------------------------------------------------------------
 
+// The launch over all its lives.
+struct launch {
+    const struct lvp_launch_options *options;
+    char id[128];
+    sigset_t waited;      // signals that are waited for, and blocked
+    int restarts, blamed; // lives that lost a rank; those in a row, without a caption, that a sample is to blame for
+    off_t captions_bytes; // of the output so far
+};
+
 // One life of the world.
 struct world {
     pid_t mpirun;
     int drains; // signals that asked us to end: 1 drains, 2 stops
     int last_signal;
-    double began;          // seconds since 1970
+    int64_t began_ms;      // since 1970
     double asked, stopped; // when
-    bool killed;
 };
 
-static void waited_signals(sigset_t *set)
+// HUP counts unless it is ignored, as nohup does.
+static void fill_waited_signals(sigset_t *set)
 {
-    static const int signals[] = {SIGTERM, SIGINT, SIGUSR1, SIGHUP, SIGCHLD};
+    static const int signals[] = {SIGTERM, SIGINT, SIGUSR1, SIGCHLD};
+    struct sigaction hup = {0};
     sigemptyset(set);
     for (size_t i = 0; i < sizeof signals / sizeof *signals; i++) sigaddset(set, signals[i]);
+    if (sigaction(SIGHUP, NULL, &hup) == 0 && hup.sa_handler != SIG_IGN) sigaddset(set, SIGHUP);
 }
 
-static enum lvp_status start(const struct lvp_launch_options *options, int restart, struct world *world)
+static void name_launch(struct launch *launch)
 {
-    sigset_t waited;
     struct timespec now;
-    waited_signals(&waited);
     (void)clock_gettime(CLOCK_REALTIME, &now);
-    world->began = (double)now.tv_sec;
+    lvp_launch_id(launch->options->argc, launch->options->argv, launch->id, sizeof launch->id);
+    if (launch->id[0] != '\0') return;
+    (void)snprintf(launch->id, sizeof launch->id, "%ld-%lld", (long)getpid(), (long long)now.tv_sec);
+}
+
+static bool has_mpirun(void)
+{
+    const char *path = getenv("PATH");
+    char program[4096];
+    while (path != NULL && *path != '\0') {
+        int length = (int)strcspn(path, ":");
+        int n = snprintf(program, sizeof program, "%.*s/mpirun", length, path);
+        if (n > 0 && (size_t)n < sizeof program && access(program, X_OK) == 0) return true;
+        path += length + (path[length] == ':');
+    }
+    return false;
+}
+
+static enum lvp_status start(const struct launch *launch, int life, struct world *world)
+{
+    struct timespec now;
+    pid_t supervisor = getpid();
+    (void)clock_gettime(CLOCK_REALTIME, &now);
+    world->began_ms = (int64_t)now.tv_sec * 1000;
     fflush(NULL);
     world->mpirun = fork();
     if (world->mpirun < 0) return lvp_fail(LVP_ERR_IO, "mpirun could not be started: %s", strerror(errno));
@@ -159,22 +186,22 @@ static enum lvp_status start(const struct lvp_launch_options *options, int resta
         return LVP_OK;
     }
     (void)setpgid(0, 0); // a Ctrl-C in the terminal is for the supervisor alone
-    lvp_die_with_parent();
+    lvp_die_with_parent(supervisor);
     (void)signal(SIGUSR1, SIG_IGN); // until the ranks have handlers of their own: a drain must not kill them
     (void)signal(SIGUSR2, SIG_IGN);
-    (void)sigprocmask(SIG_UNBLOCK, &waited, NULL);
-    exec_mpirun(options, restart);
+    (void)sigprocmask(SIG_UNBLOCK, &launch->waited, NULL);
+    exec_mpirun(launch->options, launch->id, life);
     return LVP_OK; // never
 }
 
-static void take_signal(const struct lvp_launch_options *options, struct world *world, int signal)
+static void take_signal(const struct launch *launch, struct world *world, int signal)
 {
     double now = lvp_now();
     world->last_signal = signal;
     if (world->drains == 0) {
         world->asked = now;
         lvp_info("%s: finishing what is under way (up to %.0f s); once more stops at once", strsignal(signal),
-                 options->drain_seconds);
+                 launch->options->drain_seconds);
     } else if (world->drains == 1) {
         world->stopped = now;
         lvp_info("%s: stopping", strsignal(signal));
@@ -183,56 +210,61 @@ static void take_signal(const struct lvp_launch_options *options, struct world *
 }
 
 // Signals are given again and again, since a rank that has just begun does not hear them.
-static void remind(const struct lvp_launch_options *options, struct world *world)
+static void remind(const struct launch *launch, struct world *world)
 {
-    double now = lvp_now();
+    double now = lvp_now(), patience = launch->options->drain_seconds + DRAIN_GRACE_SECONDS;
     if (world->drains == 0) return;
-    if (world->stopped == 0 && now - world->asked > options->drain_seconds + DRAIN_GRACE_SECONDS) world->stopped = now;
-    if (world->stopped > 0 && now - world->stopped > STOP_GRACE_SECONDS) {
-        world->killed = true;
+    if (world->stopped == 0 && now - world->asked > patience) world->stopped = now;
+    if (world->stopped > 0 && now - world->stopped > STOP_GRACE_SECONDS)
         (void)kill(-world->mpirun, SIGKILL);
-    } else {
+    else
         (void)kill(world->mpirun, world->stopped > 0 ? SIGUSR2 : SIGUSR1); // which mpirun passes on
-    }
 }
 
 // Waits until mpirun has ended; its status as a shell would give it.
-static int wait_for_end(const struct lvp_launch_options *options, struct world *world)
+static int wait_for_end(const struct launch *launch, struct world *world)
 {
-    sigset_t waited;
-    waited_signals(&waited);
     for (;;) {
         int status = 0;
         pid_t ended = waitpid(world->mpirun, &status, WNOHANG);
         if (ended == world->mpirun) return WIFSIGNALED(status) ? 128 + WTERMSIG(status) : WEXITSTATUS(status);
-        if (ended < 0 && errno != EINTR) return NO_PROGRAM;
+        if (ended < 0 && errno != EINTR) return lvp_exit_status(LVP_ERR_LOST);
         const struct timespec second = {1, 0};
-        int signal = sigtimedwait(&waited, NULL, &second);
-        if (signal > 0 && signal != SIGCHLD) take_signal(options, world, signal);
-        remind(options, world);
+        int signal = sigtimedwait(&launch->waited, NULL, &second);
+        if (signal > 0 && signal != SIGCHLD) take_signal(launch, world, signal);
+        remind(launch, world);
     }
 }
 
-// Which rank it was, in one line; unless rank 0 has said so itself. *blamed: a sample is at fault.
-static void tell_lost(const struct lvp_launch_options *options, const struct world *world, int code, bool *blamed)
+struct speech {
+    int64_t since_ms;
+    bool heard;
+};
+
+// A rank that ended by itself has said why.
+static void listen(void *context, const struct lvp_record_view *view)
 {
-    struct lvp_record_view coordinator, lost;
+    struct speech *speech = context;
+    bool said = view->phase == LVP_PHASE_ENDED && view->error[0] != '\0';
+    speech->heard = speech->heard || (said && view->started_ms >= speech->since_ms);
+}
+
+// Which rank it was, in one line, unless one of them has said so. True where a sample is to blame.
+static bool tell_lost(const struct launch *launch, const struct world *world, int code)
+{
+    struct lvp_record_view lost;
+    struct speech speech = {.since_ms = world->began_ms};
     char text[400];
-    *blamed = false;
-    int rank = options->output != NULL ? lvp_record_find_lost(options->output, world->began, &lost) : -1;
-    bool told = options->output != NULL && lvp_record_read(options->output, 0, &coordinator) &&
-                coordinator.started >= world->began && coordinator.phase == LVP_PHASE_ENDED &&
-                coordinator.error[0] != '\0';
-    if (rank >= 0 && lost.fault != 0) {
-        *blamed = lost.n_samples > 0;
-        told = false; // rank 0 knows no more than that it is gone
-    }
-    if (told) return;
+    const char *output = launch->options->output;
+    int rank = output != NULL ? lvp_record_find_lost(output, world->began_ms, &lost) : -1;
+    bool fault = rank >= 0 && lost.fault != 0; // the others know no more than that it is gone
+    if (output != NULL) lvp_record_each(output, listen, &speech);
     if (rank >= 0)
         lvp_record_describe(&lost, text, sizeof text);
     else
         (void)snprintf(text, sizeof text, "a rank was lost (%s)", code > 128 ? strsignal(code - 128) : "no signal");
-    lvp_log(LVP_LOG_ERROR, "%s", text);
+    if (!speech.heard || fault) lvp_log(LVP_LOG_ERROR, "%s", text);
+    return fault && lost.n_samples > 0;
 }
 
 static bool is_lost(int code)
@@ -240,31 +272,57 @@ static bool is_lost(int code)
     return code == lvp_exit_status(LVP_ERR_LOST) || code >= 128;
 }
 
+// Whether the output has got captions since the last question.
+static bool has_new_captions(struct launch *launch)
+{
+    char path[4096];
+    struct stat info;
+    int n = launch->options->output != NULL ? snprintf(path, sizeof path, "%s/captions.jsonl", launch->options->output)
+                                            : -1;
+    if (n < 0 || (size_t)n >= sizeof path || stat(path, &info) != 0) return false;
+    bool grown = info.st_size > launch->captions_bytes;
+    launch->captions_bytes = info.st_size;
+    return grown;
+}
+
+// Whether to start again. A sample's crashes are few by themselves, so they are free, until one follows another without
+// a caption between them: then it is not the samples.
+static bool may_restart(struct launch *launch, bool sample_is_to_blame)
+{
+    if (has_new_captions(launch)) launch->blamed = 0;
+    if (sample_is_to_blame && launch->blamed++ < MAX_BLAMED) {
+        lvp_info("starting again");
+        return true;
+    }
+    if (launch->restarts++ < launch->options->max_restarts) {
+        lvp_info("starting again%s", launch->restarts == launch->options->max_restarts ? " (the last time)" : "");
+        return true;
+    }
+    lvp_info("give the same command again to resume");
+    return false;
+}
+
 enum lvp_status lvp_launch(const struct lvp_launch_options *options, int *exit_status)
 {
-    sigset_t waited, before;
-    waited_signals(&waited);
-    (void)sigprocmask(SIG_BLOCK, &waited, &before);
-    int restarts = 0, life = 0;
-    for (;; life++) {
+    struct launch launch = {.options = options};
+    sigset_t before;
+    if (!has_mpirun())
+        return lvp_fail(LVP_ERR_USAGE,
+                        "mpirun was not found: install Open MPI (openmpi-bin), or start the ranks yourself");
+    name_launch(&launch);
+    fill_waited_signals(&launch.waited);
+    (void)has_new_captions(&launch);
+    (void)sigprocmask(SIG_BLOCK, &launch.waited, &before);
+    for (int life = 0;; life++) {
         struct world world = {0};
-        LVP_TRY(start(options, life, &world));
-        int code = wait_for_end(options, &world);
-        if (code == NO_PROGRAM)
-            return lvp_fail(LVP_ERR_USAGE,
-                            "mpirun was not found: install Open MPI (openmpi-bin), or start the ranks yourself");
+        LVP_TRY(start(&launch, life, &world));
+        int code = wait_for_end(&launch, &world);
         *exit_status = code;
-        if (world.drains > 1) *exit_status = 128 + world.last_signal;
+        if (world.drains > 1 && code != 0) *exit_status = 128 + world.last_signal;
         if (world.drains == 1 && is_lost(code)) *exit_status = lvp_exit_status(LVP_DRAINED); // killed while it drained
         if (world.drains > 0 || !is_lost(code)) break;
-        bool blamed = false;
-        tell_lost(options, &world, code, &blamed);
         *exit_status = lvp_exit_status(LVP_ERR_LOST);
-        if (!blamed && restarts++ >= options->max_restarts) { // a sample's crashes are counted by themselves
-            lvp_info("give the same command again to resume");
-            break;
-        }
-        lvp_info("starting again%s", blamed ? "" : restarts == options->max_restarts ? " (the last time)" : "");
+        if (!may_restart(&launch, tell_lost(&launch, &world, code))) break;
         const struct timespec pause = {1, 0};
         (void)nanosleep(&pause, NULL);
     }

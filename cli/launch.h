@@ -23,7 +23,7 @@ enum lvp_status lvp_launch(const struct lvp_launch_options *options, int *exit_s
 // cannot be known (the user's own mpirun).
 void lvp_launch_id(int argc, char *const *argv, char *id, size_t size);
 
-// This process ends when its parent does.
-void lvp_die_with_parent(void);
+// This process ends when its parent does, which was `parent` when it was started.
+void lvp_die_with_parent(int parent);
 
 #endif

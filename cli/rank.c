@@ -7,6 +7,7 @@
 #include "common/job.h"
 #include "common/log.h"
 #include "common/record.h"
+#include "coordinator/output/writer.h"
 #include "worker/worker.h"
 
 #include <sched.h>
@@ -14,10 +15,13 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 #include <xxhash.h>
 
 // Seconds that the main thread may stay away. Rank 0 touches file systems before the work begins.
-enum { START_SECONDS = 120, COORDINATE_SECONDS = 300, WORK_SECONDS = 60, END_SECONDS = 60, ABORT_SECONDS = 10 };
+enum { START_SECONDS = 120, COORDINATE_SECONDS = 300, WORK_SECONDS = 60, ABORT_SECONDS = 10 };
+// At the end workers wait for rank 0, which may wait for the output's file system.
+enum { END_SECONDS = LVP_WRITER_HANG_SECONDS + 60 };
 
 // Cores of this worker: its mask's, shared with the workers of this node that have the same mask.
 static int cores_of_worker(MPI_Comm world, int rank)
@@ -58,9 +62,10 @@ static void abort_world(enum lvp_status status)
     bool asked_for = status == LVP_STOPPED || status == LVP_DRAINED;
     int exit_status = status_of(status);
     if (lvp_error_text()[0] != '\0') lvp_log(asked_for ? LVP_LOG_INFO : LVP_LOG_ERROR, "%s", lvp_error_text());
+    lvp_guard_end_within(ABORT_SECONDS, exit_status); // MPI itself may hang
     lvp_record_error(lvp_error_text());
     lvp_record_end(exit_status, 0);
-    lvp_guard_end_within(ABORT_SECONDS, exit_status); // MPI itself may hang
+    lvp_record_write();
     MPI_Abort(MPI_COMM_WORLD, exit_status);
 }
 
@@ -76,7 +81,8 @@ static enum lvp_status coordinate_world(lvp_coordinate *coordinate, void *contex
     return status;
 }
 
-static void work(MPI_Comm control, MPI_Comm hops, int rank, int size, int threads)
+// True where a thread of the worker was left behind.
+static bool work(MPI_Comm control, MPI_Comm hops, int rank, int size, int threads)
 {
     char who[32];
     (void)snprintf(who, sizeof who, "rank %d", rank);
@@ -88,9 +94,11 @@ static void work(MPI_Comm control, MPI_Comm hops, int rank, int size, int thread
                                         .n_ranks = size,
                                         .threads = threads,
                                         .memory_bytes = lvp_available_memory()};
-    enum lvp_status status = lvp_worker_run(&worker);
+    bool left_behind = false;
+    enum lvp_status status = lvp_worker_run(&worker, &left_behind);
     if (status == LVP_ERR_LOST) abort_world(status);
     lvp_error_clear(); // rank 0 has the text, and gives the status
+    return left_behind;
 }
 
 enum lvp_status lvp_rank_run(lvp_coordinate *coordinate, void *context, int *exit_status)
@@ -100,13 +108,12 @@ enum lvp_status lvp_rank_run(lvp_coordinate *coordinate, void *context, int *exi
     enum lvp_status status = LVP_OK;
     char who[32];
     (void)snprintf(who, sizeof who, "rank %d", lvp_launched_rank());
-    lvp_die_with_parent();
+    lvp_die_with_parent(getppid());
     LVP_TRY(lvp_guard_start(who));
     lvp_guard_allow(START_SECONDS, "starting MPI");
     if (MPI_Init_thread(NULL, NULL, MPI_THREAD_FUNNELED, &provided) != MPI_SUCCESS || provided < MPI_THREAD_FUNNELED)
         return lvp_fail(LVP_ERR_LOST, "MPI could not be started");
     lvp_record_start(); // once more: MPI may have taken the signals of faults
-    lvp_record_blameless_thread();
     MPI_Comm_rank(MPI_COMM_WORLD, &rank);
     MPI_Comm_size(MPI_COMM_WORLD, &size);
     MPI_Comm_dup(MPI_COMM_WORLD, &control);
@@ -114,10 +121,11 @@ enum lvp_status lvp_rank_run(lvp_coordinate *coordinate, void *context, int *exi
     MPI_Comm_set_errhandler(control, MPI_ERRORS_RETURN);
     MPI_Comm_set_errhandler(hops, MPI_ERRORS_RETURN);
     int threads = cores_of_worker(MPI_COMM_WORLD, rank);
+    bool left_behind = false;
     if (rank == 0)
         status = coordinate_world(coordinate, context, control, size);
     else
-        work(control, hops, rank, size, threads);
+        left_behind = work(control, hops, rank, size, threads);
     if (status == LVP_STOPPED) *exit_status = status_of(status);
     lvp_guard_allow(END_SECONDS, "ending MPI");
     lvp_record_end(status_of(status), 0);
@@ -125,5 +133,6 @@ enum lvp_status lvp_rank_run(lvp_coordinate *coordinate, void *context, int *exi
     MPI_Comm_free(&hops);
     MPI_Finalize();
     lvp_guard_stop();
+    if (left_behind) _exit(0); // a thread of this rank does not end in time, and nobody needs it to
     return status;
 }

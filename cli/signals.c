@@ -59,6 +59,7 @@ static void drain_then_stop(int signal)
 static void end_at_once(int signal)
 {
     lvp_record_end(128 + signal, signal);
+    lvp_record_write();
     _exit(128 + signal);
 }
 

@@ -61,3 +61,16 @@ fail:
     close(fd);
     return status;
 }
+
+ssize_t lvp_read_at(int fd, uint64_t offset, void *bytes, size_t n_bytes)
+{
+    size_t done = 0;
+    while (done < n_bytes) {
+        ssize_t got = pread(fd, (char *)bytes + done, n_bytes - done, (off_t)(offset + done));
+        if (got < 0 && errno == EINTR) continue;
+        if (got < 0) return -1;
+        if (got == 0) break;
+        done += (size_t)got;
+    }
+    return (ssize_t)done;
+}

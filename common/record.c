@@ -9,34 +9,47 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 #include <time.h>
 #include <unistd.h>
 
-static const char magic[8] = "lvprec1";
+static const char magic[8] = "lvprec2";
 
-enum { COMPUTE = LVP_RECORD_IMAGES, N_WORKERS = LVP_RECORD_IMAGES + 1, NOBODY = -1, WORD_BYTES = 24 };
-
-// The page, as it is in the file. Written by many threads without a lock: each field is one store.
-struct page {
-    char magic[8];
-    int32_t rank, n_ranks, replica, stage, n_stages;
-    _Atomic int32_t phase, fault, blamed, end_signal, exit_status;
-    int64_t pid, started_ms;
-    char host[128];
-    _Atomic int64_t heartbeat_ms;
-    _Atomic uint64_t step, ticks;
-    char error[512];
-    char word[2][WORD_BYTES]; // of image threads; of the compute thread
-    _Atomic int32_t n_samples;
-    _Atomic uint64_t samples[LVP_RECORD_WORK];  // of the compute thread
-    _Atomic uint64_t images[LVP_RECORD_IMAGES]; // sample + 1 of each image thread; 0: none
+enum {
+    COMPUTE = LVP_RECORD_IMAGES,
+    NOBODY = -1,
+    WORD_BYTES = 24,
+    HOST_BYTES = 128,
+    ERROR_BYTES = 512,
+    PATH_BYTES = 4096
 };
 
-static struct page in_memory;
-static struct page *page = &in_memory;
-static char path_of_page[4096];
-static _Thread_local int my_work = COMPUTE; // a thread of no special kind computes
+// The record, as it is in the file. Threads write and copy it without a lock: only 8 bytes at a time, atomically.
+struct page {
+    char magic[8];
+    int64_t rank, n_ranks, replica, stage, n_stages;
+    int64_t pid, started_ms, heartbeat_ms;
+    int64_t phase, fault, blamed, end_signal, exit_status;
+    uint64_t step, ticks;
+    uint64_t alone; // sample + 1; 0: none
+    char host[HOST_BYTES], error[ERROR_BYTES];
+    char image_word[WORD_BYTES], compute_word[WORD_BYTES];
+    int64_t n_samples;
+    uint64_t samples[LVP_RECORD_WORK];  // of the compute thread
+    uint64_t images[LVP_RECORD_IMAGES]; // sample + 1 of each image thread; 0: none
+};
+
+enum { N_WORDS = sizeof(struct page) / 8 };
+static union {
+    struct page page;
+    _Atomic uint64_t words[N_WORDS];
+} record;
+_Static_assert(sizeof record == sizeof(struct page), "the page is whole words");
+
+#define WORD_OF(field) (&record.words[offsetof(struct page, field) / 8])
+
+static atomic_int record_file = -1;
+static _Thread_local int my_work = NOBODY;
+static _Thread_local char signal_stack[32768]; // a stack that has overflown cannot run the handler
 
 // --- Writing -------------------------------------------------------------------------------------------------------
 
@@ -47,22 +60,57 @@ static int64_t wall_ms(void)
     return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
 }
 
+static void set(_Atomic uint64_t *word, int64_t value)
+{
+    atomic_store_explicit(word, (uint64_t)value, memory_order_relaxed);
+}
+
+static void set_text(_Atomic uint64_t *words, size_t size, const char *text)
+{
+    char padded[ERROR_BYTES] = "";
+    uint64_t word;
+    (void)snprintf(padded, size, "%s", text);
+    for (size_t i = 0; i < size / 8; i++) {
+        memcpy(&word, padded + 8 * i, sizeof word);
+        atomic_store_explicit(&words[i], word, memory_order_relaxed);
+    }
+}
+
+void lvp_record_write(void)
+{
+    uint64_t copy[N_WORDS];
+    int file = atomic_load(&record_file);
+    if (file < 0) return;
+    for (size_t i = 0; i < N_WORDS; i++) copy[i] = atomic_load_explicit(&record.words[i], memory_order_relaxed);
+    if (pwrite(file, copy, sizeof copy, 0) < 0) return; // nobody is left to tell
+}
+
 // Notes the signal and who had what in hand, and dies of it.
 static void note_fault(int signal)
 {
-    atomic_store(&page->fault, signal);
-    atomic_store(&page->blamed, my_work);
+    set(WORD_OF(fault), signal);
+    set(WORD_OF(blamed), my_work);
+    lvp_record_write();
     (void)raise(signal); // SA_RESETHAND: the default now
+}
+
+static void use_signal_stack(void)
+{
+    const stack_t stack = {.ss_sp = signal_stack, .ss_size = sizeof signal_stack};
+    (void)sigaltstack(&stack, NULL);
 }
 
 void lvp_record_start(void)
 {
     static const int faults[] = {SIGSEGV, SIGBUS, SIGILL, SIGFPE, SIGABRT};
-    struct sigaction action = {.sa_handler = note_fault, .sa_flags = (int)SA_RESETHAND};
-    memcpy(in_memory.magic, magic, sizeof magic);
-    in_memory.pid = getpid();
-    lvp_host_name(in_memory.host, sizeof in_memory.host);
-    atomic_store(&in_memory.blamed, NOBODY);
+    struct sigaction action = {.sa_handler = note_fault, .sa_flags = (int)SA_RESETHAND | SA_ONSTACK};
+    char host[HOST_BYTES];
+    lvp_host_name(host, sizeof host);
+    set_text(WORD_OF(magic), sizeof magic, magic);
+    set_text(WORD_OF(host), HOST_BYTES, host);
+    set(WORD_OF(pid), getpid());
+    set(WORD_OF(blamed), NOBODY);
+    use_signal_stack();
     for (size_t i = 0; i < sizeof faults / sizeof *faults; i++) (void)sigaction(faults[i], &action, NULL);
 }
 
@@ -73,108 +121,112 @@ static void path_of(const char *dir, int rank, char *path, size_t size)
 
 bool lvp_record_open(const char *dir, struct lvp_record_place place)
 {
-    char path[sizeof path_of_page];
+    char path[PATH_BYTES];
     path_of(dir, place.rank, path, sizeof path);
-    in_memory.rank = place.rank;
-    in_memory.n_ranks = place.n_ranks;
-    in_memory.replica = place.replica;
-    in_memory.stage = place.stage;
-    in_memory.n_stages = place.n_stages;
-    in_memory.started_ms = wall_ms();
-    atomic_store(&in_memory.heartbeat_ms, in_memory.started_ms);
-    int file = open(path, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
-    if (file < 0) return false;
-    // Written, not only made longer: a full disk shows here, not as SIGBUS on the first store.
-    bool written = write(file, &in_memory, sizeof in_memory) == (ssize_t)sizeof in_memory && fsync(file) == 0;
-    void *mapped = written ? mmap(NULL, sizeof(struct page), PROT_READ | PROT_WRITE, MAP_SHARED, file, 0) : MAP_FAILED;
-    (void)close(file);
-    if (mapped == MAP_FAILED) return false;
-    memcpy(path_of_page, path, sizeof path);
-    page = mapped;
-    return true;
+    set(WORD_OF(rank), place.rank);
+    set(WORD_OF(n_ranks), place.n_ranks);
+    set(WORD_OF(replica), place.replica);
+    set(WORD_OF(stage), place.stage);
+    set(WORD_OF(n_stages), place.n_stages);
+    set(WORD_OF(started_ms), wall_ms());
+    lvp_record_beat();
+    (void)unlink(path); // one that another process still writes to is not ours
+    atomic_store(&record_file, open(path, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0666));
+    lvp_record_write();
+    return atomic_load(&record_file) >= 0;
 }
 
 void lvp_record_phase(enum lvp_phase phase)
 {
-    atomic_store(&page->phase, (int32_t)phase);
+    set(WORD_OF(phase), (int64_t)phase);
 }
 
 void lvp_record_step(uint64_t number)
 {
-    atomic_store_explicit(&page->step, number, memory_order_relaxed);
+    set(WORD_OF(step), (int64_t)number);
 }
 
 void lvp_record_tick(void)
 {
-    atomic_fetch_add_explicit(&page->ticks, 1, memory_order_relaxed);
+    (void)atomic_fetch_add_explicit(WORD_OF(ticks), 1, memory_order_relaxed);
 }
 
 uint64_t lvp_record_ticks(void)
 {
-    return atomic_load_explicit(&page->ticks, memory_order_relaxed);
+    return atomic_load_explicit(WORD_OF(ticks), memory_order_relaxed);
 }
 
-void lvp_record_work(int image_thread, const char *what, const uint64_t *samples, int n)
+void lvp_record_alone(bool alone, uint64_t sample)
 {
-    if (image_thread >= 0) {
-        if (image_thread >= LVP_RECORD_IMAGES) return;
-        my_work = image_thread;
-        if (n > 0) (void)snprintf(page->word[0], WORD_BYTES, "%s", what);
-        atomic_store(&page->images[image_thread], n > 0 ? samples[0] + 1 : 0);
+    set(WORD_OF(alone), alone ? (int64_t)sample + 1 : 0);
+}
+
+void lvp_record_compute_thread(void)
+{
+    my_work = COMPUTE;
+    use_signal_stack();
+}
+
+void lvp_record_image_thread(int number)
+{
+    my_work = number >= 0 && number < LVP_RECORD_IMAGES ? number : NOBODY;
+    use_signal_stack();
+}
+
+void lvp_record_work(const char *what, const uint64_t *samples, int n)
+{
+    if (my_work == NOBODY) return;
+    if (my_work != COMPUTE) {
+        if (n > 0) set_text(WORD_OF(image_word), WORD_BYTES, what);
+        set(WORD_OF(images) + my_work, n > 0 ? (int64_t)samples[0] + 1 : 0);
         return;
     }
     if (n > LVP_RECORD_WORK) n = LVP_RECORD_WORK;
-    atomic_store(&page->n_samples, 0);
-    if (n > 0) (void)snprintf(page->word[1], WORD_BYTES, "%s", what);
-    for (int i = 0; i < n; i++) atomic_store_explicit(&page->samples[i], samples[i], memory_order_relaxed);
-    atomic_store(&page->n_samples, n);
-}
-
-void lvp_record_blameless_thread(void)
-{
-    my_work = NOBODY;
+    set(WORD_OF(n_samples), 0);
+    if (n > 0) set_text(WORD_OF(compute_word), WORD_BYTES, what);
+    for (int i = 0; i < n; i++) set(WORD_OF(samples) + i, (int64_t)samples[i]);
+    set(WORD_OF(n_samples), n);
 }
 
 void lvp_record_end(int exit_status, int signal)
 {
-    atomic_store(&page->exit_status, exit_status);
-    atomic_store(&page->end_signal, signal);
-    atomic_store(&page->phase, LVP_PHASE_ENDED);
+    set(WORD_OF(exit_status), exit_status);
+    set(WORD_OF(end_signal), signal);
+    set(WORD_OF(phase), LVP_PHASE_ENDED);
 }
 
 void lvp_record_error(const char *text)
 {
-    (void)snprintf(page->error, sizeof page->error, "%s", text);
+    set_text(WORD_OF(error), ERROR_BYTES, text);
 }
 
 void lvp_record_beat(void)
 {
-    atomic_store_explicit(&page->heartbeat_ms, wall_ms(), memory_order_relaxed);
-}
-
-void lvp_record_sync(void)
-{
-    if (page != &in_memory) (void)msync(page, sizeof *page, MS_SYNC);
+    set(WORD_OF(heartbeat_ms), wall_ms());
 }
 
 // --- Reading -------------------------------------------------------------------------------------------------------
 
+static void add_blame(struct lvp_record_view *view, uint64_t sample)
+{
+    for (int i = 0; i < view->n_samples; i++)
+        if (view->samples[i] == sample) return; // several prompts or images of one
+    view->samples[view->n_samples++] = sample;
+}
+
 static void view_blame(const struct page *from, struct lvp_record_view *view)
 {
-    int blamed = atomic_load(&from->blamed);
-    if (view->fault == 0 || blamed < 0 || blamed >= N_WORKERS) return;
-    bool compute = blamed == COMPUTE;
-    int n = compute ? atomic_load(&from->n_samples) : atomic_load(&from->images[blamed]) > 0;
+    if (view->fault == 0 || from->blamed < 0 || from->blamed > COMPUTE) return;
+    bool compute = from->blamed == COMPUTE;
+    int64_t n = compute ? from->n_samples : from->images[from->blamed] > 0;
     if (n < 1 || n > LVP_RECORD_WORK) return;
-    (void)snprintf(view->work, sizeof view->work, "%.*s", WORD_BYTES, from->word[compute ? 1 : 0]);
-    for (int i = 0; i < n; i++)
-        view->samples[i] = compute ? atomic_load(&from->samples[i]) : atomic_load(&from->images[blamed]) - 1;
-    view->n_samples = n;
+    (void)snprintf(view->work, sizeof view->work, "%.*s", WORD_BYTES, compute ? from->compute_word : from->image_word);
+    for (int64_t i = 0; i < n; i++) add_blame(view, compute ? from->samples[i] : from->images[from->blamed] - 1);
 }
 
 bool lvp_record_read(const char *dir, int rank, struct lvp_record_view *view)
 {
-    char path[sizeof path_of_page];
+    char path[PATH_BYTES];
     struct page from;
     path_of(dir, rank, path, sizeof path);
     int file = open(path, O_RDONLY | O_CLOEXEC);
@@ -182,21 +234,23 @@ bool lvp_record_read(const char *dir, int rank, struct lvp_record_view *view)
     ssize_t n = pread(file, &from, sizeof from, 0);
     (void)close(file);
     if (n != (ssize_t)sizeof from || memcmp(from.magic, magic, sizeof magic) != 0 || from.rank != rank) return false;
-    *view = (struct lvp_record_view){.place = {.rank = from.rank,
-                                               .n_ranks = from.n_ranks,
-                                               .replica = from.replica,
-                                               .stage = from.stage,
-                                               .n_stages = from.n_stages},
+    *view = (struct lvp_record_view){.place = {.rank = rank,
+                                               .n_ranks = (int)from.n_ranks,
+                                               .replica = (int)from.replica,
+                                               .stage = (int)from.stage,
+                                               .n_stages = (int)from.n_stages},
                                      .pid = from.pid,
-                                     .phase = (enum lvp_phase)atomic_load(&from.phase),
-                                     .started = (double)from.started_ms / 1000,
-                                     .heartbeat = (double)atomic_load(&from.heartbeat_ms) / 1000,
-                                     .step = atomic_load(&from.step),
-                                     .fault = atomic_load(&from.fault),
-                                     .end_signal = atomic_load(&from.end_signal),
-                                     .exit_status = atomic_load(&from.exit_status)};
-    (void)snprintf(view->host, sizeof view->host, "%.*s", (int)sizeof from.host, from.host);
-    (void)snprintf(view->error, sizeof view->error, "%.*s", (int)sizeof from.error, from.error);
+                                     .phase = (enum lvp_phase)from.phase,
+                                     .started_ms = from.started_ms,
+                                     .heartbeat_ms = from.heartbeat_ms,
+                                     .step = from.step,
+                                     .fault = (int)from.fault,
+                                     .end_signal = (int)from.end_signal,
+                                     .exit_status = (int)from.exit_status,
+                                     .has_alone = from.alone > 0,
+                                     .alone = from.alone > 0 ? from.alone - 1 : 0};
+    (void)snprintf(view->host, sizeof view->host, "%.*s", HOST_BYTES, from.host);
+    (void)snprintf(view->error, sizeof view->error, "%.*s", ERROR_BYTES, from.error);
     view_blame(&from, view);
     return true;
 }
@@ -214,7 +268,7 @@ static int next_rank(DIR *folder)
 
 static DIR *open_folder(const char *dir)
 {
-    char path[sizeof path_of_page];
+    char path[PATH_BYTES];
     (void)snprintf(path, sizeof path, "%s/.lvpipe", dir);
     return opendir(path);
 }
@@ -232,7 +286,7 @@ void lvp_record_each(const char *dir, void (*visit)(void *context, const struct 
 void lvp_record_remove_all(const char *dir)
 {
     DIR *folder = open_folder(dir);
-    char path[sizeof path_of_page];
+    char path[PATH_BYTES];
     if (folder == NULL) return;
     for (int rank; (rank = next_rank(folder)) >= 0;) {
         path_of(dir, rank, path, sizeof path);
@@ -242,7 +296,7 @@ void lvp_record_remove_all(const char *dir)
 }
 
 struct search {
-    double since;
+    int64_t since_ms;
     struct lvp_record_view *lost;
     int found;
 };
@@ -252,17 +306,17 @@ static void compare_lost(void *context, const struct lvp_record_view *view)
     struct search *search = context;
     const struct lvp_record_view *best = search->lost;
     bool spoke = view->phase == LVP_PHASE_ENDED && view->fault == 0;
-    if (spoke || view->started < search->since) return;
+    if (spoke || view->started_ms < search->since_ms) return;
     bool same_kind = search->found >= 0 && (view->fault != 0) == (best->fault != 0);
-    bool worse = search->found < 0 || (same_kind ? view->heartbeat < best->heartbeat : view->fault != 0);
+    bool worse = search->found < 0 || (same_kind ? view->heartbeat_ms < best->heartbeat_ms : view->fault != 0);
     if (!worse) return;
     *search->lost = *view;
     search->found = view->place.rank;
 }
 
-int lvp_record_find_lost(const char *dir, double since, struct lvp_record_view *lost)
+int lvp_record_find_lost(const char *dir, int64_t since_ms, struct lvp_record_view *lost)
 {
-    struct search search = {.since = since, .lost = lost, .found = -1};
+    struct search search = {.since_ms = since_ms, .lost = lost, .found = -1};
     lvp_record_each(dir, compare_lost, &search);
     return search.found;
 }

@@ -39,7 +39,7 @@ static enum lvp_status open_input(struct job *job)
     struct lvp_manifest_options manifest = {.limit = options->limit,
                                             .shard = options->shard,
                                             .n_shards = options->n_shards,
-                                            .columns = lvp_prompts_need_columns(options->prompts, options->n_prompts),
+                                            .columns = lvp_columns_needed(options->prompts, options->n_prompts),
                                             .tick = {.call = idle, .context = job}};
     LVP_TRY(lvp_manifest_open(options->input, &manifest, &job->manifest));
     job->requests =
@@ -75,6 +75,32 @@ static void start_progress(struct job *job)
     job->progress.last.counts = lvp_captions_counts(job->captions);
 }
 
+// Locks the folder, and takes what the ranks of the last life left there.
+static enum lvp_status take_folder(struct job *job)
+{
+    const char *output = job->options->output;
+    const struct lvp_tick tick = {.call = idle, .context = job};
+    struct lvp_record_place place = {.n_ranks = job->world.n_workers + 1, .stage = -1, .n_stages = job->n_stages};
+    LVP_TRY(lvp_lock_take(output, &tick, &job->lock));
+    LVP_TRY(lvp_crashes_collect(output));
+    lvp_record_phase(LVP_PHASE_LOADING);
+    if (!lvp_record_open(output, place)) lvp_warn("%s/" LVP_STATE_FOLDER " cannot be written to", output);
+    return LVP_OK;
+}
+
+// Of samples that a retry tries again, the last crash alone is forgiven: they run alone once more.
+static enum lvp_status read_crashes(struct job *job)
+{
+    uint64_t n_prompts = (uint64_t)lvp_prompts_per_sample(&job->requests);
+    LVP_TRY(lvp_crashes_read(job->options->output, &job->crashes));
+    for (size_t i = 0; i < job->crashes.n && job->options->restarts == 0; i++) {
+        struct lvp_crash_count *count = &job->crashes.counts[i];
+        if (count->alone && lvp_captions_retries(job->captions, count->sample * n_prompts))
+            LVP_TRY(lvp_crashes_forgive(job->options->output, count));
+    }
+    return LVP_OK;
+}
+
 static enum lvp_status open_output(struct job *job)
 {
     const struct lvp_caption_options *options = job->options;
@@ -103,16 +129,14 @@ static enum lvp_status open_output(struct job *job)
                                             .overwrite = options->overwrite,
                                             .retry_failed = options->retry_failed,
                                             .launch_id = options->launch_id,
+                                            .restarted = options->restarts > 0,
                                             .allow_mixed_numerics = options->allow_mixed_numerics,
                                             .threads = SURVEY_THREADS,
                                             .tick = {.call = idle, .context = job}};
     enum lvp_status status = lvp_captions_open(&captions, job->lock, &job->captions);
     json_decref(identity);
     LVP_TRY(status);
-    LVP_TRY(lvp_crashes_collect(options->output, &job->crashes));
-    struct lvp_record_place place = {.n_ranks = job->world.n_workers + 1, .stage = -1, .n_stages = job->n_stages};
-    lvp_record_phase(LVP_PHASE_LOADING);
-    if (!lvp_record_open(options->output, place)) lvp_warn("%s/.lvpipe cannot be written to", options->output);
+    LVP_TRY(read_crashes(job));
     start_progress(job);
     lvp_progress_tell(&job->progress, "loading", "");
     return LVP_OK;
@@ -130,27 +154,28 @@ static bool sink_full(void *context)
     return lvp_captions_full(job->captions);
 }
 
-static int sink_crashes(void *context, uint64_t sample)
+static int sink_crashes(void *context, uint64_t sample, bool *alone)
 {
     const struct job *job = context;
-    return lvp_crashes_of(&job->crashes, sample);
+    const struct lvp_crash_count count = lvp_crashes_of(&job->crashes, sample);
+    *alone = count.alone;
+    return count.n;
 }
 
-// Nothing goes right: most likely the input's paths are wrong, or its storage is gone.
-static enum lvp_status check_failures(const struct job *job, const struct lvp_request *request,
-                                      const struct lvp_sample_error *error)
+// Too much goes wrong: most likely the input's paths are wrong, or its storage is gone.
+static enum lvp_status check_failures(const struct job *job)
 {
-    int64_t failed = (int64_t)lvp_captions_counts(job->captions).failed, most = job->options->max_errors;
-    if (most >= 0 && failed > most)
-        return lvp_fail(LVP_ERR_TOO_MANY, "%lld samples have failed, --max-errors allows %lld (the last: %s: %s)",
-                        (long long)failed, (long long)most, request->id, error->message);
-    if (most >= 0 || job->failures_in_row < (job->any_caption ? LVP_GUARD_LATER : LVP_GUARD_FIRST)) return LVP_OK;
-    return lvp_fail(
-        LVP_ERR_TOO_MANY,
-        "the %s %lld samples have all failed (the last: %s: %s: %s); see errors.jsonl, mend the input and use "
-        "--retry-failed, or set --max-errors to go on all the same",
-        job->any_caption ? "last" : "first", (long long)job->failures_in_row, request->id,
-        lvp_sample_error_name(error->code), error->message);
+    const struct lvp_captions_counts counts = lvp_captions_counts(job->captions);
+    int64_t most = job->options->max_errors;
+    if (most >= 0 && counts.failed_samples > (uint64_t)most)
+        return lvp_fail(LVP_ERR_TOO_MANY, "%llu samples have failed, --max-errors allows %lld (one of them: %s)",
+                        (unsigned long long)counts.failed_samples, (long long)most, job->last_error);
+    if (most >= 0 || counts.failed_in_row < (counts.any_caption ? LVP_GUARD_LATER : LVP_GUARD_FIRST)) return LVP_OK;
+    return lvp_fail(LVP_ERR_TOO_MANY,
+                    "%s %llu samples have all failed (one of them: %s); see errors.jsonl, mend the input and use "
+                    "--retry-failed, or set --max-errors to go on all the same",
+                    counts.any_caption ? "the last" : "the first", (unsigned long long)counts.failed_in_row,
+                    job->last_error);
 }
 
 static enum lvp_status sink_error(void *context, uint64_t index, const struct lvp_request *request,
@@ -158,11 +183,12 @@ static enum lvp_status sink_error(void *context, uint64_t index, const struct lv
 {
     struct job *job = context;
     uint64_t sample = index / (uint64_t)lvp_prompts_per_sample(&job->requests);
-    int crashes = lvp_crashes_of(&job->crashes, sample);
-    int attempts = error->code == LVP_SAMPLE_CRASHED && crashes > 0 ? crashes : crashes + 1;
+    const struct lvp_crash_count crashes = lvp_crashes_of(&job->crashes, sample);
+    int attempts = crashes.alone ? crashes.n : crashes.n + 1;
+    (void)snprintf(job->last_error, sizeof job->last_error, "%.200s: %s: %s", request->id,
+                   lvp_sample_error_name(error->code), error->message);
     LVP_TRY(lvp_captions_add_error(job->captions, index, request, error, attempts));
-    job->failures_in_row++;
-    return check_failures(job, request, error);
+    return check_failures(job);
 }
 
 static char *trim(char *text)
@@ -190,10 +216,8 @@ static enum lvp_status sink_caption(void *context, uint64_t index, const struct 
                                   .n_images = prompt->n_images,
                                   .n_counts = job->prune.n_points + 1};
     enum lvp_status status = lvp_captions_add(job->captions, index, request, &caption);
-    job->failures_in_row = 0;
-    job->any_caption = true;
     free(text);
-    return status;
+    return status == LVP_OK ? check_failures(job) : status;
 }
 
 static enum lvp_status sink_tick(void *context, const struct lvp_run_gauges *gauges)
@@ -202,7 +226,7 @@ static enum lvp_status sink_tick(void *context, const struct lvp_run_gauges *gau
     struct lvp_captions_counts counts = lvp_captions_counts(job->captions);
     bool draining = job->options->drain != NULL && atomic_load(job->options->drain) > 0;
     LVP_TRY(lvp_progress_update(&job->progress, &counts, gauges, draining));
-    return lvp_captions_status(job->captions);
+    return lvp_captions_tick(job->captions);
 }
 
 // The survivors of every prune point, for each image of a prompt.
@@ -282,7 +306,7 @@ static enum lvp_status run(struct job *job)
     lvp_record_phase(LVP_PHASE_FINISHING);
     lvp_progress_clear(&job->progress);
     if (status != LVP_OK && status != LVP_DRAINED) return status;
-    if (!lvp_world_finish(&job->world, FINISH_SECONDS)) return lvp_fail(LVP_ERR_LOST, "a worker did not finish");
+    if (!lvp_world_finish(&job->world, FINISH_SECONDS)) return lvp_world_unfinished(&job->world, FINISH_SECONDS);
     LVP_TRY(report(job, &totals, seconds));
     return status;
 }
@@ -293,7 +317,7 @@ static enum lvp_status open_and_run(struct job *job, MPI_Comm control, int n_wor
     LVP_TRY(lvp_caption_layout(job->options, n_workers, &job->n_stages, &job->n_replicas));
     LVP_TRY(open_model(job));
     LVP_TRY(open_input(job));
-    LVP_TRY(lvp_lock_take(job->options->output, &job->lock));
+    LVP_TRY(take_folder(job));
     LVP_TRY(choose_kernel_set(job));
     LVP_TRY(lvp_job_plan(job));
     LVP_TRY(open_output(job));
@@ -317,15 +341,19 @@ enum lvp_status lvp_caption(const struct lvp_caption_options *options, MPI_Comm 
 {
     struct job job = {.options = options, .started = lvp_now()};
     enum lvp_status status = open_and_run(&job, control, n_workers);
+    if (status == LVP_ERR_MEMORY) status = LVP_ERR_LOST; // rank 0 ran out: start again, as for any other rank
+    // A world that has lost a rank cannot end in good order, and one that is to stop at once has no time to. The
+    // workers go first: writing may take longer than they wait.
+    bool orderly = status != LVP_ERR_LOST && status != LVP_STOPPED;
+    *clean = job.world.control == NULL || (orderly && lvp_world_finish(&job.world, FINISH_SECONDS));
     if (job.captions != NULL) job.final_counts = lvp_captions_counts(job.captions);
     enum lvp_status closed = lvp_captions_close(job.captions);
     if (status == LVP_OK || status == LVP_DRAINED) status = closed != LVP_OK ? closed : status;
-    tell_end(&job, status);
+    if (closed == LVP_OK) { // else the folder may be somebody else's, or a thread may still hang in there
+        tell_end(&job, status);
+        lvp_lock_release(job.lock);
+    }
     if (status != LVP_OK) lvp_record_error(lvp_error_text());
-    // A world that has lost a rank cannot end in good order, and one that is to stop at once has no time to.
-    bool orderly = status != LVP_ERR_LOST && status != LVP_STOPPED;
-    *clean = job.world.control == NULL || (orderly && lvp_world_finish(&job.world, FINISH_SECONDS));
-    if (closed == LVP_OK) lvp_lock_release(job.lock); // else the writer's thread may still hang in there
     lvp_world_close(&job.world);
     lvp_manifest_close(job.manifest);
     lvp_crashes_free(&job.crashes);

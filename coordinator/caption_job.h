@@ -39,9 +39,8 @@ struct job {
     struct lvp_captions *captions;
     struct lvp_progress progress;
     struct lvp_captions_counts final_counts;
-    int64_t failures_in_row; // of this process, since the last caption
-    bool any_caption;        // of this process
-    int *vision_tokens;      // [max images of a prompt, 1 + n_points]
+    char last_error[600]; // a sample's
+    int *vision_tokens;   // [max images of a prompt, 1 + n_points]
     double started;
 };
 

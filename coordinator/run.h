@@ -37,8 +37,9 @@ struct lvp_run_sink {
     enum lvp_status (*caption)(void *context, uint64_t index, const struct lvp_request *request,
                                const struct lvp_prompt *prompt, const int32_t *tokens, const float *logprobs,
                                int n_tokens, bool stopped);
-    bool (*full)(void *context);                    // no request may be started for now
-    int (*crashes)(void *context, uint64_t sample); // ranks this sample has brought down in earlier lives of the run
+    bool (*full)(void *context); // no request may be started for now
+    // Ranks that this sample has brought down in earlier lives of the run; *alone: the last one while it was alone.
+    int (*crashes)(void *context, uint64_t sample, bool *alone);
     enum lvp_status (*tick)(void *context,
                             const struct lvp_run_gauges *gauges); // often; shows progress when it is time
     uint64_t window; // requests that may be under way past the oldest unfinished one

@@ -1,3 +1,4 @@
+#include "common/record.h"
 #include "coordinator/run_state.h"
 
 #include <stdlib.h>
@@ -35,6 +36,15 @@ static void mark_finished(struct run *run, uint64_t index)
         run->finished[run->oldest++ % window] = false;
 }
 
+// Noted in rank 0's record too: a crash of this sample is then surely its own.
+static void set_alone(struct run *run, bool alone, uint64_t sample)
+{
+    if (run->alone == alone) return;
+    run->alone = alone;
+    lvp_record_alone(alone, sample);
+    if (alone) lvp_record_write(); // before it can crash
+}
+
 // Hands the request's row to the output and forgets it; the group goes with its last request.
 enum lvp_status lvp_run_finish_ask(struct run *run, struct ask *ask, const struct lvp_sample_error *error, bool stopped)
 {
@@ -56,7 +66,7 @@ enum lvp_status lvp_run_finish_ask(struct run *run, struct ask *ask, const struc
     free_ask(ask);
     if (group->asks == NULL) {
         lvp_run_release_images(run, group);
-        run->alone = false;
+        set_alone(run, false, 0);
         run->n_placed--;
         lvp_run_free_group(group);
     }
@@ -131,13 +141,15 @@ static enum lvp_status add_ask(struct run *run, struct group *group, uint64_t in
     while (*link != NULL) link = &(*link)->next;
     *link = ask;
     run->n_active++;
-    int crashes = run->options->sink.crashes(run->options->sink.context, group->sample);
-    if (crashes > LVP_ALONE_AFTER)
-        lvp_sample_error_set(&error, LVP_SAMPLE_CRASHED, "it brought a rank down %d times, the last time alone",
+    bool crashed_alone = false;
+    int crashes = run->options->sink.crashes(run->options->sink.context, group->sample, &crashed_alone);
+    if (crashed_alone)
+        lvp_sample_error_set(&error, LVP_SAMPLE_CRASHED,
+                             "it brought a rank down %d times, the last time while nothing else was under way",
                              crashes);
     else
         LVP_TRY(build_prompt(run, ask, &error));
-    group->alone = crashes == LVP_ALONE_AFTER;
+    group->alone = crashes >= LVP_ALONE_AFTER;
     if (error.code == LVP_SAMPLE_OK) {
         group->n_images = ask->prompt.n_images;
         return LVP_OK;
@@ -209,6 +221,7 @@ static enum lvp_status send_prepare(struct run *run, struct group *group)
         images[i].offset = place->offset;
         images[i].n_bytes = place->n_bytes;
         images[i].shard_bytes = place->shard_bytes;
+        images[i].shard_time = place->shard_time;
         images[i].sample = group->sample;
         pointers[i] = &images[i];
     }
@@ -250,7 +263,7 @@ static enum lvp_status place_group(struct run *run, struct group *group, int r)
     replica->n_preparing += group->n_images;
     group->n_unprepared = group->n_unencoded = group->n_images;
     run->n_placed++;
-    run->alone = group->alone;
+    set_alone(run, group->alone, group->sample);
     return send_prepare(run, group);
 }
 

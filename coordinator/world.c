@@ -7,7 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { HELLO_SECONDS = 60, LOAD_SECONDS = 1800 };
+enum { HELLO_SECONDS = 60, LOAD_SECONDS = 120 }; // without any progress
 
 static const char *const kernel_set_order[] = {"portable", "avx2", "avx512", "avx512bf16"};
 
@@ -115,15 +115,30 @@ enum lvp_status lvp_world_idle(struct lvp_world *world)
     return lvp_fail(LVP_ERR_FORMAT, "rank %d spoke out of turn", rank);
 }
 
+// A worker that is not done must show progress every now and then.
+static enum lvp_status check_progress(struct lvp_world *world, const bool *done, const char *what, int seconds)
+{
+    for (int w = 0; w < world->n_workers; w++) {
+        struct lvp_worker_info *worker = &world->workers[w];
+        char name[200];
+        if (done[w] || worker->ticks != worker->seen_ticks) lvp_patience_reset(&worker->stuck);
+        worker->seen_ticks = worker->ticks;
+        if (lvp_patience_ask(&worker->stuck) > seconds)
+            return lvp_fail(LVP_ERR_LOST, "%s: did not %s; nothing has moved for %d s",
+                            lvp_world_name(world, w + 1, name, sizeof name), what, seconds);
+    }
+    return LVP_OK;
+}
+
 // Polls until `take` has been content with a message of every worker.
 static enum lvp_status collect(struct lvp_world *world, int seconds, const char *what, const atomic_int *interrupt,
                                enum lvp_status (*take)(struct lvp_worker_info *worker, int rank,
                                                        const Lvp__FromWorker *message))
 {
     enum lvp_status status = LVP_OK;
-    bool *done = calloc((size_t)world->n_workers, sizeof *done);
+    bool *done = calloc((size_t)(unsigned)world->n_workers, sizeof *done);
     if (done == NULL) return lvp_fail(LVP_ERR_MEMORY, "out of memory");
-    double deadline = lvp_now() + seconds;
+    for (int w = 0; w < world->n_workers; w++) world->workers[w].stuck = (struct lvp_patience){0};
     for (int n_done = 0; n_done < world->n_workers;) {
         int rank = 0;
         Lvp__FromWorker *message = NULL;
@@ -135,12 +150,7 @@ static enum lvp_status collect(struct lvp_world *world, int seconds, const char 
             goto fail;
         }
         if (message == NULL) {
-            if (lvp_now() > deadline) {
-                for (rank = 1; done[rank - 1]; rank++) {
-                }
-                status = lvp_fail(LVP_ERR_LOST, "rank %d did not %s within %d s", rank, what, seconds);
-                goto fail;
-            }
+            LVP_CHECK(check_progress(world, done, what, seconds));
             lvp_poll_rest(LVP_EXPECT_SOON, 0);
             continue;
         }
@@ -286,4 +296,13 @@ bool lvp_world_finish(struct lvp_world *world, double deadline_seconds)
     }
     while (lvp_control_sending(world->control) && lvp_now() < deadline) lvp_poll_rest(LVP_EXPECT_SOON, 0);
     return left == 0;
+}
+
+enum lvp_status lvp_world_unfinished(const struct lvp_world *world, double seconds)
+{
+    char name[200];
+    int w = 0;
+    while (w + 1 < world->n_workers && world->workers[w].finished) w++;
+    return lvp_fail(LVP_ERR_LOST, "%s: did not finish within %.0f s", lvp_world_name(world, w + 1, name, sizeof name),
+                    seconds);
 }

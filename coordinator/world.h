@@ -1,6 +1,6 @@
 // The workers as the coordinator knows them: who they are, which stage each one holds, and messages to them.
 // Ranks 1..W; replica r holds ranks 1 + r * stages .. (r + 1) * stages, stage by stage.
-// Thread: rank 0's only thread.
+// Thread: rank 0's main thread.
 #ifndef LVP_COORDINATOR_WORLD_H
 #define LVP_COORDINATOR_WORLD_H
 
@@ -19,6 +19,8 @@ struct lvp_worker_info {
     int replica, stage;
     struct lvp_patience silent;     // since its last message
     uint64_t ticks, steps, encodes; // of its last pulse: how far it is
+    struct lvp_patience stuck;      // while it is waited for: since its ticks moved
+    uint64_t seen_ticks;
     double load_seconds;
     bool finished;              // its statistics have come
     Lvp__Statistics statistics; // plain fields only
@@ -74,5 +76,7 @@ const char *lvp_world_name(const struct lvp_world *world, int rank, char *text, 
 
 // Tells everybody to finish and collects statistics until the deadline. False when someone did not answer.
 bool lvp_world_finish(struct lvp_world *world, double deadline_seconds);
+// LVP_ERR_LOST naming the first that did not.
+enum lvp_status lvp_world_unfinished(const struct lvp_world *world, double seconds) LVP_MUST_CHECK;
 
 #endif

@@ -7,7 +7,10 @@
 #include <stdlib.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
+#include <time.h>
 #include <unistd.h>
+
+enum { STOP_SECONDS = 5 };
 
 // Lanes between this stage and its neighbours. Encode jobs end where `merge` is, steps begin there.
 static enum lvp_status create_lanes(struct lvp_compute *compute)
@@ -182,7 +185,7 @@ static void note_work(const struct lvp_job *job, bool is_step)
 {
     if (!is_step) {
         const Lvp__Encode *encode = job->message->encode;
-        lvp_record_work(-1, "encoding images", encode->samples, (int)encode->n_samples);
+        lvp_record_work("encoding images", encode->samples, (int)encode->n_samples);
         return;
     }
     const Lvp__Step *step = job->message->step;
@@ -190,7 +193,7 @@ static void note_work(const struct lvp_job *job, bool is_step)
     int n = 0;
     for (size_t s = 0; s < step->n_sequences && n < LVP_RECORD_WORK; s++) samples[n++] = step->sequences[s]->sample;
     lvp_record_step(step->number);
-    lvp_record_work(-1, "computing a step", samples, n);
+    lvp_record_work("computing a step", samples, n);
 }
 
 // Runs one job with the lock released. The lane's counters say that nobody else touches the job meanwhile.
@@ -205,7 +208,7 @@ static enum lvp_status run_job(struct lvp_compute *compute, struct lvp_lane *lan
     double start = lvp_now();
     note_work(job, is_step);
     enum lvp_status status = is_step ? run_step(compute, job, index) : run_encode(compute, job, index);
-    lvp_record_work(-1, NULL, NULL, 0);
+    lvp_record_work(NULL, NULL, 0);
     lvp_record_tick();
     double seconds = lvp_now() - start;
     pthread_mutex_lock(&compute->lock);
@@ -246,6 +249,7 @@ static enum lvp_status run_jobs(struct lvp_compute *compute)
 static void *compute_main(void *argument)
 {
     struct lvp_compute *compute = argument;
+    lvp_record_compute_thread();
     // Computing yields to communication where both want the same core: payloads move only while the communication
     // thread polls.
     (void)setpriority(PRIO_PROCESS, (id_t)syscall(SYS_gettid), getpriority(PRIO_PROCESS, 0) + 1);
@@ -282,18 +286,21 @@ enum lvp_status lvp_compute_start(struct lvp_compute *compute, const Lvp__Setup 
     return LVP_OK;
 }
 
-void lvp_compute_stop(struct lvp_compute *compute, struct lvp_transport *transport)
+bool lvp_compute_stop(struct lvp_compute *compute, struct lvp_transport *transport)
 {
+    struct timespec until;
+    (void)clock_gettime(CLOCK_REALTIME, &until);
+    until.tv_sec += STOP_SECONDS;
     if (compute->running) {
         pthread_mutex_lock(&compute->lock);
         compute->stop = true;
         pthread_cond_signal(&compute->wake);
         pthread_mutex_unlock(&compute->lock);
-        pthread_join(compute->thread, NULL);
+        if (pthread_timedjoin_np(compute->thread, NULL, &until) != 0) return false; // in a long step, or loading
     }
+    if (!lvp_prepare_destroy(compute->prepare, &until)) return false;
     lvp_lane_destroy(&compute->steps, transport);
     lvp_lane_destroy(&compute->encodes, transport);
-    lvp_prepare_destroy(compute->prepare);
     lvp_stage_destroy(compute->stage);
     if (compute->backend != NULL) compute->backend->ops->close(compute->backend);
     free(compute->releases);
@@ -301,4 +308,5 @@ void lvp_compute_stop(struct lvp_compute *compute, struct lvp_transport *transpo
     pthread_mutex_destroy(&compute->lock);
     pthread_cond_destroy(&compute->wake);
     *compute = (struct lvp_compute){0};
+    return true;
 }

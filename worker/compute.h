@@ -52,7 +52,9 @@ struct lvp_compute {
 
 void lvp_compute_init(struct lvp_compute *compute);
 enum lvp_status lvp_compute_start(struct lvp_compute *compute, const Lvp__Setup *setup) LVP_MUST_CHECK;
-void lvp_compute_stop(struct lvp_compute *compute, struct lvp_transport *transport); // joins; safe before the start
+// Ends the threads and frees all; safe before the start. False when one is still busy after some seconds: everything is
+// left as it is, and the process should end without waiting for it.
+bool lvp_compute_stop(struct lvp_compute *compute, struct lvp_transport *transport);
 
 // Announce work; the message becomes the lane's. Called with the lock held.
 enum lvp_status lvp_compute_step(struct lvp_compute *compute, Lvp__ToWorker *message) LVP_MUST_CHECK;

@@ -67,16 +67,16 @@ static void *run(void *argument)
 {
     struct lvp_prepare *prepare = argument;
     pthread_mutex_lock(&prepare->lock);
-    int number = prepare->n_started++;
+    lvp_record_image_thread(prepare->n_started++);
     for (;;) {
         while (prepare->todo.n == 0 && !prepare->stop) pthread_cond_wait(&prepare->work, &prepare->lock);
         if (prepare->stop) break;
         int index = pop(&prepare->todo);
         struct slot *slot = &prepare->slots[index];
         pthread_mutex_unlock(&prepare->lock);
-        lvp_record_work(number, "decoding an image", &slot->sample, 1);
+        lvp_record_work("decoding an image", &slot->sample, 1);
         load_image(prepare, slot);
-        lvp_record_work(number, NULL, NULL, 0);
+        lvp_record_work(NULL, NULL, 0);
         lvp_record_tick();
         pthread_mutex_lock(&prepare->lock);
         push(&prepare->done, index);
@@ -109,21 +109,23 @@ enum lvp_status lvp_prepare_create(const struct lvp_image_config *config, int64_
         if (complete) prepare->n_threads++;
     }
     if (!complete) {
-        lvp_prepare_destroy(prepare);
+        const struct timespec soon = {time(NULL) + 5, 0};
+        (void)lvp_prepare_destroy(prepare, &soon); // idle threads
         return lvp_fail(LVP_ERR_MEMORY, "out of memory for the pixels of %d images", n_slots);
     }
     *result = prepare;
     return LVP_OK;
 }
 
-void lvp_prepare_destroy(struct lvp_prepare *prepare)
+bool lvp_prepare_destroy(struct lvp_prepare *prepare, const struct timespec *until)
 {
-    if (prepare == NULL) return;
+    if (prepare == NULL) return true;
     pthread_mutex_lock(&prepare->lock);
     prepare->stop = true;
     pthread_cond_broadcast(&prepare->work);
     pthread_mutex_unlock(&prepare->lock);
-    for (int i = 0; i < prepare->n_threads; i++) pthread_join(prepare->threads[i], NULL);
+    for (; prepare->n_threads > 0; prepare->n_threads--)
+        if (pthread_timedjoin_np(prepare->threads[prepare->n_threads - 1], NULL, until) != 0) return false;
     for (int i = 0; prepare->slots != NULL && i < prepare->n_slots; i++) {
         free(prepare->slots[i].pixels);
         free(prepare->slots[i].path);
@@ -135,6 +137,7 @@ void lvp_prepare_destroy(struct lvp_prepare *prepare)
     free(prepare->todo.items);
     free(prepare->done.items);
     free(prepare);
+    return true;
 }
 
 enum lvp_status lvp_prepare_submit(struct lvp_prepare *prepare, int index, const struct lvp_image_file *file,

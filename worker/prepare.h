@@ -8,6 +8,7 @@
 #include "worker/image/image.h"
 
 #include <stdbool.h>
+#include <time.h>
 
 struct lvp_prepare;
 
@@ -18,7 +19,9 @@ struct lvp_prepared {
 
 enum lvp_status lvp_prepare_create(const struct lvp_image_config *config, int64_t max_pixels, int n_slots,
                                    int n_threads, struct lvp_prepare **prepare) LVP_MUST_CHECK;
-void lvp_prepare_destroy(struct lvp_prepare *prepare); // waits for images being decoded; NULL is allowed
+// Waits for images being decoded. False when that takes longer than `until` (CLOCK_REALTIME): nothing is freed then.
+// NULL is allowed.
+bool lvp_prepare_destroy(struct lvp_prepare *prepare, const struct timespec *until);
 
 // `sample` is whose image it is, for the rank's record; the path is copied. LVP_ERR_FORMAT for a slot that is out of
 // range or busy.

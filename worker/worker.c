@@ -61,8 +61,11 @@ static enum lvp_status submit_images(struct worker *worker, const Lvp__Prepare *
         return lvp_fail(LVP_ERR_FORMAT, "Prepare was sent to a stage without the image pool");
     for (size_t i = 0; i < prepare->n_images; i++) {
         const Lvp__Prepare__Image *image = prepare->images[i];
-        const struct lvp_image_file file = {
-            .path = image->path, .offset = image->offset, .n_bytes = image->n_bytes, .shard_bytes = image->shard_bytes};
+        const struct lvp_image_file file = {.path = image->path,
+                                            .offset = image->offset,
+                                            .n_bytes = image->n_bytes,
+                                            .shard_bytes = image->shard_bytes,
+                                            .shard_time = image->shard_time};
         if (image->shard_bytes > 0 &&
             (image->offset > image->shard_bytes || image->n_bytes > image->shard_bytes - image->offset))
             return lvp_fail(LVP_ERR_FORMAT, "Prepare names bytes past the end of %s", image->path);
@@ -288,8 +291,9 @@ static enum lvp_status send_last_words(struct worker *worker, enum lvp_status st
     return send_to_coordinator(worker, &message);
 }
 
-enum lvp_status lvp_worker_run(const struct lvp_worker_options *options)
+enum lvp_status lvp_worker_run(const struct lvp_worker_options *options, bool *left_behind)
 {
+    *left_behind = false;
     enum lvp_status status = LVP_OK;
     struct worker *worker = calloc(1, sizeof *worker);
     if (worker == NULL) return lvp_fail(LVP_ERR_MEMORY, "out of memory for the worker");
@@ -299,13 +303,18 @@ enum lvp_status lvp_worker_run(const struct lvp_worker_options *options)
     LVP_CHECK(lvp_transport_mpi_open(options->hops, &worker->transport));
     status = send_hello(worker);
     if (status == LVP_OK) status = serve(worker);
+    if (status == LVP_ERR_LOST) { // rank 0 is who was lost: the caller says so and aborts, before another rank would
+        *left_behind = true;
+        return status;
+    }
     pthread_mutex_lock(&worker->compute.lock);
     enum lvp_status told = send_last_words(worker, status);
     pthread_mutex_unlock(&worker->compute.lock);
     if (told == LVP_OK) flush(worker); // else nobody can be told
     if (status == LVP_OK) status = told;
 fail:
-    lvp_compute_stop(&worker->compute, worker->transport);
+    *left_behind = !lvp_compute_stop(&worker->compute, worker->transport);
+    if (*left_behind) return status;
     if (worker->transport != NULL) worker->transport->ops->close(worker->transport);
     lvp_control_close(worker->control);
     free(worker);

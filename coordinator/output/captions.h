@@ -21,8 +21,8 @@ struct lvp_captions_options {
     const json_t *identity;              // object: the options that decide the bytes (see interface, resume identity)
     bool overwrite;                      // remove an earlier run's files first
     bool retry_failed;                   // run the requests in errors.jsonl again
-    const char *launch_id;               // NULL: none. overwrite and retry_failed are done once per launch, however
-                                         // often it is restarted
+    const char *launch_id;               // NULL: none
+    bool restarted;                      // the launch was here before: what it overwrote or retried is not done again
     bool allow_mixed_numerics;           // the numeric path may differ from the run that is resumed
     unsigned window;                     // 0: LVP_CAPTIONS_WINDOW
     int threads;                         // that look through the input before work starts; 0: one
@@ -33,6 +33,10 @@ struct lvp_captions_counts {
     uint64_t total;            // requests
     uint64_t captions, failed; // finished, in the files or waiting in the window
     uint64_t resumed;          // of them, finished by earlier runs
+    // samples whose rows have found their place, in input order
+    uint64_t failed_samples; // with an error row
+    uint64_t failed_in_row;  // by this process, without a caption since the last one that had one
+    bool any_caption;        // by this process
 };
 
 // Checks that an earlier run in the folder is the same one, repairs what a kill left. LVP_ERR_USAGE where the identity
@@ -41,7 +45,8 @@ struct lvp_captions_counts {
 enum lvp_status lvp_captions_open(const struct lvp_captions_options *options, struct lvp_lock *lock,
                                   struct lvp_captions **captions) LVP_MUST_CHECK;
 
-// Writes and syncs what can be written. Finished requests that wait for a predecessor are lost (and run
+// Writes and syncs what can be written. After a failure the lock must not be released: a thread may still hang in
+// the file system. Finished requests that wait for a predecessor are lost (and run
 // again). NULL is allowed. The memory is freed whatever is returned.
 enum lvp_status lvp_captions_close(struct lvp_captions *captions) LVP_MUST_CHECK;
 
@@ -61,9 +66,10 @@ enum lvp_status lvp_captions_add(struct lvp_captions *captions, uint64_t index, 
 enum lvp_status lvp_captions_add_error(struct lvp_captions *captions, uint64_t index, const struct lvp_request *request,
                                        const struct lvp_sample_error *error, int attempts) LVP_MUST_CHECK;
 
-// The writer's failure, if it had one. To be called often.
-enum lvp_status lvp_captions_status(struct lvp_captions *captions) LVP_MUST_CHECK;
-struct lvp_writer *lvp_captions_writer(struct lvp_captions *captions); // for files beside the rows
+// Goes on with what waited for the writer; its failure, if it had one. To be called often.
+enum lvp_status lvp_captions_tick(struct lvp_captions *captions) LVP_MUST_CHECK;
+bool lvp_captions_retries(const struct lvp_captions *captions, uint64_t index); // request `index` is tried again
+struct lvp_writer *lvp_captions_writer(struct lvp_captions *captions);          // for files beside the rows
 
 struct lvp_captions_counts lvp_captions_counts(const struct lvp_captions *captions);
 bool lvp_captions_mixed_numerics(const struct lvp_captions *captions); // for run.json

@@ -112,6 +112,14 @@ enum lvp_status lvp_hashes_check(struct lvp_request_hashes *hashes, uint64_t ind
     return LVP_OK;
 }
 
+enum lvp_status lvp_hashes_replace(struct lvp_request_hashes *hashes, uint64_t index, uint64_t identity)
+{
+    uint64_t hash = htole64(identity);
+    if (pwrite(hashes->fd, &hash, sizeof hash, (off_t)(index * sizeof hash)) != (ssize_t)sizeof hash)
+        return lvp_fail(LVP_ERR_IO, "writing %s: %s", LVP_HASHES_FILE, strerror(errno));
+    return LVP_OK;
+}
+
 enum lvp_status lvp_hashes_store(struct lvp_request_hashes *hashes)
 {
     if (hashes->n_added == 0) return LVP_OK;

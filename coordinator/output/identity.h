@@ -1,5 +1,5 @@
 // What a run is, so that only the same run is resumed: identity.json holds the options that decide the captions' bytes,
-// requests.xxh one 64-bit little-endian hash per request (id, prompt, images), in order.
+// requests.xxh one 64-bit little-endian hash per request (id, prompt), in order.
 #ifndef LVP_COORDINATOR_IDENTITY_H
 #define LVP_COORDINATOR_IDENTITY_H
 
@@ -39,6 +39,8 @@ enum lvp_status lvp_hashes_open(const char *dir, bool fresh, struct lvp_request_
 // Request `index` as it is now: compared where the file has it, else noted. In order from 0.
 enum lvp_status lvp_hashes_check(struct lvp_request_hashes *hashes, uint64_t index, uint64_t identity,
                                  bool *same) LVP_MUST_CHECK;
+// Another hash for a request that the file has; in the file at once.
+enum lvp_status lvp_hashes_replace(struct lvp_request_hashes *hashes, uint64_t index, uint64_t identity) LVP_MUST_CHECK;
 enum lvp_status lvp_hashes_store(struct lvp_request_hashes *hashes) LVP_MUST_CHECK; // writes what was noted
 void lvp_hashes_close(struct lvp_request_hashes *hashes);
 

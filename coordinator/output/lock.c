@@ -7,26 +7,28 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/magic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
 #include <sys/random.h>
 #include <sys/stat.h>
+#include <sys/vfs.h>
 #include <time.h>
 #include <unistd.h>
 
 enum {
-    RECORD_BYTES = 512,    // written at once, so that a reader never sees half a record
-    WATCH_SECONDS = 10,    // without a beat of LVP_LOCK_BEAT_SECONDS
+    LINE_BYTES = 512,      // written at once, so that a reader never sees half of it
+    WATCH_SECONDS = 30,    // without a beat: a file system may hold one back
     LONG_AGO_SECONDS = 300 // a beat older than this needs no watching: clocks do not differ by that much
 };
 
 struct lvp_lock {
-    char *dir, *path;
+    char *dir, *path, *beat_path;
     int file; // holds the flock
+    int beat_file;
     struct lvp_lock_owner self;
-    double last_beat;
 };
 
 static enum lvp_status not_writable(const char *dir, int reason)
@@ -51,33 +53,63 @@ static enum lvp_status make_folders(const char *dir)
     return failed ? not_writable(dir, reason) : LVP_OK;
 }
 
-static bool read_owner(const char *path, struct lvp_lock_owner *owner)
+static double wall_seconds(void)
 {
-    char record[RECORD_BYTES + 1] = "";
-    *owner = (struct lvp_lock_owner){0};
-    int file = open(path, O_RDONLY | O_CLOEXEC); // opened anew: a network file system then asks its server
-    if (file < 0) return false;
-    ssize_t n = pread(file, record, RECORD_BYTES, 0);
-    (void)close(file);
-    return n > 0 && sscanf(record, "%32s %lld %lf %lld %127s %95[^\n]", owner->token, &owner->beat, &owner->time,
-                           &owner->pid, owner->host, owner->job) == 6;
-}
-
-static enum lvp_status write_self(struct lvp_lock *lock)
-{
-    char record[RECORD_BYTES];
     struct timespec now;
     (void)clock_gettime(CLOCK_REALTIME, &now);
-    lock->self.time = (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
-    memset(record, ' ', sizeof record);
-    int n = snprintf(record, sizeof record, "%s %lld %.3f %lld %s %s\n", lock->self.token, lock->self.beat,
-                     lock->self.time, lock->self.pid, lock->self.host, lock->self.job);
-    if (n > 0 && n < RECORD_BYTES) record[n] = ' '; // snprintf's end
-    record[RECORD_BYTES - 1] = '\n';
-    if (pwrite(lock->file, record, sizeof record, 0) != RECORD_BYTES || fdatasync(lock->file) != 0)
-        return lvp_fail(LVP_ERR_IO, "writing %s: %s", lock->path, strerror(errno));
-    lock->last_beat = lvp_now();
-    return LVP_OK;
+    return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
+}
+
+// A line of a file, opened anew: a network file system then asks its server.
+static bool read_line(const char *path, char line[LINE_BYTES + 1])
+{
+    int file = open(path, O_RDONLY | O_CLOEXEC);
+    if (file < 0) return false;
+    ssize_t n = pread(file, line, LINE_BYTES, 0);
+    (void)close(file);
+    line[n > 0 ? n : 0] = '\0';
+    return n > 0;
+}
+
+static char *beat_path_of(const char *dir, const char *token)
+{
+    char *path = NULL;
+    return asprintf(&path, "%s/" LVP_STATE_FOLDER "/beat-%s", dir, token) < 0 ? NULL : path;
+}
+
+// The owner that the folder's lock names, with its last beat. False where it names none.
+static bool read_owner(const char *dir, struct lvp_lock_owner *owner)
+{
+    char line[LINE_BYTES + 1];
+    *owner = (struct lvp_lock_owner){0};
+    char *path = lvp_output_path(dir, LVP_LOCK_FILE);
+    bool named =
+        path != NULL && read_line(path, line) &&
+        sscanf(line, "%32[0-9a-f] %lld %127s %95[^\n]", owner->token, &owner->pid, owner->host, owner->job) == 4;
+    free(path);
+    if (!named) return false;
+    for (size_t n = strlen(owner->job); n > 0 && owner->job[n - 1] == ' '; n--) owner->job[n - 1] = '\0';
+    path = beat_path_of(dir, owner->token);
+    if (path != NULL && read_line(path, line)) (void)sscanf(line, "%lld %lf", &owner->beat, &owner->time);
+    free(path);
+    return true;
+}
+
+static bool write_line(int file, const char *text)
+{
+    char line[LINE_BYTES];
+    memset(line, ' ', sizeof line);
+    memcpy(line, text, strlen(text) < LINE_BYTES - 1 ? strlen(text) : LINE_BYTES - 1);
+    line[LINE_BYTES - 1] = '\n';
+    return pwrite(file, line, sizeof line, 0) == LINE_BYTES && fdatasync(file) == 0;
+}
+
+void lvp_lock_beat(void *context)
+{
+    struct lvp_lock *lock = context;
+    char text[64];
+    (void)snprintf(text, sizeof text, "%lld %.3f", ++lock->self.beat, wall_seconds());
+    if (!write_line(lock->beat_file, text)) lvp_debug("%s: %s", lock->beat_path, strerror(errno));
 }
 
 static enum lvp_status held_by(const char *dir, const struct lvp_lock_owner *owner)
@@ -89,21 +121,23 @@ static enum lvp_status held_by(const char *dir, const struct lvp_lock_owner *own
 }
 
 // Whether the owner of another host shows a sign of life.
-static bool beats(const char *path, const struct lvp_lock_owner *owner)
+static enum lvp_status watch(const char *dir, const struct lvp_lock_owner *owner, const struct lvp_tick *tick,
+                             bool *lives)
 {
-    struct timespec now;
-    (void)clock_gettime(CLOCK_REALTIME, &now);
-    if ((double)now.tv_sec - owner->time > LONG_AGO_SECONDS) return false;
+    *lives = false;
+    if (wall_seconds() - owner->time > LONG_AGO_SECONDS) return LVP_OK;
     lvp_info("the output folder was locked by %s on %s; watching for %d s whether it lives", owner->job, owner->host,
              WATCH_SECONDS);
-    const struct timespec rest = {0, 250000000};
+    const struct timespec rest = {0, 50000000};
     for (double end = lvp_now() + WATCH_SECONDS; lvp_now() < end;) {
         struct lvp_lock_owner seen;
         (void)nanosleep(&rest, NULL);
-        if (!read_owner(path, &seen)) return false; // it has just ended
-        if (seen.beat != owner->beat || strcmp(seen.token, owner->token) != 0) return true;
+        LVP_TRY(lvp_tick_call(tick));
+        if (!read_owner(dir, &seen)) return LVP_OK; // it has just ended
+        *lives = seen.beat != owner->beat || strcmp(seen.token, owner->token) != 0;
+        if (*lives) return LVP_OK;
     }
-    return false;
+    return LVP_OK;
 }
 
 static void name_self(struct lvp_lock_owner *self)
@@ -117,57 +151,83 @@ static void name_self(struct lvp_lock_owner *self)
     self->pid = getpid();
 }
 
-static enum lvp_status take(struct lvp_lock *lock)
+// Whether flock on this file system surely speaks for every host that sees it: then nobody else does.
+static bool is_local(int file)
 {
+    static const unsigned long local[] = {EXT4_SUPER_MAGIC, XFS_SUPER_MAGIC, BTRFS_SUPER_MAGIC, TMPFS_MAGIC,
+                                          OVERLAYFS_SUPER_MAGIC};
+    struct statfs info;
+    if (fstatfs(file, &info) != 0) return false;
+    for (size_t i = 0; i < sizeof local / sizeof *local; i++)
+        if ((unsigned long)info.f_type == local[i]) return true;
+    return false;
+}
+
+// Names us in the lock. The last one to write is the owner: two that waited for the same dead one look again.
+static enum lvp_status name_owner(struct lvp_lock *lock, bool look_again)
+{
+    char text[400];
     struct lvp_lock_owner owner;
-    lock->file = open(lock->path, O_RDWR | O_CREAT | O_CLOEXEC, 0666);
-    if (lock->file < 0) return not_writable(lock->dir, errno);
-    bool shared = true; // flock speaks for every process of this host at least
-    if (flock(lock->file, LOCK_EX | LOCK_NB) != 0) {
-        if (errno == EWOULDBLOCK) {
-            (void)read_owner(lock->path, &owner);
-            return held_by(lock->dir, &owner);
-        }
-        shared = false;
-    }
-    bool left_behind = read_owner(lock->path, &owner);
-    bool dead = shared && strcmp(owner.host, lock->self.host) == 0;
-    if (left_behind && !dead && beats(lock->path, &owner)) return held_by(lock->dir, &owner);
-    enum lvp_status status = write_self(lock);
-    if (status != LVP_OK) {
-        int reason = errno;
-        lvp_error_clear();
-        return not_writable(lock->dir, reason);
-    }
-    if (shared && (!left_behind || dead)) return LVP_OK;
-    // Two runs may have waited for the same dead owner: the last one to write is the one that stays.
+    lock->beat_path = beat_path_of(lock->dir, lock->self.token);
+    if (lock->beat_path == NULL) return lvp_fail(LVP_ERR_MEMORY, "out of memory");
+    lock->beat_file = open(lock->beat_path, O_WRONLY | O_CREAT | O_CLOEXEC, 0666);
+    if (lock->beat_file < 0) return not_writable(lock->dir, errno);
+    lvp_lock_beat(lock);
+    (void)snprintf(text, sizeof text, "%s %lld %s %s", lock->self.token, lock->self.pid, lock->self.host,
+                   lock->self.job);
+    if (!write_line(lock->file, text)) return not_writable(lock->dir, errno);
+    if (!look_again) return LVP_OK;
     const struct timespec rest = {0, 500000000};
     (void)nanosleep(&rest, NULL);
-    if (!read_owner(lock->path, &owner) || strcmp(owner.token, lock->self.token) != 0)
+    bool ours = read_owner(lock->dir, &owner) && strcmp(owner.token, lock->self.token) == 0;
+    return ours ? LVP_OK : held_by(lock->dir, &owner);
+}
+
+static enum lvp_status take(struct lvp_lock *lock, const struct lvp_tick *tick)
+{
+    struct lvp_lock_owner owner;
+    bool lives = false;
+    lock->file = open(lock->path, O_RDWR | O_CREAT | O_CLOEXEC, 0666);
+    if (lock->file < 0) return not_writable(lock->dir, errno);
+    bool locked = flock(lock->file, LOCK_EX | LOCK_NB) == 0; // of this host's processes, we are the only one
+    if (!locked && errno == EWOULDBLOCK) {
+        (void)read_owner(lock->dir, &owner);
         return held_by(lock->dir, &owner);
+    }
+    bool left_behind = read_owner(lock->dir, &owner);
+    bool dead = locked && strcmp(owner.host, lock->self.host) == 0;
+    if (left_behind && !dead) LVP_TRY(watch(lock->dir, &owner, tick, &lives));
+    if (lives) return held_by(lock->dir, &owner);
+    LVP_TRY(name_owner(lock, !locked || !is_local(lock->file)));
+    char *old = left_behind ? beat_path_of(lock->dir, owner.token) : NULL;
+    if (old != NULL) (void)unlink(old);
+    free(old);
     return LVP_OK;
 }
 
 static void release(struct lvp_lock *lock)
 {
     if (lock->file >= 0) (void)close(lock->file);
+    if (lock->beat_file >= 0) (void)close(lock->beat_file);
     free(lock->dir);
     free(lock->path);
+    free(lock->beat_path);
     free(lock);
 }
 
-enum lvp_status lvp_lock_take(const char *dir, struct lvp_lock **result)
+enum lvp_status lvp_lock_take(const char *dir, const struct lvp_tick *tick, struct lvp_lock **result)
 {
     LVP_TRY(make_folders(dir));
     struct lvp_lock *lock = calloc(1, sizeof *lock);
     if (lock == NULL) return lvp_fail(LVP_ERR_MEMORY, "out of memory");
-    lock->file = -1;
+    lock->file = lock->beat_file = -1;
     lock->dir = strdup(dir);
     lock->path = lvp_output_path(dir, LVP_LOCK_FILE);
     name_self(&lock->self);
     enum lvp_status status =
-        lock->dir != NULL && lock->path != NULL ? take(lock) : lvp_fail(LVP_ERR_MEMORY, "out of memory");
+        lock->dir != NULL && lock->path != NULL ? take(lock, tick) : lvp_fail(LVP_ERR_MEMORY, "out of memory");
     if (status != LVP_OK) {
+        if (lock->beat_path != NULL) (void)unlink(lock->beat_path);
         release(lock);
         return status;
     }
@@ -175,37 +235,29 @@ enum lvp_status lvp_lock_take(const char *dir, struct lvp_lock **result)
     return LVP_OK;
 }
 
-enum lvp_status lvp_lock_beat(struct lvp_lock *lock)
+enum lvp_status lvp_lock_check(const struct lvp_lock *lock)
 {
     struct lvp_lock_owner owner;
-    if (!read_owner(lock->path, &owner))
-        return lvp_fail(LVP_ERR_IO, "%s is gone or cannot be read: the folder is not ours any more", lock->path);
+    if (!read_owner(lock->dir, &owner))
+        return lvp_fail(LVP_ERR_IO, "%s is gone or cannot be read: this run stops writing", lock->path);
     if (strcmp(owner.token, lock->self.token) != 0)
         return lvp_fail(LVP_ERR_IO, "%s was taken over by %s on %s: this run stops writing", lock->dir, owner.job,
                         owner.host);
-    lock->self.beat++;
-    return write_self(lock);
-}
-
-double lvp_lock_last_beat(const struct lvp_lock *lock)
-{
-    return lock->last_beat;
+    return LVP_OK;
 }
 
 void lvp_lock_release(struct lvp_lock *lock)
 {
     if (lock == NULL) return;
     struct lvp_lock_owner owner;
-    // Empty says: ended in good order. It is ours still only if it names us.
-    if (read_owner(lock->path, &owner) && strcmp(owner.token, lock->self.token) == 0)
+    // Empty says: ended in good order. It is ours to empty only if it names us.
+    if (read_owner(lock->dir, &owner) && strcmp(owner.token, lock->self.token) == 0)
         if (ftruncate(lock->file, 0) != 0) lvp_debug("%s: %s", lock->path, strerror(errno));
+    (void)unlink(lock->beat_path);
     release(lock);
 }
 
 bool lvp_lock_read(const char *dir, struct lvp_lock_owner *owner)
 {
-    char *path = lvp_output_path(dir, LVP_LOCK_FILE);
-    bool held = path != NULL && read_owner(path, owner);
-    free(path);
-    return held;
+    return read_owner(dir, owner);
 }

@@ -95,6 +95,26 @@ fail:
     return status;
 }
 
+enum lvp_status lvp_output_write_text(const char *dir, const char *name, const char *text)
+{
+    char *path = lvp_output_path(dir, name);
+    if (path == NULL) return out_of_memory(dir);
+    enum lvp_status status = lvp_replace_file(path, text, true);
+    free(path);
+    return status;
+}
+
+bool lvp_output_text_is(const char *dir, const char *name, const char *text)
+{
+    char there[128] = "";
+    char *path = text != NULL ? lvp_output_path(dir, name) : NULL;
+    FILE *file = path != NULL ? fopen(path, "re") : NULL;
+    size_t n = file != NULL ? fread(there, 1, sizeof there - 1, file) : 0;
+    if (file != NULL) (void)fclose(file);
+    free(path);
+    return n > 0 && strcmp(there, text) == 0;
+}
+
 enum lvp_status lvp_output_write_json(const char *dir, const char *name, const json_t *json)
 {
     char *path = lvp_output_path(dir, name), *text = NULL;

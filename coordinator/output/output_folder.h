@@ -25,6 +25,10 @@ enum lvp_status lvp_write_all(int fd, const char *label, const void *bytes, size
 // LVP_ERR_IO.
 enum lvp_status lvp_replace_file(const char *path, const char *text, bool sync) LVP_MUST_CHECK;
 
+// The same for a short text in the folder, synced (LVP_ERR_IO), and whether that is what is there; NULL never is.
+enum lvp_status lvp_output_write_text(const char *dir, const char *name, const char *text) LVP_MUST_CHECK;
+bool lvp_output_text_is(const char *dir, const char *name, const char *text);
+
 // The same for a JSON file of the folder: synced. LVP_ERR_IO.
 enum lvp_status lvp_output_write_json(const char *dir, const char *name, const json_t *json) LVP_MUST_CHECK;
 

@@ -13,25 +13,19 @@
 
 static const double bar_seconds = 0.1, line_seconds = 30, status_seconds = 2, metrics_seconds = 15;
 
-static int append_duration(double seconds, char *text, size_t size)
-{
-    if (seconds < 90) return snprintf(text, size, ", %.0f s left", seconds);
-    if (seconds < 90 * 60) return snprintf(text, size, ", %.0f min left", seconds / 60);
-    if (seconds < 48 * 3600) return snprintf(text, size, ", %.1f h left", seconds / 3600);
-    return snprintf(text, size, ", %.1f days left", seconds / 86400);
-}
-
 // "1.52 images/s, 80 tokens/s, 53 min left", "" where nothing is known.
 static void rates_text(const struct lvp_snapshot *snapshot, char *text, size_t size)
 {
     struct lvp_rates rates = lvp_rates_of(snapshot);
+    char left[32];
     text[0] = '\0';
-    if (rates.requests <= 0) return;
-    int n = snprintf(text, size, "%.3g images/s", rates.requests);
+    if (rates.seconds_left < 0) return;
+    int n = snprintf(text, size, "%.3g images/s", rates.images);
     if (rates.tokens > 0 && n > 0 && (size_t)n < size)
         n += snprintf(text + n, size - (size_t)n, ", %.3g tokens/s", rates.tokens);
     if (lvp_snapshot_done(snapshot) < snapshot->counts.total && n > 0 && (size_t)n < size)
-        (void)append_duration(rates.seconds_left, text + n, size - (size_t)n);
+        (void)snprintf(text + n, size - (size_t)n, ", %s left",
+                       lvp_duration_text(rates.seconds_left, left, sizeof left));
 }
 
 static double share_of(const struct lvp_snapshot *snapshot)

@@ -16,9 +16,9 @@ struct lvp_rates lvp_rates_of(const struct lvp_snapshot *snapshot)
     uint64_t done = lvp_snapshot_done(snapshot), before = snapshot->counts.resumed;
     struct lvp_rates rates = {.seconds_left = -1};
     if (snapshot->seconds <= 0 || done <= before) return rates; // earlier lives' work is no speed
-    rates.requests = (double)(done - before) / snapshot->seconds;
+    rates.images = (double)snapshot->gauges.images / snapshot->seconds;
     rates.tokens = (double)snapshot->gauges.generated_tokens / snapshot->seconds;
-    rates.seconds_left = (double)(snapshot->counts.total - done) / rates.requests;
+    rates.seconds_left = snapshot->seconds * (double)(snapshot->counts.total - done) / (double)(done - before);
     return rates;
 }
 
@@ -43,7 +43,7 @@ void lvp_snapshot_members(const struct lvp_snapshot *snapshot, struct lvp_json_t
            (unsigned long long)counts->resumed);
     append(text, ",\"preparing\":%d,\"prepared\":%d,\"in_flight\":%d", snapshot->gauges.preparing,
            snapshot->gauges.waiting, snapshot->gauges.running);
-    append(text, ",\"images_per_second\":%.4g,\"tokens_per_second\":%.4g", rates.requests, rates.tokens);
+    append(text, ",\"images_per_second\":%.4g,\"tokens_per_second\":%.4g", rates.images, rates.tokens);
     if (rates.seconds_left >= 0)
         append(text, ",\"seconds_left\":%.0f", rates.seconds_left);
     else
@@ -92,7 +92,7 @@ void lvp_snapshot_metrics(const struct lvp_snapshot *snapshot, struct lvp_json_t
     metric(text, "requests_in_flight", "gauge", "Requests being computed.", snapshot->gauges.running);
     metric(text, "generated_tokens_total", "counter", "Tokens of captions finished by this process.",
            (double)snapshot->gauges.generated_tokens);
-    metric(text, "images_per_second", "gauge", "Requests finished per second since the process began.", rates.requests);
+    metric(text, "images_per_second", "gauge", "Images encoded per second since the process began.", rates.images);
     metric(text, "tokens_per_second", "gauge", "Tokens generated per second since the process began.", rates.tokens);
     metric(text, "heartbeat_seconds", "gauge", "When this was written, seconds since 1970.", (double)now.tv_sec);
     lvp_json_text_append(text, "", 1);

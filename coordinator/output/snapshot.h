@@ -15,8 +15,8 @@ struct lvp_snapshot {
 };
 
 struct lvp_rates {
-    double requests, tokens; // per second of this life; 0: not known yet
-    double seconds_left;     // negative: not known
+    double images, tokens; // encoded and generated per second of this life; 0: not known yet
+    double seconds_left;   // negative: not known
 };
 
 struct lvp_rates lvp_rates_of(const struct lvp_snapshot *snapshot);

@@ -1,6 +1,7 @@
 #include "coordinator/output/writer.h"
 
 #include "common/clock.h"
+#include "common/guard.h"
 #include "common/json_text.h"
 #include "common/log.h"
 #include "coordinator/output/output_folder.h"
@@ -20,6 +21,9 @@ struct file {
     int fd;
     const char *name;
     struct lvp_json_text pending; // appended and not taken by the thread
+    // the thread's own
+    struct lvp_json_text taken;
+    uint64_t offset; // where the next byte goes
 };
 
 struct post {
@@ -33,15 +37,15 @@ struct lvp_writer {
     pthread_cond_t wake, done;
     struct file files[LVP_WRITER_FILES];
     struct post posts[LVP_WRITER_POSTS];
+    enum lvp_status (*act)(void *context); // NULL: nothing to be done
+    void *act_context;
     double waiting_since; // of the oldest pending byte; negative: none
     double busy_since;    // the thread is in the file system; negative: it is not
     size_t writing;       // bytes the thread has taken and not brought to the disk
     bool hurry, stop;
     enum lvp_status status;
     char error[1024];
-    // the thread's own
-    struct lvp_json_text taken[LVP_WRITER_FILES];
-    bool warned;
+    bool warned; // the thread's own
 };
 
 static bool anything_pending(const struct lvp_writer *w)
@@ -50,22 +54,39 @@ static bool anything_pending(const struct lvp_writer *w)
         if (w->files[f].pending.length > 0) return true;
     for (int p = 0; p < LVP_WRITER_POSTS; p++)
         if (w->posts[p].path != NULL) return true;
-    return false;
+    return w->act != NULL;
 }
 
 // --- The thread ----------------------------------------------------------------------------------------------------
 
-static enum lvp_status write_rows(struct lvp_writer *w, const int *fds, const char *const *names)
+static enum lvp_status write_at(struct file *file)
 {
-    for (int f = 0; f < LVP_WRITER_FILES; f++) {
-        if (w->taken[f].length == 0) continue;
-        LVP_TRY(lvp_write_all(fds[f], names[f], w->taken[f].data, w->taken[f].length));
-        w->taken[f].length = 0;
-        if (fdatasync(fds[f]) != 0) return lvp_fail(LVP_ERR_IO, "writing %s: %s", names[f], strerror(errno));
+    const char *from = file->taken.data;
+    for (size_t left = file->taken.length; left > 0;) {
+        ssize_t n = pwrite(file->fd, from, left, (off_t)file->offset);
+        if (n < 0 && errno == EINTR) continue;
+        if (n <= 0)
+            return lvp_fail(LVP_ERR_IO, "writing %s: %s; make room and give the same command again", file->name,
+                            n < 0 ? strerror(errno) : "nothing was taken");
+        from += n;
+        left -= (size_t)n;
+        file->offset += (uint64_t)n;
     }
+    file->taken.length = 0;
+    if (fdatasync(file->fd) != 0) return lvp_fail(LVP_ERR_IO, "writing %s: %s", file->name, strerror(errno));
     return LVP_OK;
 }
 
+// Nothing is written, not even the status, once the folder is somebody else's.
+static enum lvp_status write_rows(struct lvp_writer *w)
+{
+    LVP_TRY(lvp_lock_check(w->folder_lock));
+    for (int f = 0; f < LVP_WRITER_FILES; f++)
+        if (w->files[f].taken.length > 0) LVP_TRY(write_at(&w->files[f]));
+    return LVP_OK;
+}
+
+// A status that cannot be written is no reason to stop.
 static void replace_file(struct lvp_writer *w, const struct post *post)
 {
     if (post->path == NULL) return;
@@ -73,33 +94,26 @@ static void replace_file(struct lvp_writer *w, const struct post *post)
     if (status != LVP_OK && !w->warned) lvp_warn("%s", lvp_error_text());
     w->warned = w->warned || status != LVP_OK;
     lvp_error_clear();
-    free(post->path);
-    free(post->text);
 }
 
-// One round in the file system, without the mutex. The folder must still be ours when rows are written.
-static enum lvp_status touch_folder(struct lvp_writer *w, const int *fds, const char *const *names, struct post *posts)
+static void drop(struct post *post)
 {
-    enum lvp_status status = LVP_OK;
-    if (lvp_now() - lvp_lock_last_beat(w->folder_lock) >= LVP_LOCK_BEAT_SECONDS) status = lvp_lock_beat(w->folder_lock);
-    if (status == LVP_OK) status = write_rows(w, fds, names);
-    for (int p = 0; p < LVP_WRITER_POSTS; p++) replace_file(w, &posts[p]);
-    return status;
+    free(post->path);
+    free(post->text);
+    *post = (struct post){0};
 }
 
 // With the mutex held: takes what is pending, works without it, and notes how it went.
 static void work(struct lvp_writer *w)
 {
-    int fds[LVP_WRITER_FILES];
-    const char *names[LVP_WRITER_FILES];
     struct post posts[LVP_WRITER_POSTS];
+    enum lvp_status (*act)(void *context) = w->act;
+    void *context = w->act_context;
     for (int f = 0; f < LVP_WRITER_FILES; f++) {
-        struct lvp_json_text empty = w->taken[f];
-        w->taken[f] = w->files[f].pending;
+        struct lvp_json_text empty = w->files[f].taken;
+        w->files[f].taken = w->files[f].pending;
         w->files[f].pending = empty;
-        w->writing += w->taken[f].length;
-        fds[f] = w->files[f].fd;
-        names[f] = w->files[f].name;
+        w->writing += w->files[f].taken.length;
     }
     for (int p = 0; p < LVP_WRITER_POSTS; p++) {
         posts[p] = w->posts[p];
@@ -108,9 +122,15 @@ static void work(struct lvp_writer *w)
     w->waiting_since = -1;
     w->busy_since = lvp_now();
     pthread_mutex_unlock(&w->lock);
-    enum lvp_status status = touch_folder(w, fds, names, posts);
+    enum lvp_status status = write_rows(w);
+    if (status == LVP_OK && act != NULL) status = act(context);
+    for (int p = 0; p < LVP_WRITER_POSTS; p++) {
+        if (status == LVP_OK) replace_file(w, &posts[p]);
+        drop(&posts[p]);
+    }
     pthread_mutex_lock(&w->lock);
     w->busy_since = -1;
+    if (act != NULL) w->act = NULL;
     if (status == LVP_OK) {
         w->writing = 0;
     } else {
@@ -123,10 +143,9 @@ static void work(struct lvp_writer *w)
 // Whether there is a reason to go into the file system now; else *rest says for how long there will be none.
 static bool is_due(const struct lvp_writer *w, double *rest)
 {
-    double now = lvp_now(), beat = lvp_lock_last_beat(w->folder_lock) + LVP_LOCK_BEAT_SECONDS - now;
-    double sync = w->waiting_since >= 0 ? w->waiting_since + sync_seconds - now : beat;
-    *rest = beat < sync ? beat : sync;
-    if (*rest <= 0 || ((w->hurry || w->stop) && anything_pending(w))) return true;
+    static const double long_rest = 60;
+    *rest = w->waiting_since >= 0 ? w->waiting_since + sync_seconds - lvp_now() : long_rest;
+    if (*rest <= 0 || w->act != NULL || ((w->hurry || w->stop) && anything_pending(w))) return true;
     for (int f = 0; f < LVP_WRITER_FILES; f++)
         if (w->files[f].pending.length >= WRITE_BYTES) return true;
     return false;
@@ -182,32 +201,59 @@ enum lvp_status lvp_writer_open(struct lvp_lock *lock, struct lvp_writer **resul
         free(w);
         return lvp_fail(LVP_ERR_MEMORY, "the writer's thread could not be started");
     }
+    (void)lvp_guard_every_second(lvp_lock_beat, lock);
     *result = w;
     return LVP_OK;
 }
 
-enum lvp_status lvp_writer_append(struct lvp_writer *w, int f, int fd, const char *name, const char *bytes,
-                                  size_t n_bytes)
+void lvp_writer_set_file(struct lvp_writer *w, int f, int fd, const char *name, uint64_t offset)
+{
+    pthread_mutex_lock(&w->lock);
+    w->files[f].fd = fd;
+    w->files[f].name = name;
+    w->files[f].offset = offset;
+    pthread_mutex_unlock(&w->lock);
+}
+
+enum lvp_status lvp_writer_append(struct lvp_writer *w, int f, const char *bytes, size_t n_bytes)
 {
     pthread_mutex_lock(&w->lock);
     enum lvp_status status = failure(w);
     struct file *file = &w->files[f];
-    file->fd = fd;
-    file->name = name;
     lvp_json_text_append(&file->pending, bytes, n_bytes);
-    if (file->pending.failed) status = lvp_fail(LVP_ERR_MEMORY, "%s: out of memory", name);
+    if (file->pending.failed) status = lvp_fail(LVP_ERR_MEMORY, "%s: out of memory", file->name);
     if (w->waiting_since < 0 || file->pending.length >= WRITE_BYTES) pthread_cond_signal(&w->wake);
     if (w->waiting_since < 0) w->waiting_since = lvp_now();
     pthread_mutex_unlock(&w->lock);
     return status;
 }
 
+enum lvp_status lvp_writer_act(struct lvp_writer *w, enum lvp_status (*act)(void *context), void *context)
+{
+    pthread_mutex_lock(&w->lock);
+    enum lvp_status status = w->act == NULL ? failure(w) : lvp_fail(LVP_ERR_INTERNAL, "two acts of the writer at once");
+    if (status == LVP_OK) {
+        w->act = act;
+        w->act_context = context;
+        pthread_cond_signal(&w->wake);
+    }
+    pthread_mutex_unlock(&w->lock);
+    return status;
+}
+
+bool lvp_writer_acting(struct lvp_writer *w)
+{
+    pthread_mutex_lock(&w->lock);
+    bool acting = w->act != NULL;
+    pthread_mutex_unlock(&w->lock);
+    return acting;
+}
+
 enum lvp_status lvp_writer_post(struct lvp_writer *w, int p, const char *path, const char *text)
 {
     struct post post = {strdup(path), strdup(text)}, old;
     if (post.path == NULL || post.text == NULL) {
-        free(post.path);
-        free(post.text);
+        drop(&post);
         return lvp_fail(LVP_ERR_MEMORY, "%s: out of memory", path);
     }
     pthread_mutex_lock(&w->lock);
@@ -218,8 +264,7 @@ enum lvp_status lvp_writer_post(struct lvp_writer *w, int p, const char *path, c
         pthread_cond_signal(&w->wake);
     }
     pthread_mutex_unlock(&w->lock);
-    free(old.path);
-    free(old.text);
+    drop(&old);
     return LVP_OK;
 }
 
@@ -249,6 +294,7 @@ static enum lvp_status wait_until_written(struct lvp_writer *w)
         struct timespec until;
         (void)clock_gettime(CLOCK_MONOTONIC, &until);
         until.tv_sec += 1;
+        lvp_guard_tick();
         (void)pthread_cond_timedwait(&w->done, &w->lock, &until);
     }
     w->hurry = false;
@@ -263,28 +309,28 @@ enum lvp_status lvp_writer_flush(struct lvp_writer *w)
     return status;
 }
 
-enum lvp_status lvp_writer_close(struct lvp_writer *w)
+enum lvp_status lvp_writer_close(struct lvp_writer *w, bool *left_behind)
 {
+    *left_behind = false;
     if (w == NULL) return LVP_OK;
     pthread_mutex_lock(&w->lock);
     enum lvp_status status = wait_until_written(w);
-    bool hangs = w->busy_since >= 0;
+    *left_behind = w->busy_since >= 0;
     w->stop = true;
     pthread_cond_signal(&w->wake);
     pthread_mutex_unlock(&w->lock);
-    if (hangs) { // it may still wake up and look at its memory
+    bool beating = !lvp_guard_every_second(NULL, NULL); // a beat hangs
+    if (*left_behind || beating) {                      // either may still wake up and look at its memory
         pthread_detach(w->thread);
-        return status;
+        *left_behind = true;
+        return status != LVP_OK ? status : lvp_fail(LVP_ERR_IO, "the output's file system does not answer");
     }
     pthread_join(w->thread, NULL);
     for (int f = 0; f < LVP_WRITER_FILES; f++) {
         lvp_json_text_free(&w->files[f].pending);
-        lvp_json_text_free(&w->taken[f]);
+        lvp_json_text_free(&w->files[f].taken);
     }
-    for (int p = 0; p < LVP_WRITER_POSTS; p++) {
-        free(w->posts[p].path);
-        free(w->posts[p].text);
-    }
+    for (int p = 0; p < LVP_WRITER_POSTS; p++) drop(&w->posts[p]);
     pthread_mutex_destroy(&w->lock);
     pthread_cond_destroy(&w->wake);
     pthread_cond_destroy(&w->done);

@@ -1,6 +1,9 @@
 // The thread of rank 0 that touches the output folder during a run, so that a slow file system never keeps the
-// coordinator from its workers. It appends rows to two files, brings them to the disk, beats the folder's lock (and
-// checks it before writing), and replaces small files whole (status, metrics).
+// coordinator from its workers. It brings rows to two files and to the disk, after looking whether the folder's lock is
+// still ours, and replaces small files whole (status, metrics).
+//
+// Rows are written at their place, not at the end: bytes that a run which has lost the folder still has under way fall
+// on the same bytes of its successor's.
 // Thread: every call from the coordinator's; nothing here blocks but lvp_writer_flush and lvp_writer_close.
 #ifndef LVP_COORDINATOR_WRITER_H
 #define LVP_COORDINATOR_WRITER_H
@@ -15,13 +18,21 @@ enum { LVP_WRITER_HANG_SECONDS = 600 }; // a file system that takes longer has f
 
 struct lvp_writer;
 
-// The lock stays the caller's, who must not touch it until the close.
+// Keeps the lock beating. It stays the caller's, who must not release it before the close, nor after one that failed.
 enum lvp_status lvp_writer_open(struct lvp_lock *lock, struct lvp_writer **writer) LVP_MUST_CHECK;
 
-// Appends to file f (0 or 1), whose descriptor and name for messages are given each time and stay the caller's. Rows
-// are on the disk within 2 s. The first failure of the thread (LVP_ERR_IO) is returned by every later call.
-enum lvp_status lvp_writer_append(struct lvp_writer *writer, int f, int fd, const char *name, const char *bytes,
-                                  size_t n_bytes) LVP_MUST_CHECK;
+// File f (0 or 1) from now on: rows go to `offset` and behind it. Descriptor and name stay the caller's. Nothing must
+// be under way.
+void lvp_writer_set_file(struct lvp_writer *writer, int f, int fd, const char *name, uint64_t offset);
+
+// Rows are on the disk within 2 s. The first failure of the thread (LVP_ERR_IO) is returned by every later call.
+enum lvp_status lvp_writer_append(struct lvp_writer *writer, int f, const char *bytes, size_t n_bytes) LVP_MUST_CHECK;
+
+// Has the thread call act(context) once everything appended so far is on the disk; one at a time. What it returns
+// counts as the thread's failure.
+enum lvp_status lvp_writer_act(struct lvp_writer *writer, enum lvp_status (*act)(void *context),
+                               void *context) LVP_MUST_CHECK;
+bool lvp_writer_acting(struct lvp_writer *writer); // it has not been called, or not returned yet
 
 // Replaces the file `path` by `text` some time soon; a later post of the same number p overtakes an earlier one.
 // Failures are only warned of, once: nothing is lost with a status.
@@ -32,10 +43,11 @@ enum lvp_status lvp_writer_status(struct lvp_writer *writer) LVP_MUST_CHECK;
 
 size_t lvp_writer_pending(struct lvp_writer *writer); // bytes that are not on the disk yet
 
-// Waits until everything appended and posted is on the disk.
+// Waits until everything is done that was asked for; the guard is ticked meanwhile.
 enum lvp_status lvp_writer_flush(struct lvp_writer *writer) LVP_MUST_CHECK;
 
-// Flushes and ends the thread; one that hangs is left behind (and its memory). NULL is allowed.
-enum lvp_status lvp_writer_close(struct lvp_writer *writer) LVP_MUST_CHECK;
+// Flushes and ends the thread; one that hangs is left behind, with its memory, and descriptors must stay open then:
+// *left_behind. NULL is allowed.
+enum lvp_status lvp_writer_close(struct lvp_writer *writer, bool *left_behind) LVP_MUST_CHECK;
 
 #endif

@@ -8,7 +8,7 @@
 #
 #   WORKERS_PER_NODE   workers on each node (the job's --ntasks-per-node)
 #   LVPIPE             the program (build/release/lvpipe of this checkout, else lvpipe in PATH)
-#   MAX_REQUEUES       how often a job that lost a rank is given back to the queue (5)
+#   MAX_REQUEUES       how often a job that loses ranks is given back to the queue (5)
 set -uo pipefail
 
 home=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd -P)
@@ -39,13 +39,21 @@ SLURM_HOSTFILE=$hosts srun "${options[@]}" "$lvpipe" "$@" || status=$?
 
 # What came of it, where the options name an output folder.
 output=
-for ((i = 1; i < $#; i++)); do [[ ${!i} == --output ]] && { j=$((i + 1)); output=${!j}; }; done
+for ((i = 1; i <= $#; i++)); do
+  [[ ${!i} == --output ]] && { j=$((i + 1)); output=${!j:-}; }
+  [[ ${!i} == --output=* ]] && output=${!i#--output=}
+done
 ((status != 0)) && [[ -n $output ]] && "$lvpipe" status "$output" >&2
 
-restarts=${SLURM_RESTART_COUNT:-0}
-if ((status == 75)) || { ((status == 4 || status >= 128)) && ((restarts < ${MAX_REQUEUES:-5})); }; then
+# A drain is no failure; lost ranks are counted, over this job's restarts, in the output folder.
+requeue=$((status == 75))
+stopped=$((status == 130 || status == 138 || status == 143)) # by a second signal: somebody wants an end
+if ((status == 4 || (status >= 128 && !stopped))) && [[ -n $output ]]; then
+  echo "$SLURM_JOB_ID" >>"$output/.lvpipe/lost" && (($(grep -cx "$SLURM_JOB_ID" "$output/.lvpipe/lost") <= ${MAX_REQUEUES:-5})) && requeue=1
+fi
+if ((requeue)); then
   # Here the shell has had no TERM (it would have died of it): nobody cancelled the job.
-  echo "launch.sh: exit status $status after $restarts restarts: giving the job back to the queue" >&2
+  echo "launch.sh: exit status $status: giving the job back to the queue" >&2
   scontrol requeue "$SLURM_JOB_ID" && sleep 60 # which ends this script
 fi
 exit "$status"

@@ -55,33 +55,31 @@ same() { cmp -s "$work/$1" "$work/$2" || fail "$3: $1 and $2 differ" <(diff "$wo
 # expect WHAT ACTUAL EXPECTED
 expect() { [[ $2 == "$3" ]] || fail "$1: '$2' instead of '$3'"; }
 
-# rank_pid RANK: the process of a rank of the run that was started with LVPIPE_TEST_MARK=$work; "" when there is none.
-rank_pid() {
-  local pid variables
-  for pid in $(pgrep -x lvpipe); do
-    variables=$(tr '\0' '\n' 2>/dev/null <"/proc/$pid/environ") || continue
-    grep -qx "LVPIPE_TEST_MARK=$work" <<<"$variables" && grep -qx "OMPI_COMM_WORLD_RANK=$1" <<<"$variables" && echo "$pid"
-  done | head -n 1
+# own_processes: those of the run that was started with LVPIPE_TEST_MARK=$work, zombies left out.
+own_processes() {
+  local pid
+  for pid in $(pgrep -x 'lvpipe|mpirun|prterun'); do
+    tr '\0' '\n' 2>/dev/null <"/proc/$pid/environ" | grep -qx "LVPIPE_TEST_MARK=$work" && echo "$pid"
+  done
 }
 
-# processes_left: how many processes of this test still run, zombies left out.
-processes_left() {
-  local pid n=0
-  for pid in $(pgrep -x 'lvpipe|mpirun') $(pgrep -x prterun); do
-    tr '\0' '\n' 2>/dev/null <"/proc/$pid/environ" | grep -qx "LVPIPE_TEST_MARK=$work" && n=$((n + 1))
-  done
-  echo "$n"
+# rank_pid RANK: the process of a rank; "" when there is none.
+rank_pid() {
+  local pid
+  for pid in $(own_processes); do
+    tr '\0' '\n' 2>/dev/null <"/proc/$pid/environ" | grep -qx "OMPI_COMM_WORLD_RANK=$1" && echo "$pid"
+  done | head -n 1
 }
 
 # nobody_left WHAT: within five seconds no process of this test runs any more.
 nobody_left() {
   local i
   for ((i = 0; i < 50; i++)); do
-    (($(processes_left) == 0)) && return
+    [[ -z $(own_processes) ]] && return
     sleep 0.1
   done
   fail "$1: processes are left"
-  pkill -KILL -x lvpipe
+  kill -KILL $(own_processes)
 }
 
 # many N: a manifest of N samples over the examples, in $work/rows.jsonl.

@@ -1,5 +1,5 @@
-// Preloaded by test_faults.sh: a JPEG of 20000 columns brings the process down while it is decoded, as a bug in a decoder
-// would.
+// Preloaded by test_faults.sh: a JPEG of 20000 columns brings the process down while it is decoded, as a bug in a
+// decoder would.
 #include <dlfcn.h>
 #include <signal.h>
 #include <stddef.h>

@@ -44,13 +44,19 @@ wait $first || fail "the first of two jobs ended with $?" "$work/first"
 same calm/captions.jsonl twice/captions.jsonl "two jobs"
 
 echo "a lock that a job of another host left behind"
-mkdir -p "$work/left/.lvpipe"
-printf '0123456789abcdef0123456789abcdef 7 %s 4242 elsewhere slurm job 99\n' "$(date +%s)" >"$work/left/.lvpipe/lock"
+foreign() { # foreign OUT: the lock of a job on another host
+  mkdir -p "$work/$1/.lvpipe"
+  echo "0123456789abcdef0123456789abcdef 4242 elsewhere slurm job 99" >"$work/lock" # never half of it in its place
+  mv "$work/lock" "$work/$1/.lvpipe/lock"
+}
+beat() { echo "$2 $(date +%s)" >"$work/$1/.lvpipe/beat-0123456789abcdef0123456789abcdef"; }
+foreign left
 run 0 "${job[@]}" --input "$work/rows.jsonl" --output "$work/left" --limit 5
 echo "  and one that lives"
-mkdir -p "$work/lives/.lvpipe"
-( for ((b = 0; b < 30; b++)); do
-    printf '0123456789abcdef0123456789abcdef %d %s 4242 elsewhere slurm job 99\n' $b "$(date +%s)" >"$work/lives/.lvpipe/lock"
+foreign lives
+beat lives 0
+( for ((b = 1; b < 60; b++)); do
+    beat lives $b
     sleep 0.5
   done ) &
 beating=$!
@@ -62,7 +68,7 @@ echo "a folder that is taken over while a job writes"
 "${job[@]}" --input "$work/rows.jsonl" --output "$work/taken" --max-restarts 0 2>"$work/stderr" &
 taken=$!
 wait_for_rows taken
-printf '0123456789abcdef0123456789abcdef 7 %s 4242 elsewhere slurm job 99\n' "$(date +%s)" >"$work/taken/.lvpipe/lock"
+foreign taken
 wait $taken
 expect "status of the job that lost its folder" $? 6
 says "was taken over by slurm job 99 on elsewhere"
@@ -105,6 +111,9 @@ echo "every path wrong"
 jq -c '.image = "/nowhere/" + .image' "$work/rows.jsonl" >"$work/wrong.jsonl"
 run 5 "${job[@]}" --input "$work/wrong.jsonl" --output "$work/wrong" && says "the first 100 samples have all failed"
 cp "$work/rows.jsonl" "$work/wrong.jsonl" # mended: the ids and prompts are the same, the images are not
+run 0 "${job[@]}" --input "$work/wrong.jsonl" --output "$work/wrong" --retry-failed
+same calm/captions.jsonl wrong/captions.jsonl "mended paths"
+jq -c '.id = "other/" + .id' "$work/rows.jsonl" >"$work/wrong.jsonl"
 run 2 "${job[@]}" --input "$work/wrong.jsonl" --output "$work/wrong" && says "other requests"
 
 echo "a sample that crashes its rank"
@@ -116,4 +125,44 @@ expect "captions beside a crash" "$(wc -l <"$work/poison/captions.jsonl")" 40
 expect "the record of the crash" "$(jq -r '[.id, .error, .attempts] | join(" ")' "$work/poison/errors.jsonl")" "poison crashed 3"
 cmp -s "$work/poison/captions.jsonl" <(head -n 40 "$work/calm/captions.jsonl") || fail "a crash changed other captions"
 expect "crashes told" "$(grep -c 'crashed (Segmentation fault) while decoding an image' "$work/stderr")" 3
+run 0 "${job[@]}" --input "$work/poison.jsonl" --output "$work/poison" --retry-failed # the bug is mended
+expect "captions after a retry" "$(wc -l <"$work/poison/captions.jsonl")" 41
+echo "  with several prompts, and --overwrite over the restarts"
+LD_PRELOAD=$(realpath "$POISON") run 0 "${job[@]}" --input "$work/poison.jsonl" --output "$work/poison" --overwrite \
+  --prompt 'One?' --prompt 'Two?' --prompt 'Three?'
+expect "records of one sample's crash" "$(jq -r '[.id, .error, .attempts] | join(" ")' "$work/poison/errors.jsonl" | tr '\n' ',')" \
+  "poison#0 crashed 3,poison#1 crashed 3,poison#2 crashed 3,"
+expect "captions beside it" "$(wc -l <"$work/poison/captions.jsonl")" 120
+echo "  nothing but crashes"
+jq -nc --arg d "$PWD/tests/golden/images" 'range(30) | {id: "p\(.)", image: ($d + "/jpeg_20000x1.jpg")}' >"$work/all.jsonl"
+LD_PRELOAD=$(realpath "$POISON") run 4 "${job[@]}" --input "$work/all.jsonl" --output "$work/all" --max-restarts 0
+
+echo "--overwrite is done once, however often a run is restarted"
+run 0 "${job[@]}" --input "$work/rows.jsonl" --output "$work/over" --limit 5
+"${job[@]}" --input "$work/rows.jsonl" --output "$work/over" --overwrite 2>"$work/stderr" &
+over=$!
+for ((i = 0; i < 100; i++)); do (($(wc -l 2>/dev/null <"$work/over/captions.jsonl" || echo 0) > 50)) && break; sleep 0.1; done
+kill -KILL "$(rank_pid 1)"
+wait $over || fail "an overwriting run that lost a rank ended with $?" "$work/stderr"
+(($(jq .counts.resumed "$work/over/run.json") > 50)) || fail "a restart began anew: $(jq -c .counts "$work/over/run.json")"
+same calm/captions.jsonl over/captions.jsonl "overwritten and restarted"
+
+echo "many bad rows between good ones"
+jq -c 'range(4) as $k | . as $row | .id += "/\($k)" | if $k > 0 then del(.prompt) else .word = "x" end' "$work/rows.jsonl" >"$work/bad_rows.jsonl"
+run 0 "${job[@]}" --input "$work/bad_rows.jsonl" --output "$work/bad_rows" --prompt '{word}: what is it?'
+expect "captions between bad rows" "$(wc -l <"$work/bad_rows/captions.jsonl")" 200
+
+echo "an output that stalls for longer than ranks wait"
+if truncate -s 64M "$work/disk" && mkfs.ext4 -q "$work/disk" 2>/dev/null && mkdir "$work/slow" && mount -o loop "$work/disk" "$work/slow" 2>/dev/null; then
+  trap 'fsfreeze -u "$work/slow" 2>/dev/null; umount "$work/small" "$work/slow" 2>/dev/null; rm -rf "$work"' EXIT
+  LVPIPE_SILENCE_SECONDS=5 "${job[@]}" --input "$work/rows.jsonl" --output "$work/slow/out" --max-restarts 0 2>"$work/stderr" &
+  slow=$!
+  wait_for_rows slow/out
+  fsfreeze -f "$work/slow" && sleep 12 && fsfreeze -u "$work/slow"
+  wait $slow || fail "a run over a disk that stalled ended with $?" "$work/stderr"
+  same calm/captions.jsonl slow/out/captions.jsonl "after a stall"
+  umount "$work/slow"
+else
+  echo "  skipped: loop devices need root"
+fi
 finish

@@ -68,7 +68,7 @@ static enum lvp_status open_output(const struct lvp_captions_options *options, s
 {
     struct lvp_lock *taken = NULL;
     *captions = NULL;
-    enum lvp_status status = lvp_lock_take(options->dir, &taken);
+    enum lvp_status status = lvp_lock_take(options->dir, &(struct lvp_tick){0}, &taken);
     if (status == LVP_OK) status = lvp_captions_open(options, taken, captions);
     if (status != LVP_OK)
         lvp_lock_release(taken);
@@ -454,7 +454,7 @@ static void test_rows_reach_the_disk(void **state)
     assert_int_equal(finish(captions, 1, true), LVP_OK); // waits for request 0
     assert_int_equal(finish(captions, 0, true), LVP_OK);
     (void)usleep(1900000);
-    assert_int_equal(lvp_captions_status(captions), LVP_OK);
+    assert_int_equal(lvp_captions_tick(captions), LVP_OK);
     char *text = temp_read("out/captions.jsonl", NULL);
     assert_non_null(strstr(text, "id \\\"1\\\""));
     free(text);

@@ -13,7 +13,11 @@ static struct lvp_snapshot look(uint64_t total, uint64_t resumed, uint64_t done,
 {
     return (struct lvp_snapshot){
         .counts = {.total = total, .captions = done - failed, .failed = failed, .resumed = resumed},
-        .gauges = {.preparing = 2, .waiting = 6, .running = 18, .generated_tokens = tokens},
+        .gauges = {.preparing = 2,
+                   .waiting = 6,
+                   .running = 18,
+                   .generated_tokens = tokens,
+                   .images = done > resumed ? (int64_t)(done - resumed) : 0},
         .seconds = seconds};
 }
 

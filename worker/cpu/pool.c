@@ -1,5 +1,7 @@
 #include "worker/cpu/pool.h"
 
+#include "common/record.h"
+
 #include <fenv.h>
 #include <pthread.h>
 #include <stdatomic.h>
@@ -70,6 +72,7 @@ static void *worker_main(void *arg)
     const struct worker *self = arg;
     struct lvp_pool *pool = self->pool;
     set_float_environment();
+    lvp_record_compute_thread();
     for (uint32_t seen = 0;; seen++) {
         wait_for_round(pool, seen);
         if (pool->stop) return NULL;
