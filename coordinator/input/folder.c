@@ -1,14 +1,18 @@
 // A folder of images, and a single image. Links are followed; a folder that is its own ancestor is not entered again.
 // Anything but regular files is left out, except dangling links, which are listed so that the run reports them.
+#include "common/file.h"
+#include "common/image_kind.h"
 #include "coordinator/input/name_list.h"
 #include "coordinator/input/source.h"
 
 #include <dirent.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 // A folder found and not read yet, or read and kept as the ancestor of others.
 struct folder {
@@ -141,9 +145,10 @@ struct folder_source {
     struct lvp_name_list names; // [base.n]
 };
 
-static enum lvp_status load(const struct lvp_source *source, struct lvp_cursor *cursor, uint64_t i,
+static enum lvp_status load(const struct lvp_source *source, struct lvp_cursor *cursor, uint64_t i, bool only_id,
                             struct lvp_sample *sample)
 {
+    (void)only_id;
     const struct folder_source *folder = (const struct folder_source *)source;
     const char *name = lvp_name_list_at(&folder->names, i);
     (void)cursor;
@@ -172,10 +177,29 @@ static void close_folder(struct lvp_source *source)
 
 static const struct lvp_source_ops ops = {load, place, close_folder};
 
+// A file that is an image neither by name nor by content is most likely meant as something else.
+static enum lvp_status check_image(const char *path)
+{
+    uint8_t bytes[LVP_SIGNATURE_BYTES];
+    if (lvp_is_image_name(path)) return LVP_OK; // a broken one is an error record
+    int file = open(path, O_RDONLY | O_CLOEXEC);
+    if (file < 0) return lvp_fail(LVP_ERR_USAGE, "--input %s: %s", path, strerror(errno));
+    ssize_t n = lvp_read_at(file, 0, bytes, sizeof bytes);
+    (void)close(file);
+    if (n > 0 && lvp_image_kind(bytes, (size_t)n) != LVP_IMAGE_UNKNOWN) return LVP_OK;
+    return lvp_fail(LVP_ERR_USAGE,
+                    "--input %s: neither JPEG, PNG nor WebP by content; manifests end in .jsonl, shards in .tar "
+                    "(compressed ones must be unpacked)",
+                    path);
+}
+
 static enum lvp_status fill_folder(struct folder_source *folder, bool is_folder)
 {
     const char *input = folder->base.label, *slash = strrchr(input, '/');
-    if (!is_folder) return lvp_name_list_add(&folder->names, slash != NULL ? slash + 1 : input);
+    if (!is_folder) {
+        LVP_TRY(check_image(input));
+        return lvp_name_list_add(&folder->names, slash != NULL ? slash + 1 : input);
+    }
     LVP_TRY(list_folder(input, &folder->names));
     if (folder->names.n > 0) return LVP_OK;
     return lvp_fail(LVP_ERR_USAGE,

@@ -1,5 +1,6 @@
 // A .jsonl manifest: one JSON object a line. Kept as 16 bytes per line, so that millions of lines start at once; a line
 // is read again when it is asked for.
+#include "common/file.h"
 #include "coordinator/input/source.h"
 
 #include <ctype.h>
@@ -23,6 +24,8 @@ struct jsonl {
     struct lvp_source base;
     char *root;         // folder that relative image paths start from
     int file;           // -1: not open
+    uint64_t n_bytes;   // of the file when it was listed
+    int64_t time;       // when it was changed last before
     struct line *lines; // [base.n]
     size_t max_lines;
 };
@@ -50,8 +53,7 @@ static bool is_name(const json_t *value)
 static const char *row_fault(const json_t *row)
 {
     if (!json_is_object(row)) return "not a JSON object";
-    const json_t *image = json_object_get(row, "image"), *id = json_object_get(row, "id"),
-                 *prompt = json_object_get(row, "prompt");
+    const json_t *image = json_object_get(row, "image"), *id = json_object_get(row, "id");
     if (image == NULL || json_is_null(image)) return "no \"image\"";
     if (json_is_array(image)) {
         if (json_array_size(image) == 0) return "\"image\" is an empty list";
@@ -62,15 +64,14 @@ static const char *row_fault(const json_t *row)
     }
     if (id != NULL && !json_is_null(id) && !json_is_integer(id) && !is_name(id))
         return "\"id\" must be a text or a whole number";
-    if (prompt != NULL && !json_is_null(prompt) && !json_is_string(prompt)) return "\"prompt\" must be a text";
     return NULL;
 }
 
 // Fills the sample from a row without faults.
-static enum lvp_status fill_sample(const char *root, json_t *row, struct lvp_sample *sample)
+static enum lvp_status fill_sample(const char *root, json_t *row, uint32_t number, struct lvp_sample *sample)
 {
-    const json_t *image = json_object_get(row, "image"), *id = json_object_get(row, "id"),
-                 *prompt = json_object_get(row, "prompt");
+    const json_t *image = json_object_get(row, "image"), *id = json_object_get(row, "id");
+    char where[32];
     sample->image_list = json_is_array(image);
     size_t n = sample->image_list ? json_array_size(image) : 1;
     LVP_TRY(lvp_sample_make_images(sample, (int)n));
@@ -85,9 +86,10 @@ static enum lvp_status fill_sample(const char *root, json_t *row, struct lvp_sam
     } else {
         sample->id = strdup(is_name(id) ? json_string_value(id) : sample->images[0]);
     }
-    if (json_is_string(prompt)) sample->prompt = strdup(json_string_value(prompt));
+    if (sample->id == NULL) return out_of_memory();
     sample->columns = json_incref(row);
-    return sample->id != NULL && (sample->prompt != NULL || !json_is_string(prompt)) ? LVP_OK : out_of_memory();
+    (void)snprintf(where, sizeof where, "line %u", number);
+    return lvp_sample_take_prompt(sample, row, where);
 }
 
 // Turns `sample` into the record of a line that is none.
@@ -113,28 +115,32 @@ static enum lvp_status parse_line(const struct jsonl *jsonl, const char *bytes, 
     }
     const char *fault = row_fault(row);
     enum lvp_status status =
-        fault != NULL ? set_bad_line(sample, number, fault) : fill_sample(jsonl->root, row, sample);
+        fault != NULL ? set_bad_line(sample, number, fault) : fill_sample(jsonl->root, row, number, sample);
     json_decref(row);
     return status;
 }
 
-// Reads up to n_bytes at an offset; *got is less at the end of the file.
-static enum lvp_status read_at(const struct jsonl *jsonl, uint64_t offset, char *bytes, size_t n_bytes, size_t *got)
+static enum lvp_status changed(const struct jsonl *jsonl, const char *why)
 {
-    for (*got = 0; *got < n_bytes;) {
-        ssize_t n = pread(jsonl->file, bytes + *got, n_bytes - *got, (off_t)(offset + *got));
-        if (n < 0 && errno == EINTR) continue;
-        if (n < 0) return lvp_fail(LVP_ERR_IO, "--input %s: %s", jsonl->base.label, strerror(errno));
-        if (n == 0) break;
-        *got += (size_t)n;
-    }
-    return LVP_OK;
+    return lvp_fail(
+        LVP_ERR_IO,
+        "--input %s: %s; nothing is lost, resume with the file as it was, or caption the new one into another "
+        "folder",
+        jsonl->base.label, why);
 }
 
-static enum lvp_status too_short(const struct jsonl *jsonl, const struct line *line)
+// Reads up to n_bytes at an offset; *got is less at the end of the file. LVP_ERR_IO for a file that is not the one that
+// was listed any more.
+static enum lvp_status read_at(const struct jsonl *jsonl, uint64_t offset, char *bytes, size_t n_bytes, size_t *got)
 {
-    return lvp_fail(LVP_ERR_IO, "--input %s: line %u cannot be read again: the file has become shorter",
-                    jsonl->base.label, line->number);
+    struct stat info;
+    if (fstat(jsonl->file, &info) != 0) return changed(jsonl, strerror(errno));
+    if ((uint64_t)info.st_size != jsonl->n_bytes || lvp_file_time(&info) != jsonl->time)
+        return changed(jsonl, "the file was changed while the run goes on");
+    ssize_t n = lvp_read_at(jsonl->file, offset, bytes, n_bytes);
+    if (n < 0) return changed(jsonl, strerror(errno));
+    *got = (size_t)n;
+    return LVP_OK;
 }
 
 // A line longer than the cache is read by itself.
@@ -145,14 +151,16 @@ static enum lvp_status load_long_line(const struct jsonl *jsonl, const struct li
     if (bytes == NULL) return out_of_memory();
     enum lvp_status status = read_at(jsonl, line->offset, bytes, line->length, &got);
     if (status == LVP_OK)
-        status = got < line->length ? too_short(jsonl, line) : parse_line(jsonl, bytes, got, line->number, sample);
+        status = got < line->length ? changed(jsonl, "the file has become shorter")
+                                    : parse_line(jsonl, bytes, got, line->number, sample);
     free(bytes);
     return status;
 }
 
-static enum lvp_status load(const struct lvp_source *source, struct lvp_cursor *cursor, uint64_t i,
+static enum lvp_status load(const struct lvp_source *source, struct lvp_cursor *cursor, uint64_t i, bool only_id,
                             struct lvp_sample *sample)
 {
+    (void)only_id;
     const struct jsonl *jsonl = (const struct jsonl *)source;
     const struct line *line = &jsonl->lines[i];
     if (line->length > MAX_LINE_BYTES) return parse_line(jsonl, NULL, line->length, line->number, sample);
@@ -163,7 +171,7 @@ static enum lvp_status load(const struct lvp_source *source, struct lvp_cursor *
         cursor->offset = line->offset;
         cursor->n_bytes = 0; // nothing is held if the read fails
         LVP_TRY(read_at(jsonl, line->offset, cursor->bytes, CACHE_BYTES, &cursor->n_bytes));
-        if (cursor->n_bytes < line->length) return too_short(jsonl, line);
+        if (cursor->n_bytes < line->length) return changed(jsonl, "the file has become shorter");
     }
     return parse_line(jsonl, cursor->bytes + (line->offset - cursor->offset), line->length, line->number, sample);
 }
@@ -268,6 +276,13 @@ enum lvp_status lvp_jsonl_open(const char *input, const struct lvp_tick *tick, s
         status = lvp_fail(LVP_ERR_USAGE, "--input %s: %s", input, strerror(errno));
         goto fail;
     }
+    struct stat info;
+    if (fstat(jsonl->file, &info) != 0) {
+        status = lvp_fail(LVP_ERR_USAGE, "--input %s: %s", input, strerror(errno));
+        goto fail;
+    }
+    jsonl->n_bytes = (uint64_t)info.st_size;
+    jsonl->time = lvp_file_time(&info);
     LVP_CHECK(list_lines(jsonl, tick));
     *source = &jsonl->base;
     return LVP_OK;

@@ -85,8 +85,8 @@ enum lvp_status lvp_manifest_sample(const struct lvp_manifest *manifest, struct 
     if (index >= manifest->count)
         return lvp_fail(LVP_ERR_INTERNAL, "sample %llu of %llu", (unsigned long long)index,
                         (unsigned long long)manifest->count);
-    enum lvp_status status =
-        manifest->source->ops->load(manifest->source, cursor, index * manifest->n_shards + manifest->shard, sample);
+    enum lvp_status status = manifest->source->ops->load(manifest->source, cursor,
+                                                         index * manifest->n_shards + manifest->shard, false, sample);
     if (status != LVP_OK) lvp_sample_free(sample);
     return status;
 }

@@ -10,7 +10,7 @@ struct lvp_manifest;
 struct lvp_manifest_options {
     int64_t limit;       // samples at most, after sharding; negative: all
     int shard, n_shards; // samples i with i % n_shards == shard; n_shards 0 counts as 1
-    bool columns;        // of tar shards: the .json and .txt members are wanted
+    struct lvp_columns columns;
     struct lvp_tick tick;
 };
 

@@ -52,9 +52,12 @@ enum lvp_status lvp_prompt_fill(const char *template_text, const struct lvp_samp
         const char *end = *at == '{' && at[1] != '{' ? strpbrk(at + 1, "{}") : NULL;
         if (end != NULL && *end == '}') {
             if (!append_field(sample, at + 1, (size_t)(end - at - 1), &filled)) {
-                lvp_sample_error_set(error, LVP_SAMPLE_PROMPT_FIELD_MISSING,
-                                     "the input row has no field \"%.*s\" (write {{ for a brace)", (int)(end - at - 1),
-                                     at + 1);
+                if (sample->columns_error.code != LVP_SAMPLE_OK)
+                    *error = sample->columns_error; // that is why it is missing
+                else
+                    lvp_sample_error_set(error, LVP_SAMPLE_PROMPT_FIELD_MISSING,
+                                         "the input row has no field \"%.*s\" (write {{ for a brace)",
+                                         (int)(end - at - 1), at + 1);
                 lvp_json_text_free(&filled);
                 return LVP_OK;
             }
@@ -89,11 +92,28 @@ enum lvp_status lvp_prompt_check(const char *template_text)
     return LVP_OK;
 }
 
-bool lvp_prompts_need_columns(const char *const *prompts, int n_prompts)
+// Whether a prompt has the placeholder {name}, or any with NULL.
+static bool asks_for(const char *prompt, const char *name)
 {
-    for (int p = 0; p < n_prompts; p++)
-        if (strchr(prompts[p], '{') != NULL) return true;
-    return n_prompts == 0;
+    for (const char *at = prompt; (at = strchr(at, '{')) != NULL; at++) {
+        if (at[1] == '{') {
+            at++;
+            continue;
+        }
+        size_t length = strcspn(at + 1, "{}");
+        if (name == NULL || (strlen(name) == length && memcmp(at + 1, name, length) == 0)) return true;
+    }
+    return false;
+}
+
+struct lvp_columns lvp_columns_needed(const char *const *prompts, int n_prompts)
+{
+    struct lvp_columns columns = {.json = n_prompts == 0};
+    for (int p = 0; p < n_prompts; p++) {
+        columns.json = columns.json || asks_for(prompts[p], NULL);
+        columns.text = columns.text || asks_for(prompts[p], "txt");
+    }
+    return columns;
 }
 
 uint64_t lvp_request_count(const struct lvp_requests *requests)
@@ -105,6 +125,8 @@ static enum lvp_status set_prompt(const struct lvp_requests *requests, int k, st
 {
     const struct lvp_sample *sample = &request->sample;
     request->error = sample->error;
+    // Without --prompt, the sample's own would be asked, were it known.
+    if (request->error.code == LVP_SAMPLE_OK && requests->n_prompts == 0) request->error = sample->columns_error;
     if (request->error.code == LVP_SAMPLE_OK && requests->n_prompts > 0)
         LVP_TRY(lvp_prompt_fill(requests->prompts[k], sample, &request->prompt, &request->error));
     if (request->prompt != NULL) return LVP_OK;
@@ -155,8 +177,5 @@ void lvp_request_free(struct lvp_request *request)
 uint64_t lvp_request_hash(const struct lvp_request *request)
 {
     uint64_t hash = XXH3_64bits(request->id, strlen(request->id));
-    hash = XXH3_64bits_withSeed(request->prompt, strlen(request->prompt), hash);
-    for (int i = 0; i < request->sample.n_images; i++)
-        hash = XXH3_64bits_withSeed(request->sample.images[i], strlen(request->sample.images[i]), hash);
-    return hash;
+    return XXH3_64bits_withSeed(request->prompt, strlen(request->prompt), hash);
 }

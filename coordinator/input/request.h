@@ -36,7 +36,7 @@ static inline int lvp_prompts_per_sample(const struct lvp_requests *requests)
 enum lvp_status lvp_request_make(const struct lvp_requests *requests, struct lvp_sample sample, int k,
                                  struct lvp_request *request) LVP_MUST_CHECK;
 
-// Hash of id, prompt and images: what must be the same for a run to be resumed.
+// Hash of id and prompt: what must be the same for a run to be resumed.
 uint64_t lvp_request_hash(const struct lvp_request *request);
 
 // Fills `{name}` from the sample's columns (id and image always exist); `{{` and `}}` are braces. Strings go in as they
@@ -48,7 +48,7 @@ enum lvp_status lvp_prompt_fill(const char *template_text, const struct lvp_samp
 // LVP_ERR_USAGE for a --prompt whose braces do not match, whatever the sample.
 enum lvp_status lvp_prompt_check(const char *template_text) LVP_MUST_CHECK;
 
-// Whether prompts need the samples' columns: without --prompt, for the sample's own, else for placeholders.
-bool lvp_prompts_need_columns(const char *const *prompts, int n_prompts);
+// Which members of tar samples prompts need: without --prompt json, for the sample's own, else by their placeholders.
+struct lvp_columns lvp_columns_needed(const char *const *prompts, int n_prompts);
 
 #endif

@@ -4,9 +4,15 @@
 #ifndef LVP_COORDINATOR_SOURCE_H
 #define LVP_COORDINATOR_SOURCE_H
 
+#include "common/tick.h"
 #include "coordinator/input/sample.h"
 
 #include <stddef.h>
+
+// Members of tar samples that are loaded with them.
+struct lvp_columns {
+    bool json, text;
+};
 
 // What a thread has read last, so that samples in order cost few reads. Zeroed: nothing.
 struct lvp_cursor {
@@ -25,7 +31,8 @@ struct lvp_source;
 struct lvp_source_ops {
     // Sample i. A fault of the sample is its `error`; LVP_ERR_IO when the input cannot be read any more. `sample` comes
     // zeroed, and is to be freed whatever is returned.
-    enum lvp_status (*load)(const struct lvp_source *source, struct lvp_cursor *cursor, uint64_t i,
+    // `only_id`: nothing else is needed.
+    enum lvp_status (*load)(const struct lvp_source *source, struct lvp_cursor *cursor, uint64_t i, bool only_id,
                             struct lvp_sample *sample) LVP_MUST_CHECK;
     // Where sample i stands, for a message: "line 12", "b/1.jpg".
     void (*place)(const struct lvp_source *source, uint64_t i, char *text, size_t size);
@@ -38,24 +45,13 @@ struct lvp_source {
     uint64_t n;  // samples
 };
 
-// Called often while an input is listed, so that the caller can keep in touch with others. An error ends the listing.
-struct lvp_tick {
-    enum lvp_status (*call)(void *context); // NULL: nobody waits
-    void *context;
-};
-
-static inline LVP_MUST_CHECK enum lvp_status lvp_tick_call(const struct lvp_tick *tick)
-{
-    return tick->call != NULL ? tick->call(tick->context) : LVP_OK;
-}
-
 // The kinds. LVP_ERR_USAGE for an input that cannot be listed; *source is NULL then.
 enum lvp_status lvp_folder_open(const char *input, struct lvp_source **source) LVP_MUST_CHECK;
 enum lvp_status lvp_image_file_open(const char *input, struct lvp_source **source) LVP_MUST_CHECK;
 enum lvp_status lvp_jsonl_open(const char *input, const struct lvp_tick *tick,
                                struct lvp_source **source) LVP_MUST_CHECK;
-// One shard, or a pattern of them. `columns`: load the .json and .txt members of each sample too.
-enum lvp_status lvp_tar_open(const char *input, bool columns, const struct lvp_tick *tick,
+// One shard, or a pattern of them.
+enum lvp_status lvp_tar_open(const char *input, struct lvp_columns columns, const struct lvp_tick *tick,
                              struct lvp_source **source) LVP_MUST_CHECK;
 
 // Folder that relative paths start from: the input itself, or the one it lies in. malloc'ed.

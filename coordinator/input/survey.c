@@ -40,10 +40,11 @@ static enum lvp_status look_at(struct part *part, uint64_t i)
     const struct lvp_requests *requests = part->survey->requests;
     const struct lvp_source *source = lvp_manifest_source(requests->manifest);
     struct lvp_sample sample = {0};
-    enum lvp_status status = source->ops->load(source, &part->cursor, i, &sample);
+    bool only_id = part->survey->request == NULL || lvp_manifest_index(requests->manifest, i) == UINT64_MAX;
+    enum lvp_status status = source->ops->load(source, &part->cursor, i, only_id, &sample);
     if (status != LVP_OK) goto fail;
     part->ids[i] = (struct id_hash){XXH3_64bits(sample.id, strlen(sample.id)), i};
-    if (part->survey->request == NULL || lvp_manifest_index(requests->manifest, i) == UINT64_MAX) goto fail;
+    if (only_id) goto fail;
     int n_prompts = lvp_prompts_per_sample(requests);
     for (int k = 0; k < n_prompts && status == LVP_OK; k++) {
         struct lvp_request request;
@@ -117,8 +118,8 @@ static enum lvp_status compare_ids(const struct lvp_source *source, uint64_t a, 
     struct lvp_sample first = {0}, second = {0};
     struct lvp_cursor cursor = {0};
     char here[600], there[600];
-    enum lvp_status status = source->ops->load(source, &cursor, a, &first);
-    if (status == LVP_OK) status = source->ops->load(source, &cursor, b, &second);
+    enum lvp_status status = source->ops->load(source, &cursor, a, true, &first);
+    if (status == LVP_OK) status = source->ops->load(source, &cursor, b, true, &second);
     if (status == LVP_OK && strcmp(first.id, second.id) == 0) {
         source->ops->place(source, a, here, sizeof here);
         source->ops->place(source, b, there, sizeof there);

@@ -8,7 +8,7 @@
 
 // What a request is.
 struct lvp_request_mark {
-    uint64_t identity; // hash of id, prompt and images: what must be the same for a run to be resumed
+    uint64_t identity; // hash of id and prompt: what must be the same for a run to be resumed
     uint64_t id_text;  // hash of the id as a JSON string, quotes included: how its row in the output begins
 };
 

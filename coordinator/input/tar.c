@@ -1,5 +1,6 @@
 // WebDataset shards: listed once, in parallel, by their headers; then any rank reads any sample by plain ranges.
 #include "common/clock.h"
+#include "common/file.h"
 #include "common/log.h"
 #include "coordinator/input/shard_pattern.h"
 #include "coordinator/input/source.h"
@@ -20,7 +21,7 @@ enum { LISTING_THREADS = 8, MAX_JSON_BYTES = 16 << 20, MAX_TEXT_BYTES = 1 << 20 
 
 struct tar {
     struct lvp_source base;
-    bool columns;
+    struct lvp_columns columns;
     struct lvp_tar_list *shards; // [n_shards]
     size_t n_shards;
     uint64_t *first; // [n_shards + 1] first sample of each shard
@@ -84,40 +85,39 @@ static enum lvp_status read_member(const struct tar *tar, struct lvp_cursor *cur
         cursor->shard = s;
         struct stat info;
         if (!cursor->open || fstat(cursor->file, &info) != 0) return shard_lost(shard, strerror(errno));
-        if ((uint64_t)info.st_size != shard->n_bytes) return shard_lost(shard, "its size has changed");
+        if ((uint64_t)info.st_size != shard->n_bytes || lvp_file_time(&info) != shard->time)
+            return shard_lost(shard, "it has changed since it was listed");
     }
     *bytes = malloc(n_bytes + 1);
     if (*bytes == NULL) return out_of_memory();
-    for (size_t got = 0; got < n_bytes;) {
-        ssize_t n = pread(cursor->file, *bytes + got, n_bytes - got, (off_t)(offset + got));
-        if (n < 0 && errno == EINTR) continue;
-        if (n <= 0) {
-            enum lvp_status status = shard_lost(shard, n < 0 ? strerror(errno) : "it ends early");
-            free(*bytes);
-            *bytes = NULL;
-            return status;
-        }
-        got += (size_t)n;
+    ssize_t n = lvp_read_at(cursor->file, offset, *bytes, n_bytes);
+    if (n == (ssize_t)n_bytes) {
+        (*bytes)[n_bytes] = '\0';
+        return LVP_OK;
     }
-    (*bytes)[n_bytes] = '\0';
-    return LVP_OK;
+    enum lvp_status status = shard_lost(shard, n < 0 ? strerror(errno) : "it ends early");
+    free(*bytes);
+    *bytes = NULL;
+    return status;
 }
 
 static void bad_member(struct lvp_sample *sample, const char *member, const char *why)
 {
-    lvp_sample_error_set(&sample->error, LVP_SAMPLE_BAD_MANIFEST_LINE, "member .%s: %s", member, why);
+    if (sample->columns_error.code != LVP_SAMPLE_OK) return; // the first one is told
+    lvp_sample_error_set(&sample->columns_error, LVP_SAMPLE_BAD_MANIFEST_LINE, "member .%s: %s", member, why);
 }
 
-// Whether a column's member is there and can be read; what cannot be is the sample's error.
+// Whether a column's member is there and can be read; what cannot be is the columns' error.
 static bool has_member(const struct lvp_tar_list *shard, uint64_t offset, uint32_t n_bytes, uint32_t most,
                        const char *member, struct lvp_sample *sample)
 {
-    if (n_bytes == 0 || sample->error.code != LVP_SAMPLE_OK) return false;
+    if (n_bytes == 0) return false;
+    bool whole = offset <= shard->n_bytes && n_bytes <= shard->n_bytes - offset;
     if (n_bytes > most)
-        bad_member(sample, member, "too large");
-    else if (offset > shard->n_bytes || n_bytes > shard->n_bytes - offset)
+        bad_member(sample, member, "too large, or stored as a sparse file");
+    else if (!whole)
         bad_member(sample, member, "the shard ends within it");
-    return sample->error.code == LVP_SAMPLE_OK;
+    return n_bytes <= most && whole;
 }
 
 static enum lvp_status load_json(const struct tar *tar, struct lvp_cursor *cursor, size_t s,
@@ -128,30 +128,31 @@ static enum lvp_status load_json(const struct tar *tar, struct lvp_cursor *curso
     if (!has_member(&tar->shards[s], from->json_offset, from->json_bytes, MAX_JSON_BYTES, "json", sample))
         return LVP_OK;
     LVP_TRY(read_member(tar, cursor, s, from->json_offset, from->json_bytes, &bytes));
-    sample->columns = lvp_parse_row(bytes, from->json_bytes, &error);
+    json_t *row = lvp_parse_row(bytes, from->json_bytes, &error);
     free(bytes);
-    if (!json_is_object(sample->columns)) {
-        bad_member(sample, "json", sample->columns != NULL ? "not a JSON object" : error.text);
+    if (row == NULL) {
+        bad_member(sample, "json", error.text);
         return LVP_OK;
     }
-    const json_t *prompt = json_object_get(sample->columns, "prompt");
-    if (json_is_string(prompt)) {
-        sample->prompt = strdup(json_string_value(prompt));
-        return sample->prompt != NULL ? LVP_OK : out_of_memory();
-    }
-    if (prompt != NULL && !json_is_null(prompt)) bad_member(sample, "json", "\"prompt\" must be a text");
-    return LVP_OK;
+    if (json_is_object(row)) // another value has no fields
+        sample->columns = row;
+    else
+        json_decref(row);
+    return lvp_sample_take_prompt(sample, sample->columns, "member .json");
 }
 
-// The column `txt`, unless json has one of that name.
+// The column `txt`, unless json has one of that name. The newline that ends most texts is none of it.
 static enum lvp_status load_text(const struct tar *tar, struct lvp_cursor *cursor, size_t s,
                                  const struct lvp_tar_sample *from, struct lvp_sample *sample)
 {
     char *bytes = NULL;
-    if (!has_member(&tar->shards[s], from->text_offset, from->text_bytes, MAX_TEXT_BYTES, "txt", sample)) return LVP_OK;
     if (json_object_get(sample->columns, "txt") != NULL) return LVP_OK;
+    if (!has_member(&tar->shards[s], from->text_offset, from->text_bytes, MAX_TEXT_BYTES, "txt", sample)) return LVP_OK;
     LVP_TRY(read_member(tar, cursor, s, from->text_offset, from->text_bytes, &bytes));
-    json_t *value = json_stringn(bytes, from->text_bytes); // NULL for bytes that are no UTF-8
+    size_t n = from->text_bytes;
+    if (n > 0 && bytes[n - 1] == '\n') n--;
+    if (n > 0 && bytes[n - 1] == '\r') n--;
+    json_t *value = json_stringn(bytes, n); // NULL for bytes that are no UTF-8
     free(bytes);
     if (value == NULL) {
         bad_member(sample, "txt", "not UTF-8");
@@ -181,6 +182,14 @@ static bool set_fault(const struct lvp_tar_sample *from, struct lvp_sample *samp
     case LVP_TAR_TRUNCATED:
         lvp_sample_error_set(&sample->error, LVP_SAMPLE_IMAGE_TRUNCATED, "the shard ends within the image");
         return true;
+    case LVP_TAR_BESIDE_DAMAGE:
+        lvp_sample_error_set(&sample->error, LVP_SAMPLE_SHARD_DAMAGED,
+                             "the shard is damaged beside this sample: some of its members may be missing");
+        return true;
+    case LVP_TAR_CUT_OFF:
+        lvp_sample_error_set(&sample->error, LVP_SAMPLE_SHARD_DAMAGED,
+                             "the shard ends without its end mark: samples behind may be missing");
+        return true;
     case LVP_TAR_DAMAGED:
         lvp_sample_error_set(&sample->error, LVP_SAMPLE_SHARD_DAMAGED,
                              "the shard cannot be read at byte %llu: samples around it may be missing",
@@ -190,7 +199,7 @@ static bool set_fault(const struct lvp_tar_sample *from, struct lvp_sample *samp
     return true;
 }
 
-static enum lvp_status load(const struct lvp_source *source, struct lvp_cursor *cursor, uint64_t i,
+static enum lvp_status load(const struct lvp_source *source, struct lvp_cursor *cursor, uint64_t i, bool only_id,
                             struct lvp_sample *sample)
 {
     const struct tar *tar = (const struct tar *)source;
@@ -200,20 +209,22 @@ static enum lvp_status load(const struct lvp_source *source, struct lvp_cursor *
     const char *name = lvp_name_list_at(&shard->names, i - tar->first[s]);
     char damage[48];
     (void)snprintf(damage, sizeof damage, "offset-%llu", (unsigned long long)from->image_offset);
-    bool damaged = from->fault == LVP_TAR_DAMAGED;
-    sample->id = damaged ? in_shard(shard, damage, strlen(damage)) : in_shard(shard, name, lvp_tar_key_length(name));
+    bool none = from->fault == LVP_TAR_DAMAGED || from->fault == LVP_TAR_CUT_OFF;
+    sample->id = none ? in_shard(shard, damage, strlen(damage)) : in_shard(shard, name, lvp_tar_key_length(name));
     if (sample->id == NULL) return out_of_memory();
-    if (set_fault(from, sample)) return LVP_OK;
+    bool fault = set_fault(from, sample);
+    if (only_id || none || from->fault == LVP_TAR_NO_IMAGE) return LVP_OK;
     LVP_TRY(lvp_sample_make_images(sample, 1));
     sample->images[0] = in_shard(shard, name, strlen(name));
     sample->places[0] = (struct lvp_image_place){.path = strdup(shard->path),
                                                  .offset = from->image_offset,
                                                  .n_bytes = from->image_bytes,
-                                                 .shard_bytes = shard->n_bytes};
+                                                 .shard_bytes = shard->n_bytes,
+                                                 .shard_time = shard->time};
     if (sample->images[0] == NULL || sample->places[0].path == NULL) return out_of_memory();
-    if (!tar->columns) return LVP_OK;
-    LVP_TRY(load_json(tar, cursor, s, from, sample));
-    return load_text(tar, cursor, s, from, sample);
+    if (fault) return LVP_OK;
+    if (tar->columns.json) LVP_TRY(load_json(tar, cursor, s, from, sample));
+    return tar->columns.text ? load_text(tar, cursor, s, from, sample) : LVP_OK;
 }
 
 static void place(const struct lvp_source *source, uint64_t i, char *text, size_t size)
@@ -301,26 +312,6 @@ static enum lvp_status list_all(struct tar *tar, const struct lvp_tick *tick)
     return status;
 }
 
-static int compare_names(const void *a, const void *b)
-{
-    return strcmp(*(const char *const *)a, *(const char *const *)b);
-}
-
-// Ids are shard/key: two shards of one name would mix them.
-static enum lvp_status check_names(const struct tar *tar)
-{
-    const char **names = calloc(tar->n_shards, sizeof *names);
-    if (names == NULL) return out_of_memory();
-    for (size_t s = 0; s < tar->n_shards; s++) (void)shard_name_length(tar->shards[s].path, &names[s]);
-    qsort(names, tar->n_shards, sizeof *names, compare_names);
-    enum lvp_status status = LVP_OK;
-    for (size_t s = 1; s < tar->n_shards && status == LVP_OK; s++)
-        if (strcmp(names[s - 1], names[s]) == 0)
-            status = lvp_fail(LVP_ERR_USAGE, "--input %s: two shards are named %s", tar->base.label, names[s]);
-    free(names);
-    return status;
-}
-
 static enum lvp_status fill(struct tar *tar, const struct lvp_tick *tick)
 {
     struct lvp_name_list names = {0};
@@ -341,7 +332,6 @@ static enum lvp_status fill(struct tar *tar, const struct lvp_tick *tick)
         if (tar->shards[s].path == NULL) status = out_of_memory();
     }
     if (status != LVP_OK) goto fail;
-    LVP_CHECK(check_names(tar));
     LVP_CHECK(list_all(tar, tick));
     for (size_t s = 0; s < names.n; s++) tar->first[s + 1] = tar->first[s] + tar->shards[s].n;
     tar->base.n = tar->first[names.n];
@@ -353,7 +343,8 @@ fail:
     return status;
 }
 
-enum lvp_status lvp_tar_open(const char *input, bool columns, const struct lvp_tick *tick, struct lvp_source **source)
+enum lvp_status lvp_tar_open(const char *input, struct lvp_columns columns, const struct lvp_tick *tick,
+                             struct lvp_source **source)
 {
     *source = NULL;
     struct tar *tar = calloc(1, sizeof *tar);

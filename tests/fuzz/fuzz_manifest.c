@@ -23,7 +23,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     struct lvp_cursor cursor = {0};
     for (uint64_t i = source->n; i-- > 0;) {
         struct lvp_sample sample = {0};
-        if (source->ops->load(source, &cursor, i, &sample) != LVP_OK || sample.id == NULL) abort();
+        if (source->ops->load(source, &cursor, i, false, &sample) != LVP_OK || sample.id == NULL) abort();
         if (sample.error.code == LVP_SAMPLE_OK && sample.n_images < 1) abort();
         lvp_sample_free(&sample);
     }

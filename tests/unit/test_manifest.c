@@ -132,12 +132,12 @@ static void test_jsonl(void **state)
                           "[1]\n"
                           "{\"id\":\"x\"}\n"
                           "{\"image\":[]}\n"
-                          "{\"image\":\"d.jpg\",\"prompt\":7}\n"
                           "{\"image\":\"e\\u0000.jpg\"}\n"
                           "{\"image\":\"\xff.jpg\"}\n"
+                          "{\"image\":\"d.jpg\",\"prompt\":7}\n"
                           "{\"image\":\"sub/d.jpg\"}"); // no newline
     struct lvp_manifest *manifest = open_ok("m.jsonl", &all);
-    EXPECT_IDS(manifest, "one", "42", "line-5", "line-6", "line-7", "line-8", "line-9", "line-10", "line-11",
+    EXPECT_IDS(manifest, "one", "42", "line-5", "line-6", "line-7", "line-8", "line-9", "line-10", "d.jpg",
                "sub/d.jpg");
     struct lvp_sample sample;
     assert_int_equal(load(manifest, 0, &sample), LVP_OK);
@@ -149,11 +149,15 @@ static void test_jsonl(void **state)
     assert_true(sample.image_list);
     assert_string_equal(sample.places[1].path, "/abs/c.jpg");
     lvp_sample_free(&sample);
-    for (uint64_t i = 2; i <= 8; i++) {
+    for (uint64_t i = 2; i <= 7; i++) {
         assert_int_equal(load(manifest, i, &sample), LVP_OK);
         assert_int_equal(sample.error.code, LVP_SAMPLE_BAD_MANIFEST_LINE);
         lvp_sample_free(&sample);
     }
+    assert_int_equal(load(manifest, 8, &sample), LVP_OK); // a prompt that is none leaves the image one
+    assert_int_equal(sample.error.code, LVP_SAMPLE_OK);
+    assert_int_equal(sample.columns_error.code, LVP_SAMPLE_BAD_MANIFEST_LINE);
+    lvp_sample_free(&sample);
     lvp_manifest_close(manifest);
 }
 

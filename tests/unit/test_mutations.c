@@ -64,7 +64,8 @@ static void load_image(const struct lvp_image_place *place)
 {
     static float pixels[3 * SIDE * SIDE];
     struct lvp_sample_error error;
-    const struct lvp_image_file file = {place->path, place->offset, place->n_bytes, place->shard_bytes};
+    const struct lvp_image_file file = {place->path, place->offset, place->n_bytes, place->shard_bytes,
+                                        place->shard_time};
     enum lvp_status status = lvp_image_load(&file, &config, 1 << 22, pixels, &error);
     if (status != LVP_OK) fail_msg("%s", lvp_error_text());
     if (error.code == LVP_SAMPLE_OK)
@@ -76,7 +77,7 @@ static void load_image(const struct lvp_image_place *place)
 // Lists and loads whatever is there.
 static void run_input(const char *name, bool images)
 {
-    const struct lvp_manifest_options options = {.limit = -1, .columns = true};
+    const struct lvp_manifest_options options = {.limit = -1, .columns = {.json = true, .text = true}};
     struct lvp_manifest *manifest = NULL;
     if (lvp_manifest_open(temp_path(name), &options, &manifest) != LVP_OK) {
         assert_true(lvp_error_text()[0] != '\0');

@@ -1,5 +1,8 @@
 #include "worker/image/image.h"
 
+#include "common/file.h"
+#include "common/image_kind.h"
+
 #include "worker/image/decode.h"
 #include "worker/image/preprocess.h"
 
@@ -12,7 +15,6 @@
 #include <unistd.h>
 
 enum {
-    SIGNATURE_BYTES = 12,
     // A file larger than its largest honest pixels (16-bit RGBA, uncompressed) and this much metadata is not read.
     MAX_BYTES_PER_PIXEL = 8,
     MAX_METADATA_BYTES = 64 << 20,
@@ -24,17 +26,17 @@ struct kind {
     int (*orientation)(const uint8_t *bytes, size_t n_bytes);
 };
 
-static const struct kind jpeg = {lvp_decode_jpeg, lvp_exif_orientation_jpeg};
-static const struct kind png = {lvp_decode_png, lvp_exif_orientation_png};
-static const struct kind webp = {lvp_decode_webp, lvp_exif_orientation_webp};
+static const struct kind kinds[] = {
+    [LVP_IMAGE_JPEG] = {lvp_decode_jpeg, lvp_exif_orientation_jpeg},
+    [LVP_IMAGE_PNG] = {lvp_decode_png, lvp_exif_orientation_png},
+    [LVP_IMAGE_WEBP] = {lvp_decode_webp, lvp_exif_orientation_webp},
+};
 
-// The kind by content, as file names lie; NULL for anything else.
+// The kind by content; NULL for anything else.
 static const struct kind *kind_of(const uint8_t *bytes, size_t n_bytes)
 {
-    if (n_bytes >= 3 && memcmp(bytes, "\xFF\xD8\xFF", 3) == 0) return &jpeg;
-    if (n_bytes >= 8 && memcmp(bytes, "\x89PNG\r\n\x1A\n", 8) == 0) return &png;
-    if (n_bytes >= 12 && memcmp(bytes, "RIFF", 4) == 0 && memcmp(bytes + 8, "WEBP", 4) == 0) return &webp;
-    return NULL;
+    enum lvp_image_kind kind = lvp_image_kind(bytes, n_bytes);
+    return kind != LVP_IMAGE_UNKNOWN ? &kinds[kind] : NULL;
 }
 
 static void set_unknown_kind(size_t n_bytes, struct lvp_sample_error *error)
@@ -62,22 +64,14 @@ fail:
     return status;
 }
 
-// Up to n_bytes from an offset; fewer at the file's end. -1 with errno.
-static ssize_t read_at_most(int file, uint64_t offset, uint8_t *bytes, size_t n_bytes)
+static enum lvp_status shard_lost(const struct lvp_image_file *from, const char *why)
 {
-    size_t done = 0;
-    while (done < n_bytes) {
-        const ssize_t got = pread(file, bytes + done, n_bytes - done, (off_t)(offset + done));
-        if (got < 0 && errno == EINTR) continue;
-        if (got < 0) return -1;
-        if (got == 0) break;
-        done += (size_t)got;
-    }
-    return (ssize_t)done;
+    return lvp_fail(LVP_ERR_IO, "the shard %s cannot be read any more: %s; nothing is lost, resume when it is back",
+                    from->path, why);
 }
 
-// Running out of descriptors or memory is this process's trouble, and a shard that is gone is the input's; anything
-// else is the sample's.
+// Running out of descriptors or memory is this process's trouble, and whatever keeps a shard from being read is its
+// storage's; anything else is the sample's.
 static enum lvp_status report_errno(const struct lvp_image_file *from, const char *what, struct lvp_sample_error *error)
 {
     const int code = errno;
@@ -85,9 +79,7 @@ static enum lvp_status report_errno(const struct lvp_image_file *from, const cha
     const char *reason = strerror_r(code, text, sizeof text); // the GNU form, which returns the text
     if (code == ENOMEM) return lvp_fail(LVP_ERR_MEMORY, "%s: %s", what, reason);
     if (code == EMFILE || code == ENFILE) return lvp_fail(LVP_ERR_IO, "%s: %s", what, reason);
-    if (from->shard_bytes > 0 && (code == ENOENT || code == ESTALE || code == EACCES || code == ENOTDIR))
-        return lvp_fail(LVP_ERR_IO, "the shard %s cannot be read any more: %s; nothing is lost, resume when it is back",
-                        from->path, reason);
+    if (from->shard_bytes > 0) return shard_lost(from, reason);
     lvp_sample_error_set(error, LVP_SAMPLE_FILE_MISSING, "%s: %s", what, reason);
     return LVP_OK;
 }
@@ -99,9 +91,9 @@ static enum lvp_status find_bytes(const struct lvp_image_file *from, int file, u
     struct stat info;
     if (fstat(file, &info) != 0) return report_errno(from, "cannot stat the file", error);
     if (from->shard_bytes > 0) {
-        if (!S_ISREG(info.st_mode) || (uint64_t)info.st_size != from->shard_bytes)
-            return lvp_fail(LVP_ERR_IO, "the shard %s is not the one that was listed: its size has changed",
-                            from->path);
+        if (!S_ISREG(info.st_mode) || (uint64_t)info.st_size != from->shard_bytes ||
+            lvp_file_time(&info) != from->shard_time)
+            return shard_lost(from, "it has changed since it was listed");
         *offset = from->offset;
         *n_bytes = from->n_bytes;
         return LVP_OK;
@@ -124,8 +116,8 @@ static enum lvp_status read_file(const struct lvp_image_file *from, int file, in
     uint64_t offset = 0, size = 0;
     LVP_TRY(find_bytes(from, file, &offset, &size, error));
     if (error->code != LVP_SAMPLE_OK) return LVP_OK;
-    uint8_t signature[SIGNATURE_BYTES];
-    ssize_t got = read_at_most(file, offset, signature, size < sizeof signature ? (size_t)size : sizeof signature);
+    uint8_t signature[LVP_SIGNATURE_BYTES];
+    ssize_t got = lvp_read_at(file, offset, signature, size < sizeof signature ? (size_t)size : sizeof signature);
     if (got < 0) return report_errno(from, "cannot read the file", error);
     if (kind_of(signature, (size_t)got) == NULL) {
         set_unknown_kind((size_t)got, error);
@@ -141,12 +133,11 @@ static enum lvp_status read_file(const struct lvp_image_file *from, int file, in
     }
     *bytes = malloc((size_t)size + 1); // never 0 bytes, even if the file has just shrunk
     if (*bytes == NULL) return lvp_fail(LVP_ERR_MEMORY, "no memory for %llu bytes", (unsigned long long)size);
-    got = read_at_most(file, offset, *bytes, (size_t)size);
-    if (got >= 0) {
-        *n_bytes = (size_t)got;
-        return LVP_OK;
-    }
-    enum lvp_status status = report_errno(from, "cannot read the file", error);
+    got = lvp_read_at(file, offset, *bytes, (size_t)size);
+    *n_bytes = got > 0 ? (size_t)got : 0;
+    if (got >= 0 && (*n_bytes == size || from->shard_bytes == 0)) return LVP_OK;
+    enum lvp_status status =
+        got < 0 ? report_errno(from, "cannot read the file", error) : shard_lost(from, "it ends early");
     free(*bytes);
     *bytes = NULL;
     return status;

@@ -13,6 +13,7 @@ struct lvp_image_file {
     const char *path;
     uint64_t offset, n_bytes; // of a shard
     uint64_t shard_bytes;     // size that the shard must have; 0: the file is the image
+    int64_t shard_time;       // and when it was changed last (lvp_file_time)
 };
 
 // Reads a regular file, or its part of one, and prepares it. `pixels` is [3, crop_height, crop_width] f32, owned by the
