@@ -94,8 +94,11 @@ static void note_fault(int signal)
     (void)raise(signal); // SA_RESETHAND: the default now
 }
 
+// A sanitizer has given the thread one already, and takes that back.
 static void use_signal_stack(void)
 {
+    stack_t before;
+    if (sigaltstack(NULL, &before) != 0 || (before.ss_flags & SS_DISABLE) == 0) return;
     const stack_t stack = {.ss_sp = signal_stack, .ss_size = sizeof signal_stack};
     (void)sigaltstack(&stack, NULL);
 }
