@@ -328,7 +328,7 @@ static enum lvp_status run_rank(struct command *command, int argc, char **argv, 
     command->caption.restarts = restarts != NULL ? atoi(restarts) : 0;
     lvp_launch_id(argc, argv, command->launch_id, sizeof command->launch_id);
     if (command->launch_id[0] != '\0') command->caption.launch_id = command->launch_id;
-    return lvp_rank_run(coordinate, command, exit_status);
+    return lvp_rank_run(coordinate, command, 1, exit_status);
 }
 
 // By itself: as the supervisor of its own ranks.

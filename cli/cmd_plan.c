@@ -2,7 +2,7 @@
 
 #include "cli/options.h"
 #include "cli/plan_report.h"
-#include "coordinator/shapes.h"
+#include "common/shapes.h"
 
 #include <stdio.h>
 #include <stdlib.h>

@@ -69,7 +69,9 @@ static void abort_world(enum lvp_status status)
     MPI_Abort(MPI_COMM_WORLD, exit_status);
 }
 
-static enum lvp_status coordinate_world(lvp_coordinate *coordinate, void *context, MPI_Comm control, int size)
+// `last`: no round follows, in which the workers would wait for this rank.
+static enum lvp_status coordinate_world(lvp_coordinate *coordinate, void *context, MPI_Comm control, int size,
+                                        bool last)
 {
     bool clean = false;
     lvp_guard_allow(COORDINATE_SECONDS, "coordinating");
@@ -77,7 +79,7 @@ static enum lvp_status coordinate_world(lvp_coordinate *coordinate, void *contex
                                  ? lvp_fail(LVP_ERR_USAGE, "one rank coordinates and does not work: start at least "
                                                            "2 ranks")
                                  : coordinate(context, control, size - 1, &clean);
-    if (!clean && size > 1) abort_world(status);
+    if (size > 1 && (!clean || (status != LVP_OK && !last))) abort_world(status);
     return status;
 }
 
@@ -101,7 +103,7 @@ static bool work(MPI_Comm control, MPI_Comm hops, int rank, int size, int thread
     return left_behind;
 }
 
-enum lvp_status lvp_rank_run(lvp_coordinate *coordinate, void *context, int *exit_status)
+enum lvp_status lvp_rank_run(lvp_coordinate *coordinate, void *context, int rounds, int *exit_status)
 {
     int provided = 0, rank = 0, size = 1;
     MPI_Comm control, hops;
@@ -122,10 +124,15 @@ enum lvp_status lvp_rank_run(lvp_coordinate *coordinate, void *context, int *exi
     MPI_Comm_set_errhandler(hops, MPI_ERRORS_RETURN);
     int threads = cores_of_worker(MPI_COMM_WORLD, rank);
     bool left_behind = false;
-    if (rank == 0)
-        status = coordinate_world(coordinate, context, control, size);
-    else
-        left_behind = work(control, hops, rank, size, threads);
+    for (int round = 0; round < rounds && status == LVP_OK; round++) {
+        if (rank == 0)
+            status = coordinate_world(coordinate, context, control, size, round + 1 == rounds);
+        else
+            left_behind = work(control, hops, rank, size, threads) || left_behind;
+        // A worker's Hello must not meet the end of the round before.
+        lvp_guard_allow(END_SECONDS, "waiting for the next round");
+        if (round + 1 < rounds) MPI_Barrier(control);
+    }
     if (status == LVP_STOPPED) *exit_status = status_of(status);
     lvp_guard_allow(END_SECONDS, "ending MPI");
     lvp_record_end(status_of(status), 0);

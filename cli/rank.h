@@ -8,10 +8,12 @@
 #include <mpi.h>
 #include <stdbool.h>
 
-// What rank 0 does. *clean says whether every worker has ended in good order; the world is aborted if not.
+// What rank 0 does with one set of workers. *clean says whether every worker has ended in good order; the world is
+// aborted if not.
 typedef enum lvp_status lvp_coordinate(void *context, MPI_Comm control, int n_workers, bool *clean);
 
-// Returns rank 0's status, LVP_OK in the others; *exit_status is set where the status alone does not say it.
-enum lvp_status lvp_rank_run(lvp_coordinate *coordinate, void *context, int *exit_status) LVP_MUST_CHECK;
+// `rounds` times: the workers start anew each time. Returns rank 0's status, LVP_OK in the others; *exit_status is set
+// where the status alone does not say it.
+enum lvp_status lvp_rank_run(lvp_coordinate *coordinate, void *context, int rounds, int *exit_status) LVP_MUST_CHECK;
 
 #endif

@@ -94,6 +94,8 @@ struct lvp_checkpoint {
     const char *prefixes[PART_COUNT];
     int sizes[SIZE_COUNT];
     int n_layers;                           // rows of `weights`: the ViT's or the decoder's layers, whichever are more
+    struct lvp_weight_pool *pool;           // of synthetic weights,
+    struct lvp_tensor_view *views;          // and their tensors, as `weights`
     const struct lvp_tensor_view **weights; // [n_layers][LVP_W_COUNT]; row 0 has those that are not per layer too
 };
 
@@ -166,15 +168,24 @@ static enum lvp_status find_weight(struct lvp_checkpoint *checkpoint, int weight
     return LVP_OK;
 }
 
+static enum lvp_status create_weights(struct lvp_checkpoint *checkpoint)
+{
+    int vit_layers = lvp_vit_layers_used(&checkpoint->config), text_layers = checkpoint->config.text.layers;
+    checkpoint->n_layers = vit_layers > text_layers ? vit_layers : text_layers;
+    checkpoint->weights = calloc((size_t)checkpoint->n_layers * LVP_W_COUNT, sizeof(const struct lvp_tensor_view *));
+    return checkpoint->weights != NULL ? LVP_OK : lvp_fail(LVP_ERR_MEMORY, "no memory for the weights");
+}
+
+// Layers that have a tensor of this role.
+static int count_layers(const struct rule *rule, const struct lvp_model_config *config)
+{
+    return rule->layers == NULL ? 1 : rule->part == PART_VIT ? lvp_vit_layers_used(config) : config->text.layers;
+}
+
 static enum lvp_status find_weights(struct lvp_checkpoint *checkpoint)
 {
     const struct lvp_model_config *config = &checkpoint->config;
-    int vit_layers = lvp_vit_layers_used(config);
-    int text_layers = config->text.layers;
-    checkpoint->n_layers = vit_layers > text_layers ? vit_layers : text_layers;
-    checkpoint->weights = calloc((size_t)checkpoint->n_layers * LVP_W_COUNT, sizeof(const struct lvp_tensor_view *));
-    if (checkpoint->weights == NULL) return lvp_fail(LVP_ERR_MEMORY, "%s: no memory for the weights", checkpoint->dir);
-
+    LVP_TRY(create_weights(checkpoint));
     for (int weight = 0; weight < LVP_W_COUNT; weight++) {
         const struct rule *rule = &rules[weight];
         if (!is_present(rule, config)) continue;
@@ -182,7 +193,7 @@ static enum lvp_status find_weights(struct lvp_checkpoint *checkpoint)
             checkpoint->weights[weight] = checkpoint->weights[LVP_W_EMBED];
             continue;
         }
-        int n = rule->layers == NULL ? 1 : rule->part == PART_VIT ? vit_layers : text_layers;
+        int n = count_layers(rule, config);
         for (int layer = 0; layer < n; layer++) LVP_TRY(find_weight(checkpoint, weight, layer));
     }
     if (config->text.tied_embeddings && checkpoint->prefixes[PART_HEAD] != NULL)
@@ -234,9 +245,61 @@ fail:
     return status;
 }
 
+// A norm's weight is 1, a bias 0.
+static enum lvp_pool_values values_of(const struct rule *rule)
+{
+    if (ends_with(rule->name, ".bias")) return LVP_POOL_ZEROS;
+    return rule->sizes[1] == NONE && ends_with(rule->name, ".weight") ? LVP_POOL_ONES : LVP_POOL_RANDOM;
+}
+
+static enum lvp_status cut_weights(struct lvp_checkpoint *checkpoint)
+{
+    const struct lvp_model_config *config = &checkpoint->config;
+    size_t largest = 0;
+    for (int weight = 0; weight < LVP_W_COUNT; weight++) {
+        size_t n = 1;
+        for (int i = 0; i < 4 && rules[weight].sizes[i] != NONE; i++)
+            n *= (size_t)checkpoint->sizes[rules[weight].sizes[i]];
+        if (n > largest) largest = n;
+    }
+    LVP_TRY(create_weights(checkpoint));
+    LVP_TRY(lvp_weight_pool_create(largest, &checkpoint->pool));
+    checkpoint->views = calloc((size_t)checkpoint->n_layers * LVP_W_COUNT, sizeof *checkpoint->views);
+    if (checkpoint->views == NULL) return lvp_fail(LVP_ERR_MEMORY, "no memory for the weights");
+    for (int weight = 0; weight < LVP_W_COUNT; weight++) {
+        const struct rule *rule = &rules[weight];
+        int sizes[4], n = is_present(rule, config) ? count_layers(rule, config) : 0;
+        for (int i = 0; i < 4; i++) sizes[i] = checkpoint->sizes[rule->sizes[i]];
+        for (int layer = 0; layer < n; layer++) {
+            size_t at = (size_t)layer * LVP_W_COUNT + (size_t)weight;
+            checkpoint->views[at] = lvp_weight_pool_cut(checkpoint->pool, rule->name, sizes, values_of(rule));
+            checkpoint->weights[at] = &checkpoint->views[at];
+        }
+    }
+    return LVP_OK;
+}
+
+enum lvp_status lvp_checkpoint_synthetic(const struct lvp_model_config *config, struct lvp_checkpoint **result)
+{
+    *result = NULL;
+    enum lvp_status status = LVP_OK;
+    struct lvp_checkpoint *checkpoint = calloc(1, sizeof *checkpoint);
+    if (checkpoint == NULL) return lvp_fail(LVP_ERR_MEMORY, "no memory for the weights");
+    checkpoint->config = *config;
+    fill_sizes(checkpoint);
+    LVP_CHECK(cut_weights(checkpoint));
+    *result = checkpoint;
+    return LVP_OK;
+fail:
+    lvp_checkpoint_close(checkpoint);
+    return status;
+}
+
 void lvp_checkpoint_close(struct lvp_checkpoint *checkpoint)
 {
     if (checkpoint == NULL) return;
+    lvp_weight_pool_free(checkpoint->pool);
+    free(checkpoint->views);
     lvp_tensor_set_close(&checkpoint->tensors);
     free(checkpoint->weights);
     free(checkpoint->dir);

@@ -6,6 +6,7 @@
 
 #include "common/model_config.h"
 #include "common/safetensors.h"
+#include "common/weight_pool.h"
 
 // Weights by role. The shapes are [out, in] as PyTorch stores them; C = text.hidden, V = vision.hidden.
 enum lvp_weight {
@@ -67,6 +68,10 @@ struct lvp_checkpoint;
 // shape and a float dtype (LVP_ERR_MODEL names the tensor, what is wrong and the file). Tensors that need no loading
 // are ignored; others that are not known are named in one warning.
 enum lvp_status lvp_checkpoint_open(const char *dir, struct lvp_checkpoint **checkpoint) LVP_MUST_CHECK;
+
+// A model of this configuration with random weights, in memory. Its tensors are bf16.
+enum lvp_status lvp_checkpoint_synthetic(const struct lvp_model_config *config,
+                                         struct lvp_checkpoint **checkpoint) LVP_MUST_CHECK;
 void lvp_checkpoint_close(struct lvp_checkpoint *checkpoint); // NULL is allowed
 
 const struct lvp_model_config *lvp_checkpoint_config(const struct lvp_checkpoint *checkpoint);
@@ -90,7 +95,9 @@ struct lvp_pruner_block {
 };
 
 struct lvp_pruner_weights {
-    struct lvp_safetensors *file;           // owned
+    struct lvp_safetensors *file;           // owned; NULL for synthetic ones
+    struct lvp_weight_pool *pool;           // owned; of synthetic ones,
+    struct lvp_tensor_view *views;          // and their tensors
     int n_points;                           // S
     int after_layers[LVP_MAX_PRUNE_POINTS]; // strictly increasing, 1..text.layers
     int heads;                              // divides inner_width
@@ -102,6 +109,9 @@ struct lvp_pruner_weights {
 
 enum lvp_status lvp_pruner_weights_open(const char *path, const struct lvp_model_config *config,
                                         struct lvp_pruner_weights *weights) LVP_MUST_CHECK;
+// Modules of inner width `width` with random weights for the model's usual prune points.
+enum lvp_status lvp_pruner_weights_synthetic(const struct lvp_model_config *config, int width,
+                                             struct lvp_pruner_weights *weights) LVP_MUST_CHECK;
 void lvp_pruner_weights_close(struct lvp_pruner_weights *weights); // safe on a zeroed struct
 
 #endif

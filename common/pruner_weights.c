@@ -3,6 +3,7 @@
 
 #include "common/hash.h"
 #include "common/log.h"
+#include "common/plan.h"
 #include "common/tensor_set.h"
 
 #include <stddef.h>
@@ -152,8 +153,68 @@ fail:
     return status;
 }
 
+static enum lvp_pool_values values_of(int tensor)
+{
+    size_t n = strlen(block_tensors[tensor].name);
+    if (strcmp(block_tensors[tensor].name + n - strlen(".bias"), ".bias") == 0) return LVP_POOL_ZEROS;
+    return block_tensors[tensor].sizes[1] == NONE ? LVP_POOL_ONES : LVP_POOL_RANDOM;
+}
+
+static void cut_tensors(const struct lvp_model_config *config, struct lvp_pruner_weights *weights)
+{
+    int inner = weights->inner_width;
+    struct lvp_tensor_view *view = weights->views;
+    for (int point = 0; point < weights->n_points; point++) {
+        for (int b = 0; b < 2; b++) {
+            const int sizes[] = {[NONE] = 0,
+                                 [INNER] = inner,
+                                 [TWICE_INNER] = 2 * inner,
+                                 [MODEL] = config->text.hidden,
+                                 [BLOCK_INPUT] = b == 0 ? config->text.hidden : inner};
+            for (int i = 0; i < N_BLOCK_TENSORS; i++) {
+                const int shape[] = {sizes[block_tensors[i].sizes[0]], sizes[block_tensors[i].sizes[1]], 0};
+                *view = lvp_weight_pool_cut(weights->pool, block_tensors[i].name, shape, values_of(i));
+                void *member = (char *)&weights->blocks[point][b] + block_tensors[i].offset;
+                *(const struct lvp_tensor_view **)member = view++;
+            }
+        }
+        const int gate[] = {2, inner, 0};
+        *view = lvp_weight_pool_cut(weights->pool, "gate.weight", gate, LVP_POOL_RANDOM);
+        weights->gate[point] = view++;
+    }
+}
+
+enum lvp_status lvp_pruner_weights_synthetic(const struct lvp_model_config *config, int width,
+                                             struct lvp_pruner_weights *weights)
+{
+    enum lvp_status status = LVP_OK;
+    struct lvp_prune_plan points;
+    int heads = width / config->text.head_dim > 0 ? width / config->text.head_dim : 1;
+    *weights = (struct lvp_pruner_weights){.inner_width = width};
+    lvp_prune_default_points(config->text.layers, &points);
+    weights->n_points = points.n_points;
+    memcpy(weights->after_layers, points.after, sizeof weights->after_layers);
+    while (width % heads != 0) heads--;
+    weights->heads = heads;
+    size_t c = (size_t)config->text.hidden, d = (size_t)width;
+    size_t n_views = (size_t)weights->n_points * (2 * N_BLOCK_TENSORS + 1);
+    LVP_CHECK(lvp_weight_pool_create(d * (c > 2 * d ? c : 2 * d), &weights->pool));
+    weights->views = calloc(n_views + 1, sizeof *weights->views);
+    if (weights->views == NULL) {
+        status = lvp_fail(LVP_ERR_MEMORY, "out of memory for synthetic pruning modules");
+        goto fail;
+    }
+    cut_tensors(config, weights);
+    return LVP_OK;
+fail:
+    lvp_pruner_weights_close(weights);
+    return status;
+}
+
 void lvp_pruner_weights_close(struct lvp_pruner_weights *weights)
 {
+    lvp_weight_pool_free(weights->pool);
+    free(weights->views);
     lvp_safetensors_close(weights->file);
     *weights = (struct lvp_pruner_weights){0};
 }

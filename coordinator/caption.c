@@ -1,14 +1,50 @@
+#include "coordinator/caption.h"
+
+#include "common/checkpoint.h"
+#include "common/job.h"
 #include "common/log.h"
 #include "common/record.h"
-#include "coordinator/caption_job.h"
+#include "coordinator/output/captions.h"
+#include "coordinator/output/crashes.h"
 #include "coordinator/output/identity.h"
+#include "coordinator/output/progress.h"
 #include "coordinator/output/report.h"
+#include "coordinator/run.h"
 
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-enum { FINISH_SECONDS = 10, SURVEY_THREADS = 8 };
+enum {
+    FINISH_SECONDS = 10,
+    SURVEY_THREADS = 8,
+    TYPICAL_TEXT = 64 // rows of a prompt that are no image's, before any is known
+};
+
+// Opened from top to bottom, closed the other way.
+struct job {
+    const struct lvp_caption_options *options;
+    struct lvp_checkpoint *checkpoint;
+    const struct lvp_model_config *config;
+    char model_hash[33];
+    struct lvp_tokenizer *tokenizer;
+    struct lvp_chat_template *chat;
+    struct lvp_pruner_weights weights;
+    struct lvp_world world;
+    struct lvp_manifest *manifest;
+    struct lvp_requests requests;
+    struct lvp_cursor cursor; // of the input
+    struct lvp_lock *lock;    // of the output folder
+    struct lvp_crashes crashes;
+    char kernel_set[16];
+    struct lvp_deployment deployment;
+    struct lvp_captions *captions;
+    struct lvp_progress progress;
+    struct lvp_captions_counts final_counts;
+    char last_error[600]; // a sample's
+    int *vision_tokens;   // [max images of a prompt, 1 + n_points]
+    double started;
+};
 
 static enum lvp_status open_model(struct job *job)
 {
@@ -20,7 +56,6 @@ static enum lvp_status open_model(struct job *job)
     if (!options->raw_prompt) LVP_TRY(lvp_chat_template_load(options->model, &job->chat));
     if (options->pruner_weights != NULL)
         LVP_TRY(lvp_pruner_weights_open(options->pruner_weights, job->config, &job->weights));
-    lvp_prune_counts(&options->prune, lvp_vision_tokens(job->config), &job->prune);
     return LVP_OK;
 }
 
@@ -80,7 +115,8 @@ static enum lvp_status take_folder(struct job *job)
 {
     const char *output = job->options->output;
     const struct lvp_tick tick = {.call = idle, .context = job};
-    struct lvp_record_place place = {.n_ranks = job->world.n_workers + 1, .stage = -1, .n_stages = job->n_stages};
+    struct lvp_record_place place = {
+        .n_ranks = job->world.n_workers + 1, .stage = -1, .n_stages = job->deployment.n_stages};
     LVP_TRY(lvp_lock_take(output, &tick, &job->lock));
     LVP_TRY(lvp_crashes_collect(output));
     lvp_record_phase(LVP_PHASE_LOADING);
@@ -140,6 +176,66 @@ static enum lvp_status open_output(struct job *job)
     start_progress(job);
     lvp_progress_tell(&job->progress, "loading", "");
     return LVP_OK;
+}
+
+static enum lvp_status plan(struct job *job)
+{
+    const struct lvp_caption_options *options = job->options;
+    struct lvp_deployment *deployment = &job->deployment;
+    deployment->config = job->config;
+    deployment->prune_plan = &options->prune;
+    deployment->pruner_width = job->weights.inner_width;
+    deployment->text_tokens = TYPICAL_TEXT;
+    deployment->new_tokens = options->max_new_tokens;
+    deployment->dtype = options->dtype;
+    deployment->choice = &options->partition;
+    deployment->batch_tokens = options->batch_tokens;
+    deployment->kernel_set = job->kernel_set;
+    return lvp_deployment_plan(deployment, &job->world);
+}
+
+static enum lvp_status set_up_workers(struct job *job)
+{
+    const struct lvp_caption_options *options = job->options;
+    enum lvp_status status = LVP_OK;
+    Lvp__Setup setup = LVP__SETUP__INIT;
+    char host[128];
+    char *model = realpath(options->model, NULL), *output = realpath(options->output, NULL);
+    char *weights = options->pruner_weights != NULL ? realpath(options->pruner_weights, NULL) : strdup("");
+    if (model == NULL || weights == NULL || output == NULL) {
+        status =
+            lvp_fail(LVP_ERR_MODEL, "%s cannot be found any more", output == NULL ? options->output : options->model);
+        goto fail;
+    }
+    lvp_host_name(host, sizeof host);
+    setup.output = output;
+    setup.coordinator = host;
+    setup.model = model;
+    setup.model_hash = job->model_hash;
+    setup.pruner = (int32_t)options->pruner;
+    setup.pruner_weights = weights;
+    setup.max_pixels = options->max_pixels;
+    status = lvp_deployment_set_up(&job->deployment, &job->world, options->threads, options->drain, &setup);
+fail:
+    free(model);
+    free(weights);
+    free(output);
+    return status;
+}
+
+static enum lvp_status load_request(void *context, uint64_t index, struct lvp_request *request)
+{
+    struct job *job = context;
+    return lvp_request_load(&job->requests, &job->cursor, index, request);
+}
+
+static enum lvp_status build_prompt(void *context, const struct lvp_request *request, struct lvp_prompt *prompt,
+                                    struct lvp_sample_error *error)
+{
+    const struct job *job = context;
+    return lvp_prompt_build(job->tokenizer, job->chat, job->options->system, request->prompt, request->sample.n_images,
+                            job->config->image_token_id, lvp_vision_tokens(job->config),
+                            job->config->text.max_positions, prompt, error);
 }
 
 static bool sink_done(void *context, uint64_t index)
@@ -214,7 +310,7 @@ static enum lvp_status sink_caption(void *context, uint64_t index, const struct 
                                   .prompt_tokens = prompt->n_rows,
                                   .vision_tokens = job->vision_tokens,
                                   .n_images = prompt->n_images,
-                                  .n_counts = job->prune.n_points + 1};
+                                  .n_counts = job->deployment.prune.n_points + 1};
     enum lvp_status status = lvp_captions_add(job->captions, index, request, &caption);
     free(text);
     return status == LVP_OK ? check_failures(job) : status;
@@ -232,10 +328,11 @@ static enum lvp_status sink_tick(void *context, const struct lvp_run_gauges *gau
 // The survivors of every prune point, for each image of a prompt.
 static enum lvp_status fill_vision_tokens(struct job *job)
 {
-    int counts = job->prune.n_points + 1;
-    job->vision_tokens = calloc((size_t)job->image_slots * (size_t)counts, sizeof *job->vision_tokens);
+    const struct lvp_prune_counts *prune = &job->deployment.prune;
+    int counts = prune->n_points + 1, images = job->deployment.image_slots;
+    job->vision_tokens = calloc((size_t)images * (size_t)counts, sizeof *job->vision_tokens);
     if (job->vision_tokens == NULL) return lvp_fail(LVP_ERR_MEMORY, "out of memory");
-    for (int i = 0; i < job->image_slots * counts; i++) job->vision_tokens[i] = job->prune.rows[i % counts];
+    for (int i = 0; i < images * counts; i++) job->vision_tokens[i] = prune->rows[i % counts];
     return LVP_OK;
 }
 
@@ -244,20 +341,18 @@ static struct lvp_run_options run_options(struct job *job)
     const struct lvp_caption_options *options = job->options;
     return (struct lvp_run_options){
         .world = &job->world,
-        .config = job->config,
-        .tokenizer = job->tokenizer,
-        .chat = job->chat,
-        .requests = &job->requests,
-        .system = options->system,
+        .deployment = &job->deployment,
         .max_new_tokens = options->max_new_tokens,
         .temperature = options->temperature,
         .top_p = options->top_p,
         .seed = options->seed,
-        .scheduler = job->scheduler,
-        .image_slots = job->image_slots,
-        .block_seconds = job->block_seconds,
         .drain = options->drain,
         .drain_seconds = options->drain_seconds,
+        .source = {.context = job,
+                   .n = lvp_request_count(&job->requests),
+                   .n_prompts = lvp_prompts_per_sample(&job->requests),
+                   .load = load_request,
+                   .prompt = build_prompt},
         .sink = {.context = job,
                  .done = sink_done,
                  .error = sink_error,
@@ -277,7 +372,7 @@ static enum lvp_status report(struct job *job, const struct lvp_run_totals *tota
     struct lvp_report report = {.options = options,
                                 .config = job->config,
                                 .world = &job->world,
-                                .prune = &job->prune,
+                                .prune = &job->deployment.prune,
                                 .totals = totals,
                                 .counts = counts,
                                 .model_hash = job->model_hash,
@@ -314,14 +409,14 @@ static enum lvp_status run(struct job *job)
 static enum lvp_status open_and_run(struct job *job, MPI_Comm control, int n_workers)
 {
     LVP_TRY(lvp_world_open(control, n_workers, &job->world));
-    LVP_TRY(lvp_caption_layout(job->options, n_workers, &job->n_stages, &job->n_replicas));
+    LVP_TRY(lvp_caption_layout(job->options, n_workers, &job->deployment.n_stages, &job->deployment.n_replicas));
     LVP_TRY(open_model(job));
     LVP_TRY(open_input(job));
     LVP_TRY(take_folder(job));
     LVP_TRY(choose_kernel_set(job));
-    LVP_TRY(lvp_job_plan(job));
+    LVP_TRY(plan(job));
     LVP_TRY(open_output(job));
-    LVP_TRY(lvp_job_set_up_workers(job));
+    LVP_TRY(set_up_workers(job));
     return run(job);
 }
 
@@ -355,6 +450,7 @@ enum lvp_status lvp_caption(const struct lvp_caption_options *options, MPI_Comm 
     }
     if (status != LVP_OK) lvp_record_error(lvp_error_text());
     lvp_world_close(&job.world);
+    lvp_cursor_close(&job.cursor);
     lvp_manifest_close(job.manifest);
     lvp_crashes_free(&job.crashes);
     lvp_pruner_weights_close(&job.weights);

@@ -5,15 +5,16 @@
 static enum lvp_status create_replica(struct run *run, struct replica *replica)
 {
     const struct lvp_run_options *options = run->options;
-    size_t slots = (size_t)options->image_slots, steps = (size_t)options->scheduler.max_steps;
-    LVP_TRY(lvp_scheduler_create(&options->scheduler, &replica->scheduler));
+    const struct lvp_deployment *deployment = options->deployment;
+    size_t slots = (size_t)deployment->image_slots, steps = (size_t)deployment->scheduler.max_steps;
+    LVP_TRY(lvp_scheduler_create(&deployment->scheduler, &replica->scheduler));
     replica->slot_group = calloc(slots, sizeof(struct group *));
     replica->to_encode = calloc(slots, sizeof *replica->to_encode);
     replica->encoding = calloc(slots, sizeof *replica->encoding);
     replica->encode_sizes = calloc((size_t)run->max_encodes, sizeof *replica->encode_sizes);
-    replica->planned = calloc(steps * (size_t)options->scheduler.max_seqs, sizeof *replica->planned);
+    replica->planned = calloc(steps * (size_t)deployment->scheduler.max_seqs, sizeof *replica->planned);
     replica->planned_sizes = calloc(steps, sizeof *replica->planned_sizes);
-    replica->n_free_slots = options->image_slots;
+    replica->n_free_slots = deployment->image_slots;
     if (replica->slot_group == NULL || replica->to_encode == NULL || replica->encoding == NULL ||
         replica->encode_sizes == NULL || replica->planned == NULL || replica->planned_sizes == NULL)
         return lvp_fail(LVP_ERR_MEMORY, "out of memory for the run");
@@ -23,8 +24,8 @@ static enum lvp_status create_replica(struct run *run, struct replica *replica)
 static enum lvp_status create(struct run *run)
 {
     const struct lvp_run_options *options = run->options;
-    size_t seqs = (size_t)options->scheduler.max_seqs;
-    run->n_requests = lvp_request_count(options->requests);
+    size_t seqs = (size_t)options->deployment->scheduler.max_seqs;
+    run->n_requests = options->source.n;
     run->max_encodes = options->world->merge_stage + 2;
     run->finished = calloc((size_t)options->sink.window, sizeof *run->finished);
     run->replicas = calloc((size_t)options->world->n_replicas, sizeof *run->replicas);
@@ -52,7 +53,6 @@ static void destroy(struct run *run)
         free(replica->planned);
         free(replica->planned_sizes);
     }
-    lvp_cursor_close(&run->cursor);
     free(run->finished);
     free(run->replicas);
     free(run->sequences);

@@ -13,12 +13,10 @@
 #define LVP_COORDINATOR_RUN_H
 
 #include "common/prompt.h"
+#include "coordinator/deployment.h"
 #include "coordinator/input/request.h"
-#include "coordinator/scheduler.h"
-#include "coordinator/world.h"
 
-enum { LVP_ENCODE_IMAGES = 8 }; // images of one encode job at most
-enum { LVP_ALONE_AFTER = 2 };   // crashes after which a sample is tried alone
+enum { LVP_ALONE_AFTER = 2 }; // crashes after which a sample is tried alone
 
 // What is under way, for people.
 struct lvp_run_gauges {
@@ -26,6 +24,17 @@ struct lvp_run_gauges {
     int waiting;                      // requests whose images are ready or being encoded
     int running;                      // requests in steps
     int64_t generated_tokens, images; // so far
+};
+
+// Where requests come from: sample by sample, every prompt of each.
+struct lvp_run_source {
+    void *context;
+    uint64_t n;    // requests
+    int n_prompts; // of a sample
+    enum lvp_status (*load)(void *context, uint64_t index, struct lvp_request *request);
+    // Its token ids; a fault of the request goes to *error with LVP_OK. `prompt` comes zeroed.
+    enum lvp_status (*prompt)(void *context, const struct lvp_request *request, struct lvp_prompt *prompt,
+                              struct lvp_sample_error *error);
 };
 
 // Where rows go. `done` tells which requests an earlier run has finished.
@@ -47,24 +56,22 @@ struct lvp_run_sink {
 
 struct lvp_run_options {
     struct lvp_world *world; // set up
-    const struct lvp_model_config *config;
-    const struct lvp_tokenizer *tokenizer;
-    const struct lvp_chat_template *chat; // NULL: raw prompts
-    const struct lvp_requests *requests;
-    const char *system; // NULL: none
+    const struct lvp_deployment *deployment;
     int max_new_tokens;
+    bool ignore_eos; // answers do not end before max_new_tokens
     float temperature, top_p;
     uint64_t seed;
-    struct lvp_scheduler_config scheduler; // of each replica
-    int image_slots;                       // of each replica
-    double block_seconds;                  // that one block may take for a full step, on a slow machine
-    const atomic_int *drain;               // 1: finish what is under way, 2: stop; NULL: never
+    const atomic_int *drain; // 1: finish what is under way, 2: stop; NULL: never
     double drain_seconds;
+    struct lvp_run_source source;
     struct lvp_run_sink sink;
 };
 
 struct lvp_run_totals {
     int64_t generated_tokens, prompt_rows, steps, images;
+    int64_t answers, later_tokens; // finished requests; their tokens but the first
+    double first_token_seconds;    // summed over answers: from the image's Prepare to the first token
+    double later_seconds;          // from there to the last token
 };
 
 // LVP_OK when every request is finished; LVP_DRAINED, LVP_STOPPED when a signal ended it before; LVP_ERR_LOST naming a

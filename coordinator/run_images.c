@@ -57,6 +57,10 @@ enum lvp_status lvp_run_finish_ask(struct run *run, struct ask *ask, const struc
                               ask->n_tokens, stopped));
         run->totals.generated_tokens += ask->n_tokens;
         run->totals.prompt_rows += ask->prompt.n_rows;
+        run->totals.answers++;
+        run->totals.later_tokens += ask->n_tokens - 1;
+        run->totals.first_token_seconds += ask->first_token - ask->placed;
+        run->totals.later_seconds += lvp_now() - ask->first_token;
     }
     mark_finished(run, ask->index);
     run->n_active--;
@@ -90,22 +94,20 @@ static enum lvp_status build_prompt(struct run *run, struct ask *ask, struct lvp
     const struct lvp_request *request = &ask->request;
     *error = request->error;
     if (error->code == LVP_SAMPLE_OK)
-        LVP_TRY(lvp_prompt_build(options->tokenizer, options->chat, options->system, request->prompt,
-                                 request->sample.n_images, options->config->image_token_id,
-                                 lvp_vision_tokens(options->config), options->config->text.max_positions, &ask->prompt,
-                                 error));
+        LVP_TRY(options->source.prompt(options->source.context, request, &ask->prompt, error));
     if (error->code != LVP_SAMPLE_OK) return LVP_OK;
     const struct lvp_prompt *prompt = &ask->prompt;
+    const struct lvp_model_config *config = options->deployment->config;
     for (int i = 0; i < prompt->n_ids; i++)
-        if (prompt->ids[i] >= options->config->text.vocab && prompt->ids[i] != options->config->image_token_id)
+        if (prompt->ids[i] >= config->text.vocab && prompt->ids[i] != config->image_token_id)
             return lvp_fail(LVP_ERR_MODEL,
                             "the tokenizer gives id %d, the model's vocabulary ends at %d: they do not belong together",
-                            prompt->ids[i], options->config->text.vocab - 1);
-    int room = options->config->text.max_positions - prompt->n_rows;
+                            prompt->ids[i], config->text.vocab - 1);
+    int room = config->text.max_positions - prompt->n_rows;
     ask->max_new = options->max_new_tokens < room ? options->max_new_tokens : room;
-    if (prompt->n_images > options->image_slots) {
+    if (prompt->n_images > options->deployment->image_slots) {
         lvp_sample_error_set(error, LVP_SAMPLE_KV_TOO_SMALL, "the prompt has %d images, a run holds %d at once",
-                             prompt->n_images, options->image_slots);
+                             prompt->n_images, options->deployment->image_slots);
         return LVP_OK;
     }
     if (!lvp_scheduler_fits(run->replicas[0].scheduler, prompt->n_ids - prompt->n_images, prompt->n_images,
@@ -129,7 +131,7 @@ static enum lvp_status add_ask(struct run *run, struct group *group, uint64_t in
     struct lvp_sample_error error = {.code = LVP_SAMPLE_OK};
     struct ask *ask = calloc(1, sizeof *ask);
     if (ask == NULL) return lvp_fail(LVP_ERR_MEMORY, "out of memory for a request");
-    enum lvp_status status = lvp_request_load(run->options->requests, &run->cursor, index, &ask->request);
+    enum lvp_status status = run->options->source.load(run->options->source.context, index, &ask->request);
     if (status != LVP_OK) {
         free(ask);
         return status;
@@ -168,7 +170,7 @@ static enum lvp_status add_ask(struct run *run, struct group *group, uint64_t in
 static enum lvp_status build_group(struct run *run)
 {
     const struct lvp_run_options *options = run->options;
-    uint64_t n_prompts = (uint64_t)lvp_prompts_per_sample(options->requests);
+    uint64_t n_prompts = (uint64_t)options->source.n_prompts;
     uint64_t end = (run->next / n_prompts + 1) * n_prompts;
     struct group *group = calloc(1, sizeof *group);
     if (group == NULL) return lvp_fail(LVP_ERR_MEMORY, "out of memory for a sample");
@@ -262,6 +264,7 @@ static enum lvp_status place_group(struct run *run, struct group *group, int r)
     replica->n_free_slots -= group->n_images;
     replica->n_preparing += group->n_images;
     group->n_unprepared = group->n_unencoded = group->n_images;
+    for (struct ask *ask = group->asks; ask != NULL; ask = ask->next) ask->placed = lvp_now();
     run->n_placed++;
     set_alone(run, group->alone, group->sample);
     return send_prepare(run, group);
@@ -275,7 +278,7 @@ static bool must_wait(const struct run *run)
 
 enum lvp_status lvp_run_admit(struct run *run, bool *moved)
 {
-    uint64_t n_prompts = (uint64_t)lvp_prompts_per_sample(run->options->requests);
+    uint64_t n_prompts = (uint64_t)run->options->source.n_prompts;
     if (run->draining || run->options->sink.full(run->options->sink.context)) return LVP_OK;
     for (;;) {
         if (run->held == NULL && run->again != NULL) {
@@ -331,8 +334,8 @@ static enum lvp_status fail_group(struct run *run, struct group *group)
 enum lvp_status lvp_run_prepared(struct run *run, int r, const Lvp__Prepared *message)
 {
     struct replica *replica = &run->replicas[r];
-    if (message->slot < 0 || message->slot >= run->options->image_slots || replica->slot_group[message->slot] == NULL ||
-        replica->slot_group[message->slot]->n_unprepared == 0)
+    if (message->slot < 0 || message->slot >= run->options->deployment->image_slots ||
+        replica->slot_group[message->slot] == NULL || replica->slot_group[message->slot]->n_unprepared == 0)
         return lvp_fail(LVP_ERR_FORMAT, "Prepared for image slot %d, which is not being prepared", message->slot);
     struct group *group = replica->slot_group[message->slot];
     if (message->error != LVP_SAMPLE_OK && group->error.code == LVP_SAMPLE_OK) {
@@ -348,7 +351,8 @@ enum lvp_status lvp_run_prepared(struct run *run, int r, const Lvp__Prepared *me
     }
     if (group->error.code != LVP_SAMPLE_OK) return fail_group(run, group);
     for (int i = 0; i < group->n_images; i++)
-        replica->to_encode[(replica->first_to_encode + replica->n_to_encode++) % run->options->image_slots] =
+        replica
+            ->to_encode[(replica->first_to_encode + replica->n_to_encode++) % run->options->deployment->image_slots] =
             group->slots[i];
     return LVP_OK;
 }
@@ -356,7 +360,7 @@ enum lvp_status lvp_run_prepared(struct run *run, int r, const Lvp__Prepared *me
 static enum lvp_status send_encode(struct run *run, int r)
 {
     struct replica *replica = &run->replicas[r];
-    int n_slots = run->options->image_slots;
+    int n_slots = run->options->deployment->image_slots;
     int n = replica->n_to_encode < LVP_ENCODE_IMAGES ? replica->n_to_encode : LVP_ENCODE_IMAGES;
     int first = (replica->first_encoding + replica->n_encoding) % n_slots;
     int32_t slots[LVP_ENCODE_IMAGES];
@@ -405,7 +409,7 @@ enum lvp_status lvp_run_encoded(struct run *run, int r, const Lvp__EncodeDone *m
     replica->n_encodes--;
     for (int i = 0; i < n; i++) {
         struct group *group = replica->slot_group[replica->encoding[replica->first_encoding]];
-        replica->first_encoding = (replica->first_encoding + 1) % run->options->image_slots;
+        replica->first_encoding = (replica->first_encoding + 1) % run->options->deployment->image_slots;
         replica->n_encoding--;
         run->totals.images++;
         if (--group->n_unencoded == 0) LVP_TRY(queue_requests(run, group));

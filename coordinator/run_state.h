@@ -15,9 +15,10 @@ struct ask {
     uint64_t sampling_key, random_key;
     int max_new; // --max-new-tokens, clipped at the context
     int n_tokens;
-    int32_t *tokens;  // [max_new]
-    float *logprobs;  // [max_new]
-    struct ask *next; // in the group
+    double placed, first_token; // lvp_now()
+    int32_t *tokens;            // [max_new]
+    float *logprobs;            // [max_new]
+    struct ask *next;           // in the group
 };
 
 // One sample with its prompts: the images are prepared and encoded once for all of them.
@@ -67,7 +68,6 @@ struct run {
     bool alone;                          // the one that is placed must stay alone
     bool draining;
     double drain_deadline, watched; // lvp_now()
-    struct lvp_cursor cursor;       // of the input
     int max_encodes;
     struct replica *replicas; // [n_replicas]
     // building one Step message

@@ -50,7 +50,7 @@ static enum lvp_status send_step(struct run *run, int r, const struct lvp_planne
 
 enum lvp_status lvp_run_send_steps(struct run *run, bool *moved)
 {
-    const struct lvp_scheduler_config *config = &run->options->scheduler;
+    const struct lvp_scheduler_config *config = &run->options->deployment->scheduler;
     for (int r = 0; r < run->options->world->n_replicas; r++) {
         struct replica *replica = &run->replicas[r];
         while (replica->n_steps < config->max_steps) {
@@ -80,12 +80,13 @@ static enum lvp_status take_token(struct run *run, const struct lvp_planned_seq 
 {
     struct ask *ask = planned->request;
     struct group *group = ask->group;
-    if (token < 0 || token >= run->options->config->text.vocab)
+    if (token < 0 || token >= run->options->deployment->config->text.vocab)
         return lvp_fail(LVP_ERR_FORMAT, "StepDone with token %d, outside the vocabulary", token);
     if (planned->prefill && --group->n_unstarted == 0) lvp_run_release_images(run, group);
     ask->tokens[ask->n_tokens] = token;
     ask->logprobs[ask->n_tokens++] = logprob;
-    bool stopped = is_eos(run->options->config, token);
+    if (ask->n_tokens == 1) ask->first_token = lvp_now();
+    bool stopped = !run->options->ignore_eos && is_eos(run->options->deployment->config, token);
     *ended = stopped || ask->n_tokens == ask->max_new;
     return *ended ? lvp_run_finish_ask(run, ask, NULL, stopped) : LVP_OK;
 }
@@ -105,7 +106,7 @@ static enum lvp_status send_release(struct run *run, int r, int n)
 
 enum lvp_status lvp_run_step_done(struct run *run, int r, const Lvp__StepDone *message)
 {
-    const struct lvp_scheduler_config *config = &run->options->scheduler;
+    const struct lvp_scheduler_config *config = &run->options->deployment->scheduler;
     struct replica *replica = &run->replicas[r];
     int n = replica->planned_sizes[replica->first_step], n_released = 0;
     if (replica->n_steps == 0 || message->number != replica->step_number - (uint64_t)replica->n_steps + 1 ||

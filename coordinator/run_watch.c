@@ -48,7 +48,7 @@ static enum lvp_status watch_replica(struct run *run, int r)
     uint64_t moves = moves_of(run, r);
     if (moves != replica->moves || (!computing && replica->n_preparing == 0)) lvp_patience_reset(&replica->stuck);
     replica->moves = moves;
-    double waited = lvp_patience_ask(&replica->stuck), limit = BLOCK_FACTOR * run->options->block_seconds;
+    double waited = lvp_patience_ask(&replica->stuck), limit = BLOCK_FACTOR * run->options->deployment->block_seconds;
     if (limit < LEAST_SECONDS) limit = LEAST_SECONDS;
     if (!computing && limit < IMAGE_SECONDS) limit = IMAGE_SECONDS;
     if (waited <= limit) return LVP_OK;

@@ -92,6 +92,12 @@ struct lvp_sampling {
     uint32_t token_index;
 };
 
+// What the device could do at best.
+struct lvp_roof {
+    double flops;      // FLOP/s of multiply-adds in the kind of arithmetic that linear layers use, on registers
+    double read_bytes; // bytes/s from memory
+};
+
 struct lvp_backend_ops {
     void (*close)(struct lvp_backend *backend);
 
@@ -153,6 +159,9 @@ struct lvp_backend_ops {
     // params is host memory.
     void (*sample)(struct lvp_backend *backend, const float *logits, int n, int vocab,
                    const struct lvp_sampling *params, int32_t *tokens, float *logprobs);
+
+    // For benchmarks: measures the device for some seconds while nothing else uses it. NULL: cannot.
+    enum lvp_status (*roof)(struct lvp_backend *backend, struct lvp_roof *roof) LVP_MUST_CHECK;
 };
 
 struct lvp_backend {

@@ -1,6 +1,7 @@
 #include "worker/compute.h"
 
 #include "common/record.h"
+#include "common/shapes.h"
 #include "worker/weights.h"
 
 #include <stdio.h>
@@ -39,7 +40,10 @@ static enum lvp_status open_pruner(const struct lvp_worker_setup *setup, const s
                                    struct lvp_pruner_weights *weights)
 {
     if (setup->pruner != LVP_PRUNER_LVPRUNING) return LVP_OK;
-    LVP_TRY(lvp_pruner_weights_open(setup->pruner_weights, config, weights));
+    if (setup->pruner_width > 0)
+        LVP_TRY(lvp_pruner_weights_synthetic(config, setup->pruner_width, weights));
+    else
+        LVP_TRY(lvp_pruner_weights_open(setup->pruner_weights, config, weights));
     if (weights->n_points != setup->prune.n_points)
         return lvp_fail(LVP_ERR_MODEL, "%s has modules for %d prune points, %d are asked for", setup->pruner_weights,
                         weights->n_points, setup->prune.n_points);
@@ -58,20 +62,28 @@ static enum lvp_status check_prune(const struct lvp_prune_counts *prune, const s
     return LVP_OK;
 }
 
+static enum lvp_status open_checkpoint(const struct lvp_worker_setup *setup, struct lvp_checkpoint **checkpoint)
+{
+    char hash[33];
+    if (setup->synthetic) {
+        struct lvp_model_config config;
+        LVP_TRY(lvp_shape_load(setup->model, &config));
+        return lvp_checkpoint_synthetic(&config, checkpoint);
+    }
+    LVP_TRY(lvp_checkpoint_open(setup->model, checkpoint));
+    LVP_TRY(lvp_checkpoint_hash(*checkpoint, hash));
+    if (strcmp(hash, setup->model_hash) == 0) return LVP_OK;
+    return lvp_fail(LVP_ERR_MODEL, "%s: this rank sees another model than rank 0 (hash %s, not %s)", setup->model, hash,
+                    setup->model_hash);
+}
+
 static enum lvp_status load(struct lvp_compute *compute)
 {
     enum lvp_status status = LVP_OK;
     const struct lvp_worker_setup *setup = &compute->setup;
     struct lvp_checkpoint *checkpoint = NULL;
     struct lvp_pruner_weights weights = {0};
-    char hash[33];
-    LVP_CHECK(lvp_checkpoint_open(setup->model, &checkpoint));
-    LVP_CHECK(lvp_checkpoint_hash(checkpoint, hash));
-    if (strcmp(hash, setup->model_hash) != 0) {
-        status = lvp_fail(LVP_ERR_MODEL, "%s: this rank sees another model than rank 0 (hash %s, not %s)", setup->model,
-                          hash, setup->model_hash);
-        goto fail;
-    }
+    LVP_CHECK(open_checkpoint(setup, &checkpoint));
     compute->config = *lvp_checkpoint_config(checkpoint);
     LVP_CHECK(lvp_partition_check(&compute->config, &setup->partition));
     LVP_CHECK(check_prune(&setup->prune, &compute->config));
@@ -143,11 +155,24 @@ static void account_wait(struct lvp_compute *compute, const struct lvp_lane *lan
         compute->statistics.send_wait_seconds += now - since;
 }
 
-static void count_step(struct lvp_compute *compute, const struct lvp_job *job)
+static bool has_prefill(const struct lvp_step *step)
+{
+    for (int s = 0; s < step->n_seqs; s++)
+        if (step->seqs[s].prefill) return true;
+    return false;
+}
+
+static void count_step(struct lvp_compute *compute, const struct lvp_job *job, double seconds)
 {
     Lvp__Statistics *stats = &compute->statistics;
     const struct lvp_prune_counts *prune = &compute->setup.prune;
     stats->steps++;
+    if (has_prefill(&job->step)) {
+        stats->prefill_seconds += seconds;
+    } else {
+        stats->decode_seconds += seconds;
+        stats->decode_steps++;
+    }
     if (compute->steps.to < 0) return;
     int64_t row_bytes = (int64_t)compute->config.text.hidden * (int64_t)lvp_dtype_size(compute->setup.dtype);
     int depth = lvp_depth_of_layer(prune, lvp_stage_range_of(&compute->config,
@@ -172,9 +197,10 @@ static void count_step(struct lvp_compute *compute, const struct lvp_job *job)
     stats->framing_bytes += LVP_HOP_HEADER_BYTES + n_rows * (int64_t)sizeof(int32_t);
 }
 
-static void count_encode(struct lvp_compute *compute, const struct lvp_job *job)
+static void count_encode(struct lvp_compute *compute, const struct lvp_job *job, double seconds)
 {
     compute->statistics.encodes++;
+    compute->statistics.encode_seconds += seconds;
     if (compute->encodes.to < 0) return;
     compute->statistics.vision_bytes += (int64_t)job->out.payload_bytes;
     compute->statistics.framing_bytes += LVP_HOP_HEADER_BYTES;
@@ -216,13 +242,31 @@ static enum lvp_status run_job(struct lvp_compute *compute, struct lvp_lane *lan
     if (status != LVP_OK) return status;
     if (is_step) {
         compute->last_step = job->step.number;
-        count_step(compute, job);
+        count_step(compute, job, seconds);
     } else {
         compute->last_encode = job->message->encode->number;
-        count_encode(compute, job);
+        count_encode(compute, job, seconds);
     }
     lane->computed++;
     return LVP_OK;
+}
+
+Lvp__Statistics lvp_compute_measure(struct lvp_compute *compute)
+{
+    Lvp__Statistics since = compute->statistics;
+    double select = compute->stage != NULL ? lvp_stage_select_seconds(compute->stage) : 0;
+    since.select_seconds = select - compute->select_seconds;
+    compute->select_seconds = select;
+    lvp__statistics__init(&compute->statistics);
+    return since;
+}
+
+enum lvp_status lvp_compute_probe(struct lvp_compute *compute, struct lvp_roof *roof)
+{
+    *roof = (struct lvp_roof){0};
+    if (compute->steps.computed < compute->steps.announced || compute->encodes.computed < compute->encodes.announced)
+        return lvp_fail(LVP_ERR_FORMAT, "the coordinator asks for the device's limits while work is under way");
+    return compute->backend->ops->roof != NULL ? compute->backend->ops->roof(compute->backend, roof) : LVP_OK;
 }
 
 static enum lvp_status run_jobs(struct lvp_compute *compute)

@@ -22,6 +22,8 @@ struct lvp_worker_setup {
     int ranks[LVP_MAX_STAGES];
     struct lvp_stage_limits limits;
     int64_t max_pixels;
+    bool synthetic;   // `model` is a shape
+    int pruner_width; // of synthetic modules; 0: none
 };
 
 // LVP_ERR_FORMAT naming the field that cannot be.
@@ -43,6 +45,7 @@ struct lvp_compute {
     double load_seconds;
     uint64_t last_announced, last_step, last_encode; // numbers: of steps told, of jobs computed
     Lvp__Statistics statistics;
+    double select_seconds; // of the stage, at the last lvp_compute_measure
     // owned by the compute thread after the start
     struct lvp_model_config config;
     struct lvp_backend *backend;
@@ -55,6 +58,11 @@ enum lvp_status lvp_compute_start(struct lvp_compute *compute, const Lvp__Setup 
 // Ends the threads and frees all; safe before the start. False when one is still busy after some seconds: everything is
 // left as it is, and the process should end without waiting for it.
 bool lvp_compute_stop(struct lvp_compute *compute, struct lvp_transport *transport);
+
+// Statistics since the last call. With the lock held.
+Lvp__Statistics lvp_compute_measure(struct lvp_compute *compute);
+// What the device could do. LVP_ERR_FORMAT while work is under way. With the lock held; takes seconds.
+enum lvp_status lvp_compute_probe(struct lvp_compute *compute, struct lvp_roof *roof) LVP_MUST_CHECK;
 
 // Announce work; the message becomes the lane's. Called with the lock held.
 enum lvp_status lvp_compute_step(struct lvp_compute *compute, Lvp__ToWorker *message) LVP_MUST_CHECK;

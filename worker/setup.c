@@ -73,6 +73,9 @@ enum lvp_status lvp_worker_setup_read(const Lvp__Setup *message, struct lvp_work
     setup->dtype = (enum lvp_dtype)message->dtype;
     setup->pruner = (enum lvp_pruner_kind)message->pruner;
     setup->threads = message->threads;
+    if (!in_range(message->pruner_width, 0, 1 << 16)) return bad("pruner_width");
+    setup->synthetic = message->synthetic;
+    setup->pruner_width = message->pruner_width;
     if (message->max_pixels < 0) return bad("max_pixels");
     setup->max_pixels = message->max_pixels;
     setup->model = strdup(message->model);

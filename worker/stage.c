@@ -1,3 +1,4 @@
+#include "common/clock.h"
 #include "worker/stage_state.h"
 #include "worker/weights.h"
 
@@ -185,7 +186,11 @@ enum lvp_status lvp_stage_step(struct lvp_stage *stage, const struct lvp_step *s
     for (int layer = stage->range.dec_first; layer < stage->range.dec_end; layer++) {
         lvp_decoder_run_layer(stage->decoder, layer, step->n_seqs, lvp_layout_depth(stage->layout, depth), stage->cache,
                               stage->positions[stage->current], stage->x[stage->current]);
-        if (depth < stage->prune.n_points && stage->prune.after[depth] == layer + 1) prune_rows(stage, step, depth++);
+        if (depth < stage->prune.n_points && stage->prune.after[depth] == layer + 1) {
+            double start = lvp_now();
+            prune_rows(stage, step, depth++);
+            stage->select_seconds += lvp_now() - start;
+        }
     }
     if (stage->range.head) {
         run_head(stage, step, output);
@@ -195,6 +200,11 @@ enum lvp_status lvp_stage_step(struct lvp_stage *stage, const struct lvp_step *s
                                (size_t)stage->n_rows * sizeof *output->positions);
     }
     return backend->ops->sync(backend);
+}
+
+double lvp_stage_select_seconds(const struct lvp_stage *stage)
+{
+    return stage->select_seconds;
 }
 
 void lvp_stage_release(struct lvp_stage *stage, int slot)

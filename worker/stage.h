@@ -87,6 +87,9 @@ struct lvp_step_output {
 enum lvp_status lvp_stage_step(struct lvp_stage *stage, const struct lvp_step *step, const void *x,
                                const int32_t *positions, const struct lvp_step_output *output) LVP_MUST_CHECK;
 
+// Seconds spent at prune points since the stage was created.
+double lvp_stage_select_seconds(const struct lvp_stage *stage);
+
 // Frees the KV of a finished sequence. An unknown slot is ignored.
 void lvp_stage_release(struct lvp_stage *stage, int slot);
 

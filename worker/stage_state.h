@@ -41,6 +41,7 @@ struct lvp_stage {
     int32_t *survivors;    // [max_rows]
     int current;           // which of x and positions holds the rows
     int n_rows;
+    double select_seconds; // so far
     float *wide; // host staging, for payloads in bf16
 };
 

@@ -74,6 +74,28 @@ static enum lvp_status submit_images(struct worker *worker, const Lvp__Prepare *
     return LVP_OK;
 }
 
+static enum lvp_status send_statistics(struct worker *worker)
+{
+    Lvp__FromWorker message = LVP__FROM_WORKER__INIT;
+    Lvp__Statistics statistics = lvp_compute_measure(&worker->compute);
+    message.body_case = LVP__FROM_WORKER__BODY_STATISTICS;
+    message.statistics = &statistics;
+    return send_to_coordinator(worker, &message);
+}
+
+static enum lvp_status send_roof(struct worker *worker)
+{
+    Lvp__FromWorker message = LVP__FROM_WORKER__INIT;
+    Lvp__Roof answer = LVP__ROOF__INIT;
+    struct lvp_roof roof;
+    LVP_TRY(lvp_compute_probe(&worker->compute, &roof));
+    answer.flops = roof.flops;
+    answer.read_bytes = roof.read_bytes;
+    message.body_case = LVP__FROM_WORKER__BODY_ROOF;
+    message.roof = &answer;
+    return send_to_coordinator(worker, &message);
+}
+
 // Takes one message. The lock is held: what is announced becomes visible to the compute thread at once.
 static enum lvp_status handle_message(struct worker *worker, Lvp__ToWorker *message)
 {
@@ -98,6 +120,12 @@ static enum lvp_status handle_message(struct worker *worker, Lvp__ToWorker *mess
         worker->finished = true;
         break;
     case LVP__TO_WORKER__BODY_PULSE:
+        break;
+    case LVP__TO_WORKER__BODY_MEASURE:
+        status = send_statistics(worker);
+        break;
+    case LVP__TO_WORKER__BODY_PROBE:
+        status = send_roof(worker);
         break;
     default:
         status = lvp_fail(LVP_ERR_FORMAT, "the coordinator sent a message of an unknown kind");
@@ -279,15 +307,11 @@ static enum lvp_status send_last_words(struct worker *worker, enum lvp_status st
 {
     Lvp__FromWorker message = LVP__FROM_WORKER__INIT;
     Lvp__Failure failure = LVP__FAILURE__INIT;
-    if (status == LVP_OK) {
-        message.body_case = LVP__FROM_WORKER__BODY_STATISTICS;
-        message.statistics = &worker->compute.statistics;
-    } else {
-        failure.status = (int32_t)status;
-        failure.text = (char *)(size_t)lvp_error_text();
-        message.body_case = LVP__FROM_WORKER__BODY_FAILURE;
-        message.failure = &failure;
-    }
+    if (status == LVP_OK) return send_statistics(worker);
+    failure.status = (int32_t)status;
+    failure.text = (char *)(size_t)lvp_error_text();
+    message.body_case = LVP__FROM_WORKER__BODY_FAILURE;
+    message.failure = &failure;
     return send_to_coordinator(worker, &message);
 }
 

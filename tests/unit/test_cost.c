@@ -1,6 +1,6 @@
 // The counts behind `lvpipe plan`: the LVPruning paper's FLOPs, bytes over a cut and KV, and sums over the chain.
 #include "coordinator/cost.h"
-#include "coordinator/shapes.h"
+#include "common/shapes.h"
 #include "shapes_for_tests.h"
 
 #include <math.h>

@@ -6,6 +6,7 @@
 #include "worker/cpu/linear.h"
 #include "worker/cpu/pool.h"
 #include "worker/cpu/ref_ops.h"
+#include "worker/cpu/roof.h"
 
 #include <stdatomic.h>
 #include <stdlib.h>
@@ -231,6 +232,11 @@ static void cpu_close(struct lvp_backend *backend)
     free(cpu);
 }
 
+static enum lvp_status cpu_roof(struct lvp_backend *backend, struct lvp_roof *roof)
+{
+    return lvp_cpu_roof(self(backend)->pool, self(backend)->kernels, backend->dtype, roof);
+}
+
 static const struct lvp_backend_ops cpu_ops = {
     .close = cpu_close,
     .alloc = lvp_ref_alloc,
@@ -253,6 +259,7 @@ static const struct lvp_backend_ops cpu_ops = {
     .dense_attention = cpu_dense_attention,
     .select_rows = cpu_select_rows,
     .sample = cpu_sample,
+    .roof = cpu_roof,
 };
 
 // The next n elements of `size` bytes of an allocation that is being laid out, 64-byte aligned. First pass: base NULL,

@@ -74,6 +74,9 @@ struct lvp_kernels {
     // weights[i] = exp((x[i] - largest) / temperature), 0 for NaN; returns the sum, in a fixed order. weights may be
     // NULL.
     double (*exp_weights)(const float *x, int n, float largest, float temperature, float *weights);
+    // For benchmarks. Multiply-adds on registers: in f32, and as products of bf16 weights are computed; FLOPs done.
+    double (*fma_loop)(long rounds, float *result), (*dot_loop)(long rounds, float *result);
+    float (*read_loop)(const float *from, size_t n); // reads all of it
 };
 
 // The table called `kernel_set`; NULL takes the best this CPU has, or what LVP_ISA in the environment names.

@@ -14,4 +14,7 @@ const struct lvp_kernels LVP_KERNEL(lvp_kernels) = {
     .dense_attention = LVP_KERNEL(lvp_dense_attention),
     .largest = LVP_KERNEL(lvp_largest),
     .exp_weights = LVP_KERNEL(lvp_exp_weights),
+    .fma_loop = LVP_KERNEL(lvp_fma_loop),
+    .dot_loop = LVP_KERNEL(lvp_dot_loop),
+    .read_loop = LVP_KERNEL(lvp_read_loop),
 };

@@ -16,6 +16,10 @@ void LVP_KERNEL(lvp_dense_attention)(const struct lvp_dense_attention *attention
 float LVP_KERNEL(lvp_largest)(const float *x, int n);
 double LVP_KERNEL(lvp_exp_weights)(const float *x, int n, float largest, float temperature, float *weights);
 
+double LVP_KERNEL(lvp_fma_loop)(long rounds, float *result);
+double LVP_KERNEL(lvp_dot_loop)(long rounds, float *result);
+float LVP_KERNEL(lvp_read_loop)(const float *from, size_t n);
+
 extern const struct lvp_kernels LVP_KERNEL(lvp_kernels);
 
 #endif

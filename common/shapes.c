@@ -1,4 +1,4 @@
-#include "coordinator/shapes.h"
+#include "common/shapes.h"
 
 #include <errno.h>
 #include <jansson.h>

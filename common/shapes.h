@@ -1,6 +1,6 @@
 // Shapes of models that are not here: for planning and for benches with synthetic weights.
-#ifndef LVP_COORDINATOR_SHAPES_H
-#define LVP_COORDINATOR_SHAPES_H
+#ifndef LVP_COMMON_SHAPES_H
+#define LVP_COMMON_SHAPES_H
 
 #include "common/model_config.h"
 

@@ -1,0 +1,304 @@
+#include "cli/cmd_bench.h"
+
+#include "cli/bench_report.h"
+#include "cli/launch.h"
+#include "cli/options.h"
+#include "cli/rank.h"
+#include "cli/signals.h"
+#include "common/checkpoint.h"
+#include "common/log.h"
+#include "common/shapes.h"
+#include "coordinator/bench.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static const char help_text[] =
+    "usage: lvpipe bench --model DIR | --shape NAME [options]\n"
+    "\n"
+    "Throughput on synthetic images and prompts, with the machine's own limits measured in the same run. Bare, it\n"
+    "starts its own ranks; under mpirun or srun it takes the ranks it is given. Where several values are given, every\n"
+    "combination is measured.\n"
+    "\n"
+    "  --shape NAME           llava-1.5-7b, llava-1.5-13b, tiny-llava, or FILE.json with the fields of a config.json;\n"
+    "                         each rank makes random weights for its own layers\n"
+    "  --keep R,R,..          none (unpruned), or a share as for caption; 0.5/0.3/0.1 names every point's (none,0.5)\n"
+    "  --pruner-width D       inner width of made-up decision modules (an eighth of the model's)\n"
+    "  --stages N,N,..        pipeline stages; several values only where it starts its own ranks (1)\n"
+    "  --concurrency N,N,..   requests in steps at once, of each replica (16 a stage)\n"
+    "  --images N             of a repeat, each with a prompt of its own (16)\n"
+    "  --text-tokens N        prompt rows that are not vision tokens (30)\n"
+    "  --new-tokens N         tokens generated per image (32); 1 measures the prefill alone\n"
+    "  --repeats N            the median counts (3)\n"
+    "  --json                 an object a line instead of the table\n"
+    "\n";
+
+static const char help_examples[] =
+    "\nexamples:\n"
+    "  lvpipe bench --shape tiny-llava\n"
+    "  lvpipe bench --shape llava-1.5-7b --images 2 --new-tokens 1 --repeats 1 --keep none,0.6,0.5\n"
+    "  lvpipe bench --model models/demo --stages 1,2,4 --images 64 --threads 1\n"
+    "  srun --mpi=pmix -n 9 lvpipe bench --shape llava-1.5-7b --stages 4 --json > bench.jsonl\n";
+
+enum { MAX_VALUES = 16 };
+
+enum bench_option {
+    OPTION_SHAPE = LVP_OPTION_COMMAND,
+    OPTION_STAGES,
+    OPTION_PRUNER_WIDTH,
+    OPTION_CONCURRENCY,
+    OPTION_IMAGES,
+    OPTION_TEXT_TOKENS,
+    OPTION_NEW_TOKENS,
+    OPTION_REPEATS
+};
+
+static const struct option long_options[] = {
+    {"stages", required_argument, NULL, OPTION_STAGES}, // before the shared one: takes several values
+    LVP_SHARED_LONG_OPTIONS,
+    {"shape", required_argument, NULL, OPTION_SHAPE},
+    {"pruner-width", required_argument, NULL, OPTION_PRUNER_WIDTH},
+    {"concurrency", required_argument, NULL, OPTION_CONCURRENCY},
+    {"images", required_argument, NULL, OPTION_IMAGES},
+    {"text-tokens", required_argument, NULL, OPTION_TEXT_TOKENS},
+    {"new-tokens", required_argument, NULL, OPTION_NEW_TOKENS},
+    {"repeats", required_argument, NULL, OPTION_REPEATS},
+    {"help", no_argument, NULL, 'h'},
+    {NULL, 0, NULL, 0},
+};
+
+// Values separated by commas; texts owned by the command.
+struct values {
+    char *text;
+    const char *items[MAX_VALUES];
+    int n;
+};
+
+struct command {
+    struct lvp_options shared;
+    const char *shape;
+    struct values keeps, stages, concurrencies;
+    int pruner_width, images, text_tokens, new_tokens, repeats;
+    bool help;
+    // as a rank
+    int next_point; // of keeps x concurrencies
+    double base;    // images/s of the first
+};
+
+static enum lvp_status split(const char *option, const char *text, struct values *values)
+{
+    free(values->text);
+    *values = (struct values){.text = strdup(text)};
+    if (values->text == NULL) return lvp_fail(LVP_ERR_MEMORY, "out of memory");
+    char *rest = values->text;
+    for (char *item; (item = strsep(&rest, ",")) != NULL;) {
+        if (values->n == MAX_VALUES || *item == '\0')
+            return lvp_fail(LVP_ERR_USAGE, "%s %s: give up to %d values, separated by commas", option, text,
+                            MAX_VALUES);
+        values->items[values->n++] = item;
+    }
+    return LVP_OK;
+}
+
+static enum lvp_status set_option(struct command *command, int code, const char *value, char *const *argv)
+{
+    switch (code) {
+    case OPTION_SHAPE:
+        command->shape = value;
+        return LVP_OK;
+    case LVP_OPTION_KEEP:
+        return split("--keep", value, &command->keeps);
+    case OPTION_STAGES:
+        return split("--stages", value, &command->stages);
+    case OPTION_CONCURRENCY:
+        return split("--concurrency", value, &command->concurrencies);
+    case OPTION_PRUNER_WIDTH:
+        return lvp_parse_int("--pruner-width", value, 1, 1 << 16, &command->pruner_width);
+    case OPTION_IMAGES:
+        return lvp_parse_int("--images", value, 1, 1 << 20, &command->images);
+    case OPTION_TEXT_TOKENS:
+        return lvp_parse_int("--text-tokens", value, 2, 1 << 20, &command->text_tokens);
+    case OPTION_NEW_TOKENS:
+        return lvp_parse_int("--new-tokens", value, 1, 1 << 20, &command->new_tokens);
+    case OPTION_REPEATS:
+        return lvp_parse_int("--repeats", value, 1, 1000, &command->repeats);
+    default:
+        return lvp_options_set(&command->shared, code, value, argv);
+    }
+}
+
+static enum lvp_status parse(int argc, char **argv, struct command *command)
+{
+    *command = (struct command){.images = 16, .text_tokens = 30, .new_tokens = 32, .repeats = 3};
+    lvp_options_init(&command->shared);
+    LVP_TRY(split("--keep", "none,0.5", &command->keeps));
+    LVP_TRY(split("--concurrency", "0", &command->concurrencies)); // as the plan has it
+    optind = 0;                                                    // glibc: a fresh start
+    for (int code; (code = getopt_long(argc, argv, LVP_SHARED_SHORT_OPTIONS, long_options, NULL)) != -1;) {
+        if (code == 'h') {
+            command->help = true;
+            return LVP_OK;
+        }
+        LVP_TRY(set_option(command, code, optarg, argv));
+    }
+    if (optind < argc) return lvp_fail(LVP_ERR_USAGE, "'%s' is no option; lvpipe help bench lists them", argv[optind]);
+    if ((command->shared.model == NULL) == (command->shape == NULL))
+        return lvp_fail(LVP_ERR_USAGE, "bench: give either --model DIR or --shape NAME");
+    return LVP_OK;
+}
+
+// The pruner of one value of --keep.
+static enum lvp_status choose_pruner(const struct command *command, const char *keep, const char *weights_path,
+                                     struct lvp_bench_options *bench)
+{
+    struct lvp_options shared = command->shared;
+    struct lvp_pruner_weights weights = {0};
+    char shares[128];
+    bool random = shared.pruner != NULL && strcmp(shared.pruner, "random") == 0;
+    if (strcmp(keep, "none") == 0 || (shared.pruner != NULL && strcmp(shared.pruner, "none") == 0)) return LVP_OK;
+    (void)snprintf(shares, sizeof shares, "%s", keep);
+    for (char *slash = shares; (slash = strchr(slash, '/')) != NULL;) *slash = ',';
+    shared.keep = shares;
+    bench->pruner = random ? LVP_PRUNER_RANDOM : LVP_PRUNER_LVPRUNING;
+    if (!random && weights_path[0] != '\0') {
+        bench->pruner_weights = weights_path;
+        LVP_TRY(lvp_pruner_weights_open(weights_path, bench->config, &weights));
+        bench->pruner_width = weights.inner_width;
+    } else if (!random) {
+        int eighth = bench->config->text.hidden / 8;
+        bench->pruner_width = command->pruner_width > 0 ? command->pruner_width : eighth > 0 ? eighth : 1;
+    }
+    enum lvp_status status = lvp_options_prune_plan(&shared, bench->pruner_weights != NULL ? &weights : NULL,
+                                                    bench->config->text.layers, "0.5", &bench->prune);
+    lvp_pruner_weights_close(&weights);
+    return status;
+}
+
+static enum lvp_status lay_out(const struct command *command, int n_workers, struct lvp_bench_options *bench)
+{
+    int asked = command->stages.n > 0 ? atoi(command->stages.items[0]) : 0, replicas = command->shared.replicas;
+    int by_partition = lvp_partition_choice_stages(&bench->partition, &bench->prune);
+    if (by_partition > 0) asked = by_partition;
+    if (asked == 0) asked = replicas > 0 ? n_workers / replicas : n_workers;
+    bench->stages = asked;
+    bench->replicas = asked > 0 ? n_workers / asked : 0;
+    if (asked > 0 && bench->replicas * asked == n_workers && (replicas == 0 || replicas == bench->replicas))
+        return LVP_OK;
+    return lvp_fail(LVP_ERR_USAGE, "%d ranks do not make pipelines of %d stages (rank 0 coordinates)", n_workers + 1,
+                    asked);
+}
+
+static enum lvp_status bench_point(struct command *command, MPI_Comm control, int n_workers, bool *clean)
+{
+    int point = command->next_point++;
+    const char *keep = command->keeps.items[point / command->concurrencies.n];
+    const char *concurrency = command->concurrencies.items[point % command->concurrencies.n];
+    const struct lvp_options *shared = &command->shared;
+    struct lvp_model_config config;
+    struct lvp_checkpoint *checkpoint = NULL;
+    char hash[33] = "", weights_path[4096];
+    json_t *result = NULL;
+    struct lvp_bench_options bench = {.model = command->shape != NULL ? command->shape : shared->model,
+                                      .synthetic = command->shape != NULL,
+                                      .config = &config,
+                                      .model_hash = hash,
+                                      .keep = keep,
+                                      .partition = shared->partition,
+                                      .dtype = shared->dtype,
+                                      .threads = shared->threads,
+                                      .batch_tokens = shared->batch_tokens,
+                                      .images = command->images,
+                                      .text_tokens = command->text_tokens,
+                                      .new_tokens = command->new_tokens,
+                                      .repeats = command->repeats,
+                                      .interrupt = lvp_drain_requests()};
+    *clean = false; // until the workers have been told to finish
+    lvp_log_init(shared->verbosity < 0 ? LVP_LOG_WARNING : shared->verbosity > 0 ? LVP_LOG_DEBUG : LVP_LOG_INFO, "");
+    LVP_TRY(lvp_parse_int("--concurrency", concurrency, 0, 1 << 16, &bench.concurrency));
+    LVP_TRY(lvp_options_find_weights(shared, weights_path, sizeof weights_path));
+    if (command->shape != NULL) {
+        LVP_TRY(lvp_shape_load(command->shape, &config));
+    } else {
+        LVP_TRY(lvp_checkpoint_open(shared->model, &checkpoint));
+        config = *lvp_checkpoint_config(checkpoint);
+        enum lvp_status status = lvp_checkpoint_hash(checkpoint, hash);
+        lvp_checkpoint_close(checkpoint);
+        LVP_TRY(status);
+    }
+    LVP_TRY(choose_pruner(command, keep, weights_path, &bench));
+    LVP_TRY(lay_out(command, n_workers, &bench));
+    int rows = command->text_tokens + lvp_vision_tokens(&config) + command->new_tokens;
+    if (rows > config.text.max_positions)
+        return lvp_fail(LVP_ERR_USAGE, "prompt and answer take %d positions, the model has %d", rows,
+                        config.text.max_positions);
+    LVP_TRY(lvp_bench(&bench, control, n_workers, clean, &result));
+    if (shared->json) {
+        (void)json_dumpf(result, stdout, JSON_COMPACT | JSON_REAL_PRECISION(9));
+        (void)putchar('\n');
+        (void)fflush(stdout);
+    } else {
+        lvp_bench_report_row(result, point == 0, &command->base);
+        if (shared->verbosity >= 0) lvp_bench_report_workers(result);
+    }
+    json_decref(result);
+    return LVP_OK;
+}
+
+static enum lvp_status coordinate(void *context, MPI_Comm control, int n_workers, bool *clean)
+{
+    return bench_point(context, control, n_workers, clean);
+}
+
+static enum lvp_status run_rank(struct command *command, int *exit_status)
+{
+    if (command->stages.n > 1)
+        return lvp_fail(LVP_ERR_USAGE,
+                        "several values of --stages need worlds of several sizes: start lvpipe by itself");
+    return lvp_rank_run(coordinate, command, command->keeps.n * command->concurrencies.n, exit_status);
+}
+
+// A world for each number of stages, one after the other.
+static enum lvp_status run_bare(const struct command *command, int argc, char **argv, int *exit_status)
+{
+    const char *const one[] = {"1"};
+    const char *const *items = command->stages.n > 0 ? command->stages.items : one;
+    int n = command->stages.n > 0 ? command->stages.n : 1, replicas = command->shared.replicas;
+    char **arguments = calloc((size_t)argc + 3, sizeof *arguments);
+    if (arguments == NULL) return lvp_fail(LVP_ERR_MEMORY, "out of memory");
+    enum lvp_status status = LVP_OK;
+    memcpy(arguments, argv, (size_t)argc * sizeof *argv);
+    arguments[argc] = (char[]){"--stages"};
+    for (int i = 0; i < n && status == LVP_OK && *exit_status == 0; i++) {
+        int stages = 0;
+        status = lvp_parse_int("--stages", items[i], 1, LVP_MAX_STAGES, &stages);
+        arguments[argc + 1] = (char *)(size_t)items[i]; // the last one counts
+        struct lvp_launch_options launch = {
+            .n_ranks = stages * (replicas > 0 ? replicas : 1) + 1, .argc = argc + 2, .argv = arguments};
+        if (i > 0 && !command->shared.json) (void)putchar('\n');
+        (void)fflush(stdout);
+        if (status == LVP_OK) status = lvp_launch(&launch, exit_status);
+    }
+    free(arguments);
+    return status;
+}
+
+enum lvp_status lvp_cmd_bench(int argc, char **argv, int *exit_status)
+{
+    struct command *command = malloc(sizeof *command);
+    if (command == NULL) return lvp_fail(LVP_ERR_MEMORY, "out of memory");
+    enum lvp_status status = parse(argc, argv, command);
+    if (status == LVP_OK && command->help) {
+        (void)fputs(help_text, stdout);
+        (void)fputs(lvp_options_help, stdout);
+        (void)fputs(help_examples, stdout);
+    } else if (status == LVP_OK) {
+        bool bare = lvp_launcher() == LVP_LAUNCHER_NONE;
+        status = bare ? run_bare(command, argc, argv, exit_status) : run_rank(command, exit_status);
+    }
+    free(command->keeps.text);
+    free(command->stages.text);
+    free(command->concurrencies.text);
+    free(command);
+    return status;
+}

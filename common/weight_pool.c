@@ -1,0 +1,77 @@
+#include "common/weight_pool.h"
+
+#include <stdlib.h>
+
+enum { STARTS = 1 << 16, STRIDE = 4099 }; // tensors start at different multiples of a prime
+
+struct lvp_weight_pool {
+    size_t n_cut;
+    uint16_t *random, *ones, *zeros; // bf16; [largest + STARTS] and twice [VECTOR]
+};
+
+enum { VECTOR = 1 << 20 }; // elements of a norm's weight or a bias at most
+
+// splitmix64 (Steele, Lea, Flood 2014)
+static uint64_t next_word(uint64_t *state)
+{
+    uint64_t z = *state += UINT64_C(0x9e3779b97f4a7c15);
+    z = (z ^ (z >> 30)) * UINT64_C(0xbf58476d1ce4e5b9);
+    z = (z ^ (z >> 27)) * UINT64_C(0x94d049bb133111eb);
+    return z ^ (z >> 31);
+}
+
+static void fill_random(uint16_t *values, size_t n)
+{
+    static const float half_width = 0.02f * 1.7320508f; // of a uniform distribution with that deviation
+    uint64_t state = 1;
+    for (size_t i = 0; i + 4 <= n; i += 4) {
+        uint64_t word = next_word(&state);
+        for (size_t j = 0; j < 4; j++) {
+            int16_t level = (int16_t)(word >> (16 * j));
+            values[i + j] = lvp_f32_to_bf16((float)level * (half_width / 32768.0f));
+        }
+    }
+}
+
+enum lvp_status lvp_weight_pool_create(size_t largest, struct lvp_weight_pool **result)
+{
+    struct lvp_weight_pool *pool = calloc(1, sizeof *pool);
+    size_t n = largest + STARTS;
+    *result = pool;
+    if (pool != NULL) {
+        pool->random = malloc(n * sizeof *pool->random);
+        pool->ones = malloc(VECTOR * sizeof *pool->ones);
+        pool->zeros = calloc(VECTOR, sizeof *pool->zeros);
+    }
+    if (pool == NULL || pool->random == NULL || pool->ones == NULL || pool->zeros == NULL) {
+        lvp_weight_pool_free(pool);
+        *result = NULL;
+        return lvp_fail(LVP_ERR_MEMORY, "out of memory for synthetic weights");
+    }
+    fill_random(pool->random, n - n % 4);
+    for (size_t i = 0; i < VECTOR; i++) pool->ones[i] = 0x3f80; // 1.0
+    return LVP_OK;
+}
+
+void lvp_weight_pool_free(struct lvp_weight_pool *pool)
+{
+    if (pool == NULL) return;
+    free(pool->random);
+    free(pool->ones);
+    free(pool->zeros);
+    free(pool);
+}
+
+struct lvp_tensor_view lvp_weight_pool_cut(struct lvp_weight_pool *pool, const char *name, const int *sizes,
+                                           enum lvp_pool_values values)
+{
+    struct lvp_tensor_view view = {.name = name, .dtype = LVP_BF16, .dtype_name = "BF16", .n_bytes = sizeof(uint16_t)};
+    for (; view.n_dims < 4 && sizes[view.n_dims] > 0; view.n_dims++) {
+        view.shape[view.n_dims] = sizes[view.n_dims];
+        view.n_bytes *= (size_t)sizes[view.n_dims];
+    }
+    view.data = values == LVP_POOL_ONES    ? pool->ones
+                : values == LVP_POOL_ZEROS ? pool->zeros
+                                           : pool->random + pool->n_cut++ * STRIDE % STARTS;
+    return view;
+}
