@@ -2,6 +2,7 @@
 
 #include "cli/bench_report.h"
 #include "cli/launch.h"
+#include "cli/machine.h"
 #include "cli/options.h"
 #include "cli/rank.h"
 #include "cli/signals.h"
@@ -9,6 +10,7 @@
 #include "common/log.h"
 #include "common/shapes.h"
 #include "coordinator/bench.h"
+#include "coordinator/calibration.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -32,6 +34,7 @@ static const char help_text[] =
     "  --new-tokens N         tokens generated per image (32); 1 measures the prefill alone\n"
     "  --repeats N            the median counts (3)\n"
     "  --json                 an object a line instead of the table\n"
+    "  --calibrate FILE       write a profile of this machine for lvpipe plan --profile instead (a minute)\n"
     "\n";
 
 static const char help_examples[] =
@@ -39,6 +42,7 @@ static const char help_examples[] =
     "  lvpipe bench --shape tiny-llava\n"
     "  lvpipe bench --shape llava-1.5-7b --images 2 --new-tokens 1 --repeats 1 --keep none,0.6,0.5\n"
     "  lvpipe bench --model models/demo --stages 1,2,4 --images 64 --threads 1\n"
+    "  lvpipe bench --shape llava-1.5-7b --calibrate profile.json\n"
     "  srun --mpi=pmix -n 9 lvpipe bench --shape llava-1.5-7b --stages 4 --json > bench.jsonl\n";
 
 enum { MAX_VALUES = 16 };
@@ -51,7 +55,8 @@ enum bench_option {
     OPTION_IMAGES,
     OPTION_TEXT_TOKENS,
     OPTION_NEW_TOKENS,
-    OPTION_REPEATS
+    OPTION_REPEATS,
+    OPTION_CALIBRATE
 };
 
 static const struct option long_options[] = {
@@ -64,6 +69,7 @@ static const struct option long_options[] = {
     {"text-tokens", required_argument, NULL, OPTION_TEXT_TOKENS},
     {"new-tokens", required_argument, NULL, OPTION_NEW_TOKENS},
     {"repeats", required_argument, NULL, OPTION_REPEATS},
+    {"calibrate", required_argument, NULL, OPTION_CALIBRATE},
     {"help", no_argument, NULL, 'h'},
     {NULL, 0, NULL, 0},
 };
@@ -77,7 +83,7 @@ struct values {
 
 struct command {
     struct lvp_options shared;
-    const char *shape;
+    const char *shape, *calibrate;
     struct values keeps, stages, concurrencies;
     int pruner_width, images, text_tokens, new_tokens, repeats;
     bool help;
@@ -106,6 +112,9 @@ static enum lvp_status set_option(struct command *command, int code, const char 
     switch (code) {
     case OPTION_SHAPE:
         command->shape = value;
+        return LVP_OK;
+    case OPTION_CALIBRATE:
+        command->calibrate = value;
         return LVP_OK;
     case LVP_OPTION_KEEP:
         return split("--keep", value, &command->keeps);
@@ -145,6 +154,8 @@ static enum lvp_status parse(int argc, char **argv, struct command *command)
     if (optind < argc) return lvp_fail(LVP_ERR_USAGE, "'%s' is no option; lvpipe help bench lists them", argv[optind]);
     if ((command->shared.model == NULL) == (command->shape == NULL))
         return lvp_fail(LVP_ERR_USAGE, "bench: give either --model DIR or --shape NAME");
+    if (command->calibrate != NULL && command->shape == NULL)
+        return lvp_fail(LVP_ERR_USAGE, "--calibrate needs a --shape: of the models that will be planned");
     return LVP_OK;
 }
 
@@ -187,6 +198,19 @@ static enum lvp_status lay_out(const struct command *command, int n_workers, str
         return LVP_OK;
     return lvp_fail(LVP_ERR_USAGE, "%d ranks do not make pipelines of %d stages (rank 0 coordinates)", n_workers + 1,
                     asked);
+}
+
+static void describe_machine(json_t *result)
+{
+    char cpu[128], mpi[MPI_MAX_LIBRARY_VERSION_STRING];
+    int length = 0;
+    lvp_cpu_name(cpu, sizeof cpu);
+    MPI_Get_library_version(mpi, &length);
+    mpi[strcspn(mpi, ",\n")] = '\0';
+    json_object_set_new(result, "version", json_string(LVP_VERSION));
+    json_object_set_new(result, "cpu", json_string(cpu));
+    json_object_set_new(result, "cores", json_integer(lvp_available_cores()));
+    json_object_set_new(result, "mpi", json_string(mpi));
 }
 
 static enum lvp_status bench_point(struct command *command, MPI_Comm control, int n_workers, bool *clean)
@@ -233,6 +257,7 @@ static enum lvp_status bench_point(struct command *command, MPI_Comm control, in
         return lvp_fail(LVP_ERR_USAGE, "prompt and answer take %d positions, the model has %d", rows,
                         config.text.max_positions);
     LVP_TRY(lvp_bench(&bench, control, n_workers, clean, &result));
+    describe_machine(result);
     if (shared->json) {
         (void)json_dumpf(result, stdout, JSON_COMPACT | JSON_REAL_PRECISION(9));
         (void)putchar('\n');
@@ -245,9 +270,24 @@ static enum lvp_status bench_point(struct command *command, MPI_Comm control, in
     return LVP_OK;
 }
 
+static enum lvp_status calibrate(const struct command *command, MPI_Comm control, int n_workers, bool *clean)
+{
+    struct lvp_model_config config;
+    struct lvp_profile profile;
+    int threads = command->shared.threads > 0 ? command->shared.threads : lvp_available_cores();
+    struct lvp_calibration_options options = {
+        .model = command->shape, .config = &config, .dtype = command->shared.dtype, .threads = threads};
+    LVP_TRY(lvp_shape_load(command->shape, &config));
+    LVP_TRY(lvp_calibrate_profile(&options, control, n_workers, clean, &profile));
+    lvp_cpu_name(profile.cpu, sizeof profile.cpu);
+    return lvp_profile_write(command->calibrate, &profile);
+}
+
 static enum lvp_status coordinate(void *context, MPI_Comm control, int n_workers, bool *clean)
 {
-    return bench_point(context, control, n_workers, clean);
+    struct command *command = context;
+    if (command->calibrate != NULL) return calibrate(command, control, n_workers, clean);
+    return bench_point(command, control, n_workers, clean);
 }
 
 static enum lvp_status run_rank(struct command *command, int *exit_status)
@@ -255,12 +295,17 @@ static enum lvp_status run_rank(struct command *command, int *exit_status)
     if (command->stages.n > 1)
         return lvp_fail(LVP_ERR_USAGE,
                         "several values of --stages need worlds of several sizes: start lvpipe by itself");
-    return lvp_rank_run(coordinate, command, command->keeps.n * command->concurrencies.n, exit_status);
+    int rounds = command->calibrate != NULL ? 1 : command->keeps.n * command->concurrencies.n;
+    return lvp_rank_run(coordinate, command, rounds, exit_status);
 }
 
 // A world for each number of stages, one after the other.
 static enum lvp_status run_bare(const struct command *command, int argc, char **argv, int *exit_status)
 {
+    if (command->calibrate != NULL) {
+        struct lvp_launch_options launch = {.n_ranks = 3, .argc = argc, .argv = argv};
+        return lvp_launch(&launch, exit_status);
+    }
     const char *const one[] = {"1"};
     const char *const *items = command->stages.n > 0 ? command->stages.items : one;
     int n = command->stages.n > 0 ? command->stages.n : 1, replicas = command->shared.replicas;

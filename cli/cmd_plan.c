@@ -1,5 +1,6 @@
 #include "cli/cmd_plan.h"
 
+#include "cli/machine.h"
 #include "cli/options.h"
 #include "cli/plan_report.h"
 #include "common/shapes.h"
@@ -17,14 +18,26 @@ static const char help[] =
     "  --shape NAME           llava-1.5-7b, llava-1.5-13b, tiny-llava, or FILE.json with the fields of a config.json\n"
     "  --text-tokens N        prompt rows that are not vision tokens (30)\n"
     "  --new-tokens N         tokens generated per image (64)\n"
-    "  --images N             figures for N images, each with a prompt of its own (1)\n";
+    "  --images N             figures for N images, each with a prompt of its own (1; simulated: 64 a device)\n"
+    "  --profile FILE         rates measured by lvpipe bench --calibrate: simulates the run too\n"
+    "  --cluster FILE         on these nodes instead of this machine: {\"nodes\": [{\"count\": 2, \"devices\": 4,\n"
+    "                         \"threads\": 8, \"cores\": 32, \"memory_bytes\": 0}], \"link\":\n"
+    "                         {\"bytes_per_second\": 1.2e9, \"latency_seconds\": 5e-5}}\n";
 
 static const char examples[] = "\nexamples\n"
                                "  lvpipe plan --shape llava-1.5-7b --stages 4\n"
                                "  lvpipe plan --shape llava-1.5-7b --partition prune --keep 0.45 --json\n"
+                               "  lvpipe plan --shape llava-1.5-7b --profile profile.json --cluster nodes.json\n"
                                "  lvpipe plan --model models/demo --partition 5,8 --dtype f32\n";
 
-enum plan_option { OPTION_SHAPE = LVP_OPTION_COMMAND, OPTION_TEXT_TOKENS, OPTION_NEW_TOKENS, OPTION_IMAGES };
+enum plan_option {
+    OPTION_SHAPE = LVP_OPTION_COMMAND,
+    OPTION_TEXT_TOKENS,
+    OPTION_NEW_TOKENS,
+    OPTION_IMAGES,
+    OPTION_PROFILE,
+    OPTION_CLUSTER
+};
 
 static const struct option long_options[] = {
     LVP_SHARED_LONG_OPTIONS,
@@ -32,20 +45,22 @@ static const struct option long_options[] = {
     {"text-tokens", required_argument, NULL, OPTION_TEXT_TOKENS},
     {"new-tokens", required_argument, NULL, OPTION_NEW_TOKENS},
     {"images", required_argument, NULL, OPTION_IMAGES},
+    {"profile", required_argument, NULL, OPTION_PROFILE},
+    {"cluster", required_argument, NULL, OPTION_CLUSTER},
     {"help", no_argument, NULL, 'h'},
     {NULL, 0, NULL, 0},
 };
 
 struct plan_arguments {
     struct lvp_options shared;
-    const char *shape;
+    const char *shape, *profile, *cluster;
     int text_tokens, new_tokens, images;
     bool help;
 };
 
 static enum lvp_status parse(int argc, char **argv, struct plan_arguments *arguments)
 {
-    *arguments = (struct plan_arguments){.text_tokens = 30, .new_tokens = 64, .images = 1};
+    *arguments = (struct plan_arguments){.text_tokens = 30, .new_tokens = 64};
     lvp_options_init(&arguments->shared);
     optind = 0; // a fresh scan, whoever used getopt before
     for (int code; (code = getopt_long(argc, argv, LVP_SHARED_SHORT_OPTIONS, long_options, NULL)) != -1;) {
@@ -64,6 +79,12 @@ static enum lvp_status parse(int argc, char **argv, struct plan_arguments *argum
             break;
         case OPTION_IMAGES:
             LVP_TRY(lvp_parse_int("--images", optarg, 1, 1000000, &arguments->images));
+            break;
+        case OPTION_PROFILE:
+            arguments->profile = optarg;
+            break;
+        case OPTION_CLUSTER:
+            arguments->cluster = optarg;
             break;
         default:
             LVP_TRY(lvp_options_set(&arguments->shared, code, optarg, argv));
@@ -119,14 +140,65 @@ static enum lvp_status choose_partition(const struct lvp_options *options, struc
     return lvp_partition_resolve(&options->partition, workload->config, &workload->prune, &report->partition);
 }
 
-static enum lvp_status print_json(const struct lvp_plan_report *report)
+static enum lvp_status print_json(const struct lvp_plan_report *report, json_t *forecasts)
 {
     json_t *json = lvp_plan_report_json(report);
+    if (json != NULL && forecasts != NULL) (void)json_object_set_new(json, "forecast", forecasts);
     if (json == NULL) return lvp_fail(LVP_ERR_MEMORY, "plan: out of memory");
     int failed = json_dumpf(json, stdout, JSON_INDENT(2) | JSON_REAL_PRECISION(12));
     json_decref(json);
     (void)putchar('\n');
     return failed != 0 ? lvp_fail(LVP_ERR_IO, "plan: writing to stdout failed") : LVP_OK;
+}
+
+// Without --cluster: this machine, one device per stage asked for, which share its cores.
+static void describe_this_machine(const struct plan_arguments *arguments, const struct lvp_profile *profile,
+                                  struct lvp_cluster *cluster)
+{
+    const struct lvp_options *shared = &arguments->shared;
+    int stages = shared->stages > 0 ? shared->stages : 1, replicas = shared->replicas > 0 ? shared->replicas : 1;
+    int cores = lvp_available_cores(), devices = stages * replicas;
+    int threads = shared->threads > 0 ? shared->threads : cores / devices > 0 ? cores / devices : 1;
+    *cluster = (struct lvp_cluster){.n_nodes = 1, .local = profile->link};
+    cluster->nodes[0] = (struct lvp_cluster_node){
+        .devices = devices, .threads = threads, .cores = cores, .memory = lvp_available_memory()};
+}
+
+static enum lvp_status forecast(const struct plan_arguments *arguments, const struct lvp_plan_report *report)
+{
+    const struct lvp_options *shared = &arguments->shared;
+    static struct lvp_cluster cluster; // large
+    struct lvp_profile profile;
+    struct lvp_forecast forecasts[LVP_MAX_FORECASTS];
+    int n = 1, stages = shared->stages;
+    LVP_TRY(lvp_profile_read(arguments->profile, &profile));
+    if (arguments->cluster != NULL)
+        LVP_TRY(lvp_cluster_read(arguments->cluster, &cluster));
+    else
+        describe_this_machine(arguments, &profile, &cluster);
+    if (cluster.local.bytes <= 0) cluster.local = profile.link.bytes > 0 ? profile.link : cluster.link;
+    if (profile.dtype != shared->dtype)
+        return lvp_fail(LVP_ERR_USAGE, "--profile %s was measured in %s, not in %s", arguments->profile,
+                        lvp_dtype_name(profile.dtype), lvp_dtype_name(shared->dtype));
+    if (cluster.local.bytes <= 0)
+        return lvp_fail(LVP_ERR_USAGE, "neither profile nor cluster says how fast the link between two ranks is");
+    int devices = lvp_cluster_devices(&cluster);
+    const struct lvp_forecast_input input = {.workload = &report->workload,
+                                             .profile = &profile,
+                                             .cluster = &cluster,
+                                             .choice = &shared->partition,
+                                             .images = arguments->images > 0 ? arguments->images : 64 * devices,
+                                             .batch_tokens = shared->batch_tokens};
+    int by_partition = lvp_partition_choice_stages(&shared->partition, &report->workload.prune);
+    if (by_partition > 0) stages = by_partition;
+    if (stages > 0)
+        LVP_TRY(lvp_forecast(&input, stages, shared->replicas > 0 ? shared->replicas : devices / stages, forecasts));
+    else
+        LVP_TRY(lvp_forecast_all(&input, forecasts, &n));
+    if (shared->json) return print_json(report, lvp_forecasts_json(forecasts, n));
+    lvp_plan_report_print(report);
+    lvp_forecasts_print(&input, forecasts, n);
+    return LVP_OK;
 }
 
 enum lvp_status lvp_cmd_plan(int argc, char **argv)
@@ -146,7 +218,7 @@ enum lvp_status lvp_cmd_plan(int argc, char **argv)
     struct lvp_device devices[LVP_MAX_STAGES];
     for (int s = 0; s < LVP_MAX_STAGES; s++) devices[s] = LVP_TYPICAL_CPU;
     struct lvp_plan_report report = {.model = arguments.shape != NULL ? arguments.shape : arguments.shared.model,
-                                     .images = arguments.images};
+                                     .images = arguments.images > 0 ? arguments.images : 1};
     report.workload = (struct lvp_workload){.config = &config,
                                             .text_tokens = arguments.text_tokens,
                                             .new_tokens = arguments.new_tokens,
@@ -155,7 +227,8 @@ enum lvp_status lvp_cmd_plan(int argc, char **argv)
         .workload = &report.workload, .devices = devices, .sequences = LVP_PLANNED_SEQUENCES};
     LVP_TRY(choose_pruner(&arguments, &report));
     LVP_TRY(choose_partition(&arguments.shared, &report));
-    if (arguments.shared.json) return print_json(&report);
+    if (arguments.profile != NULL) return forecast(&arguments, &report);
+    if (arguments.shared.json) return print_json(&report, NULL);
     lvp_plan_report_print(&report);
     return LVP_OK;
 }

@@ -31,3 +31,17 @@ long long lvp_available_memory(void)
     }
     return memory;
 }
+
+void lvp_cpu_name(char *name, size_t size)
+{
+    char line[256], model[128] = "unknown";
+    int family = 0, number = 0;
+    FILE *file = fopen("/proc/cpuinfo", "r");
+    while (file != NULL && fgets(line, sizeof line, file) != NULL && line[0] != '\n') { // the first CPU
+        (void)sscanf(line, "model name : %127[^\n]", model);
+        (void)sscanf(line, "cpu family : %d", &family);
+        (void)sscanf(line, "model : %d", &number);
+    }
+    if (file != NULL) (void)fclose(file);
+    (void)snprintf(name, size, "%s (family %d model %d)", model, family, number);
+}

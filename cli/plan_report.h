@@ -2,7 +2,7 @@
 #ifndef LVP_CLI_PLAN_REPORT_H
 #define LVP_CLI_PLAN_REPORT_H
 
-#include "coordinator/planner.h"
+#include "coordinator/forecast.h"
 
 #include <jansson.h>
 
@@ -22,6 +22,10 @@ struct lvp_plan_report {
     struct lvp_planner_input planner;
     struct lvp_partition partition;
 };
+
+// Layouts of a cluster, the best first, and where the time of the best goes.
+void lvp_forecasts_print(const struct lvp_forecast_input *input, const struct lvp_forecast *forecasts, int n);
+json_t *lvp_forecasts_json(const struct lvp_forecast *forecasts, int n); // owned by the caller; NULL when out of memory
 
 void lvp_plan_report_print(const struct lvp_plan_report *report);
 json_t *lvp_plan_report_json(const struct lvp_plan_report *report); // owned by the caller; NULL when out of memory

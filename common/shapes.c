@@ -84,3 +84,22 @@ enum lvp_status lvp_shape_load(const char *name, struct lvp_model_config *config
     if (root == NULL) return lvp_fail(LVP_ERR_MODEL, "--shape %s: line %d: %s", name, error.line, error.text);
     return shape_from_json(name, root, config);
 }
+
+struct lvp_model_config lvp_shape_narrow(const struct lvp_model_config *config)
+{
+    enum { WIDEST = 2048 };
+    struct lvp_model_config narrow = *config;
+    struct lvp_text_config *text = &narrow.text;
+    if (text->hidden > WIDEST) {
+        int group = text->heads / text->kv_heads, kv_heads = WIDEST / text->head_dim / group;
+        text->kv_heads = kv_heads > 0 ? kv_heads : 1;
+        text->heads = text->kv_heads * group;
+        text->mlp = (int)((long long)text->mlp * WIDEST / text->hidden);
+        text->hidden = WIDEST;
+    }
+    text->layers = 1;
+    text->vocab = 64;
+    narrow.image_token_id = 63;
+    narrow.vision.layers = narrow.feature_layers[0] = narrow.n_feature_layers = 1;
+    return narrow;
+}

@@ -8,6 +8,7 @@ enum lvp_tag {
     LVP_TAG_STEP_BODY = 3,   // activations of a step
     LVP_TAG_ENCODE_HEAD = 4, // hop header of an encode job
     LVP_TAG_ENCODE_BODY = 5, // activations of an encode job
+    LVP_TAG_PROBE = 6,       // measuring a link
 };
 
 #endif

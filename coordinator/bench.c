@@ -140,38 +140,23 @@ fail:
     return status;
 }
 
-// The answers of all workers to one question.
 static enum lvp_status ask_all(struct bench *bench, Lvp__ToWorker *question, Lvp__FromWorker__BodyCase kind,
-                               void (*take)(struct bench *bench, int worker, const Lvp__FromWorker *answer))
+                               void (*take)(void *context, int rank, const Lvp__FromWorker *answer))
 {
-    struct lvp_world *world = &bench->world;
-    for (int w = 0; w < world->n_workers; w++) LVP_TRY(lvp_world_send(world, w + 1, question));
-    for (int left = world->n_workers; left > 0;) {
-        int rank = 0;
-        Lvp__FromWorker *answer = NULL;
-        LVP_TRY(lvp_world_poll(world, &rank, &answer));
-        LVP_TRY(lvp_world_keep_up(world));
-        if (answer == NULL) {
-            lvp_poll_rest(LVP_EXPECT_SOON, 0);
-            continue;
-        }
-        bool right = answer->body_case == kind;
-        if (right) take(bench, rank - 1, answer);
-        lvp__from_worker__free_unpacked(answer, NULL);
-        if (!right) return lvp_fail(LVP_ERR_FORMAT, "rank %d gave another answer than was asked for", rank);
-        left--;
-    }
-    return LVP_OK;
+    for (int rank = 1; rank <= bench->world.n_workers; rank++) LVP_TRY(lvp_world_send(&bench->world, rank, question));
+    return lvp_world_collect(&bench->world, bench->world.n_workers, kind, take, bench);
 }
 
-static void take_statistics(struct bench *bench, int worker, const Lvp__FromWorker *answer)
+static void take_statistics(void *context, int rank, const Lvp__FromWorker *answer)
 {
-    bench->repeats[bench->n_repeats].statistics[worker] = *answer->statistics;
+    const struct bench *bench = context;
+    bench->repeats[bench->n_repeats].statistics[rank - 1] = *answer->statistics;
 }
 
-static void take_roof(struct bench *bench, int worker, const Lvp__FromWorker *answer)
+static void take_roof(void *context, int rank, const Lvp__FromWorker *answer)
 {
-    bench->roofs[worker] =
+    const struct bench *bench = context;
+    bench->roofs[rank - 1] =
         (struct lvp_roof_rates){.flops = answer->roof->flops, .read_bytes = answer->roof->read_bytes};
 }
 

@@ -15,6 +15,12 @@ static double decoder_macs(const struct lvp_text_config *t)
     return c * q + 2 * c * kv + q * c + 3 * c * t->mlp;
 }
 
+// QK^T and PV of one query and one key.
+static double attention_macs(const struct lvp_text_config *t)
+{
+    return 2.0 * t->heads * t->head_dim;
+}
+
 static double projector_macs(const struct lvp_model_config *config)
 {
     double c = config->text.hidden;
@@ -66,12 +72,31 @@ static int rows_at(const struct lvp_workload *w, int layer)
     return w->text_tokens + lvp_vision_rows_at(&w->prune, layer, lvp_vision_tokens(w->config));
 }
 
-// Prune point that runs right after decoder layer `layer`, -1 when there is none.
-static int point_after(const struct lvp_workload *w, int layer)
+int lvp_point_after(const struct lvp_prune_plan *plan, int layer)
 {
-    for (int s = 0; s < w->prune.n_points; s++)
-        if (w->prune.after[s] == layer + 1) return s;
+    for (int s = 0; s < plan->n_points; s++)
+        if (plan->after[s] == layer + 1) return s;
     return -1;
+}
+
+double lvp_layer_linear_flops(const struct lvp_text_config *t, double rows)
+{
+    return 2 * rows * decoder_macs(t);
+}
+
+double lvp_layer_attention_flops(const struct lvp_text_config *t, double rows)
+{
+    return 2 * rows * (rows + 1) / 2 * attention_macs(t);
+}
+
+double lvp_layer_kv_slot_bytes(const struct lvp_text_config *t, enum lvp_dtype dtype)
+{
+    return 2.0 * t->kv_heads * t->head_dim * (double)lvp_dtype_size(dtype);
+}
+
+double lvp_module_flops(const struct lvp_workload *w, double n_vision, double n_text)
+{
+    return 2 * (module_macs(w, n_vision, n_text) + module_attention_macs(w, n_vision, n_text));
 }
 
 static struct lvp_hop_bytes hop(const struct lvp_workload *w, int64_t rows, int64_t width, int64_t row_bytes)
@@ -97,19 +122,18 @@ static void set_language_out(const struct lvp_workload *w, int next_layer, struc
 static struct lvp_block_cost decoder_cost(const struct lvp_workload *w, int layer)
 {
     const struct lvp_text_config *t = &w->config->text;
-    double rows = rows_at(w, layer), steps = lvp_decode_steps(w), pair = 2.0 * t->heads * t->head_dim; // QK^T and PV
+    double rows = rows_at(w, layer), steps = lvp_decode_steps(w), pair = attention_macs(t);
     int64_t size = (int64_t)lvp_dtype_size(w->dtype);
     struct lvp_block_cost cost = {0};
-    cost.prefill_flops = 2 * (rows * decoder_macs(t) + rows * (rows + 1) / 2 * pair);
+    cost.prefill_flops = lvp_layer_linear_flops(t, rows) + lvp_layer_attention_flops(t, rows);
     // Decode step i (from 1) sees rows + i slots.
     cost.decode_flops = 2 * (steps * decoder_macs(t) + (steps * rows + steps * (steps + 1) / 2) * pair);
     cost.weight_bytes = cost.decode_weight_bytes = decoder_params(t) * size;
     int64_t slots = (int64_t)rows_at(w, layer) + w->new_tokens;
     slots = (slots + LVP_COST_KV_PAGE - 1) / LVP_COST_KV_PAGE * LVP_COST_KV_PAGE;
     cost.kv_bytes = slots * 2 * t->kv_heads * t->head_dim * size;
-    if (point_after(w, layer) >= 0 && w->pruner_width > 0) {
-        double n_vision = rows - w->text_tokens, n_text = w->text_tokens;
-        cost.prefill_flops += 2 * (module_macs(w, n_vision, n_text) + module_attention_macs(w, n_vision, n_text));
+    if (lvp_point_after(&w->prune, layer) >= 0 && w->pruner_width > 0) {
+        cost.prefill_flops += lvp_module_flops(w, rows - w->text_tokens, w->text_tokens);
         cost.weight_bytes += module_params(w) * size;
     }
     set_language_out(w, layer + 1, &cost);
@@ -190,7 +214,7 @@ double lvp_paper_flops(const struct lvp_workload *w)
                   n_vision * projector_macs(config);
     for (int layer = 0; layer < t->layers; layer++) {
         macs += rows_at(w, layer) * decoder_macs(t);
-        if (point_after(w, layer) >= 0 && w->pruner_width > 0)
+        if (lvp_point_after(&w->prune, layer) >= 0 && w->pruner_width > 0)
             macs += module_macs(w, rows_at(w, layer) - w->text_tokens, w->text_tokens);
     }
     return 2 * (macs + rows_at(w, t->layers) * (double)t->vocab * t->hidden);

@@ -40,6 +40,15 @@ struct lvp_block_cost {
 // Costs of one block; index as in the chain.
 struct lvp_block_cost lvp_block_cost(const struct lvp_workload *workload, int index);
 
+// FLOPs of parts of a decoder layer, by what decides their rate.
+double lvp_layer_linear_flops(const struct lvp_text_config *text, double rows);
+double lvp_layer_attention_flops(const struct lvp_text_config *text, double rows); // one prompt, causal
+double lvp_layer_kv_slot_bytes(const struct lvp_text_config *text, enum lvp_dtype dtype);
+// Of the decision module on an image's rows and the prompt's.
+double lvp_module_flops(const struct lvp_workload *workload, double n_vision, double n_text);
+// The prune point that runs right after decoder layer `layer`; -1: none.
+int lvp_point_after(const struct lvp_prune_plan *plan, int layer);
+
 // Sum over blocks first..end-1; rows_out, prefill_out and decode_out are those of the last block (0 after the head:
 // only tokens leave it).
 struct lvp_block_cost lvp_range_cost(const struct lvp_workload *workload, int first, int end);

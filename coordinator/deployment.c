@@ -98,15 +98,20 @@ static double block_seconds(const struct lvp_deployment *deployment)
     return most * deployment->max_rows / rows / rate;
 }
 
-enum lvp_status lvp_deployment_plan(struct lvp_deployment *deployment, const struct lvp_world *world)
+void lvp_deployment_size(struct lvp_deployment *deployment)
 {
-    lvp_prune_counts(deployment->prune_plan, lvp_vision_tokens(deployment->config), &deployment->prune);
-    LVP_TRY(choose_partition(deployment, world));
     int merge = lvp_block_index(deployment->config, LVP_BLOCK_MERGE, 0);
+    lvp_prune_counts(deployment->prune_plan, lvp_vision_tokens(deployment->config), &deployment->prune);
     deployment->merge_stage = 0;
     while (deployment->partition.first[deployment->merge_stage + 1] <= merge) deployment->merge_stage++;
     size_run(deployment);
     deployment->block_seconds = block_seconds(deployment);
+}
+
+enum lvp_status lvp_deployment_plan(struct lvp_deployment *deployment, const struct lvp_world *world)
+{
+    LVP_TRY(choose_partition(deployment, world));
+    lvp_deployment_size(deployment);
     return LVP_OK;
 }
 

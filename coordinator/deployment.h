@@ -34,6 +34,9 @@ struct lvp_deployment {
 // LVP_ERR_USAGE where the model cannot be cut so, or does not fit the workers' memory.
 enum lvp_status lvp_deployment_plan(struct lvp_deployment *deployment, const struct lvp_world *world) LVP_MUST_CHECK;
 
+// The same for a partition that is already set: all that needs no workers.
+void lvp_deployment_size(struct lvp_deployment *deployment);
+
 // Sends the plan to the workers and waits until they are ready, or *interrupt is no longer 0 (LVP_DRAINED). `setup`
 // comes with what the plan does not know: the model's place, the pruner, limits of images. `threads` 0: each worker's
 // own.

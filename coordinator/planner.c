@@ -3,12 +3,28 @@
 #include <math.h>
 #include <stdlib.h>
 
-static double stage_seconds(const struct lvp_planner_input *input, int stage, const struct lvp_block_cost *cost)
+// Of one request in one block, by what was measured: encoding, prefill, and a share of the decode steps of all
+// requests in flight.
+static double block_seconds(const struct lvp_planner_input *input, const struct lvp_device_rates *rates, int block)
+{
+    const struct lvp_workload *w = input->workload;
+    int steps = lvp_decode_steps(w), n = input->sequences;
+    const struct lvp_step_load prompt = {.n_prompts = 1};
+    const struct lvp_step_load decode = {
+        .n_decodes = n, .n_images = n, .decode_text = n * (w->text_tokens + w->new_tokens / 2.0)};
+    double seconds = lvp_block_encode_seconds(w, rates, block, 1) + lvp_block_step_seconds(w, rates, block, &prompt);
+    return steps > 0 ? seconds + steps * lvp_block_step_seconds(w, rates, block, &decode) / n : seconds;
+}
+
+// `measured`: the sum of block_seconds, where the device has rates.
+static double stage_seconds(const struct lvp_planner_input *input, int stage, const struct lvp_block_cost *cost,
+                            double measured)
 {
     const struct lvp_device *device = &input->devices[stage];
     double steps = lvp_decode_steps(input->workload);
     double sent = (double)(cost->prefill_out.payload + cost->prefill_out.framing) +
                   steps * (double)(cost->decode_out.payload + cost->decode_out.framing);
+    if (device->rates != NULL) return measured + sent / device->link_rate;
     double read = steps * ((double)cost->decode_weight_bytes / input->sequences + (double)cost->kv_bytes);
     return (cost->prefill_flops + cost->decode_flops) / device->flops + read / device->memory_rate +
            sent / device->link_rate;
@@ -22,7 +38,10 @@ static int64_t stage_memory(const struct lvp_planner_input *input, const struct 
 double lvp_stage_seconds(const struct lvp_planner_input *input, int stage, int first, int end)
 {
     struct lvp_block_cost cost = lvp_range_cost(input->workload, first, end);
-    return stage_seconds(input, stage, &cost);
+    const struct lvp_device_rates *rates = input->devices[stage].rates;
+    double measured = 0;
+    for (int b = first; rates != NULL && b < end; b++) measured += block_seconds(input, rates, b);
+    return stage_seconds(input, stage, &cost, measured);
 }
 
 int64_t lvp_stage_memory(const struct lvp_planner_input *input, int first, int end)
@@ -37,6 +56,7 @@ struct tables {
     int n_blocks;
     struct lvp_block_cost *prefix; // [n_blocks + 1] sums of blocks 0..b-1; the *_out of block b-1
     bool *allowed;                 // [n_blocks + 1] a stage may end at b
+    double *seconds;               // [n_stages][n_blocks + 1] sums of block_seconds on the stage's device
     double *value;                 // [n_stages + 1][n_blocks + 1] best value of the first s stages ending at b
     int *from;                     // the same shape: where stage s - 1 ended
 };
@@ -77,7 +97,8 @@ static double solve(struct tables *t, double bound)
                 if (isinf(before[a])) continue;
                 struct lvp_block_cost cost = range_of(t, a, b);
                 if (limit > 0 && stage_memory(in, &cost) > limit) continue;
-                double seconds = stage_seconds(in, s - 1, &cost);
+                const double *sums = t->seconds + (ptrdiff_t)(s - 1) * width;
+                double seconds = stage_seconds(in, s - 1, &cost, sums[b] - sums[a]);
                 if (seconds > bound) continue;
                 double value = isinf(bound) ? fmax(before[a], seconds) : before[a] + second_aim(&cost, seconds / bound);
                 if (value < now[b]) {
@@ -94,6 +115,7 @@ static void tables_free(struct tables *t)
 {
     free(t->prefix);
     free(t->allowed);
+    free(t->seconds);
     free(t->value);
     free(t->from);
 }
@@ -106,9 +128,10 @@ static enum lvp_status tables_make(const struct lvp_planner_input *input, struct
     *t = (struct tables){.input = input, .n_blocks = n};
     t->prefix = calloc((size_t)n + 1, sizeof *t->prefix);
     t->allowed = calloc((size_t)n + 1, sizeof *t->allowed);
+    t->seconds = calloc(cells, sizeof *t->seconds);
     t->value = calloc(cells, sizeof *t->value);
     t->from = calloc(cells, sizeof *t->from);
-    if (t->prefix == NULL || t->allowed == NULL || t->value == NULL || t->from == NULL) {
+    if (t->prefix == NULL || t->allowed == NULL || t->seconds == NULL || t->value == NULL || t->from == NULL) {
         tables_free(t);
         (void)lvp_fail(LVP_ERR_MEMORY, "planning %d stages: out of memory", input->n_stages);
         return LVP_ERR_MEMORY;
@@ -123,6 +146,11 @@ static enum lvp_status tables_make(const struct lvp_planner_input *input, struct
         cost.kv_bytes += sum->kv_bytes;
         t->prefix[b + 1] = cost;
         t->allowed[b + 1] = b + 1 == n || lvp_cut_allowed(config, b + 1);
+    }
+    for (int s = 0; s < input->n_stages; s++) {
+        double *sums = t->seconds + (ptrdiff_t)s * (n + 1);
+        const struct lvp_device_rates *rates = input->devices[s].rates;
+        for (int b = 0; rates != NULL && b < n; b++) sums[b + 1] = sums[b] + block_seconds(input, rates, b);
     }
     return LVP_OK;
 }

@@ -4,14 +4,15 @@
 #ifndef LVP_COORDINATOR_PLANNER_H
 #define LVP_COORDINATOR_PLANNER_H
 
-#include "coordinator/cost.h"
+#include "coordinator/profile.h"
 
 // What the device of a stage can do.
 struct lvp_device {
-    double flops;       // FLOP/s of large matrix products
-    double memory_rate; // bytes/s of reading weights and KV
-    double link_rate;   // bytes/s towards the next stage
-    int64_t memory;     // bytes for weights and KV; 0: no limit
+    double flops;                         // FLOP/s of large matrix products
+    double memory_rate;                   // bytes/s of reading weights and KV
+    double link_rate;                     // bytes/s towards the next stage
+    int64_t memory;                       // bytes for weights and KV; 0: no limit
+    const struct lvp_device_rates *rates; // measured: instead of flops and memory_rate; NULL: those two count
 };
 
 // Two cores of a present-day server with AVX2 and a 10 Gbit/s network.

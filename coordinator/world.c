@@ -7,7 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { HELLO_SECONDS = 60, LOAD_SECONDS = 120 }; // without any progress
+enum { HELLO_SECONDS = 60, LOAD_SECONDS = 120, ASK_SECONDS = 300 }; // without any progress
 
 static const char *const kernel_set_order[] = {"portable", "avx2", "avx512", "avx512bf16"};
 
@@ -259,6 +259,30 @@ enum lvp_status lvp_world_send(struct lvp_world *world, int rank, Lvp__ToWorker 
 enum lvp_status lvp_world_send_stages(struct lvp_world *world, int replica, int first, int end, Lvp__ToWorker *message)
 {
     return lvp_control_send(world->control, lvp_world_rank(world, replica, first), end - first, &message->base);
+}
+
+enum lvp_status lvp_world_collect(struct lvp_world *world, int n, Lvp__FromWorker__BodyCase kind,
+                                  void (*take)(void *context, int rank, const Lvp__FromWorker *answer), void *context)
+{
+    double deadline = lvp_now() + ASK_SECONDS;
+    while (n > 0) {
+        int rank = 0;
+        Lvp__FromWorker *answer = NULL;
+        LVP_TRY(lvp_world_poll(world, &rank, &answer));
+        for (int w = 0; w < world->n_workers && lvp_now() < deadline; w++)
+            lvp_patience_reset(&world->workers[w].silent);
+        LVP_TRY(lvp_world_keep_up(world));
+        if (answer == NULL) {
+            lvp_poll_rest(LVP_EXPECT_SOON, 0);
+            continue;
+        }
+        bool right = answer->body_case == kind;
+        if (right) take(context, rank, answer);
+        lvp__from_worker__free_unpacked(answer, NULL);
+        if (!right) return lvp_fail(LVP_ERR_FORMAT, "rank %d gave another answer than it was asked for", rank);
+        n--;
+    }
+    return LVP_OK;
 }
 
 bool lvp_world_finish(struct lvp_world *world, double deadline_seconds)

@@ -71,6 +71,11 @@ enum lvp_status lvp_world_keep_up(struct lvp_world *world) LVP_MUST_CHECK;
 // The same while no message is expected but signs of life: for rank 0's own long work.
 enum lvp_status lvp_world_idle(struct lvp_world *world) LVP_MUST_CHECK;
 
+// Takes n answers of one kind; LVP_ERR_FORMAT for another. The workers may be silent for minutes meanwhile.
+enum lvp_status lvp_world_collect(struct lvp_world *world, int n, Lvp__FromWorker__BodyCase kind,
+                                  void (*take)(void *context, int rank, const Lvp__FromWorker *answer),
+                                  void *context) LVP_MUST_CHECK;
+
 // "rank 2 (n1, stage 1 of 4)" or "... stage 1 of replica 3)".
 const char *lvp_world_name(const struct lvp_world *world, int rank, char *text, size_t size);
 

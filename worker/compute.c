@@ -68,6 +68,7 @@ static enum lvp_status open_checkpoint(const struct lvp_worker_setup *setup, str
     if (setup->synthetic) {
         struct lvp_model_config config;
         LVP_TRY(lvp_shape_load(setup->model, &config));
+        if (setup->narrow) config = lvp_shape_narrow(&config);
         return lvp_checkpoint_synthetic(&config, checkpoint);
     }
     LVP_TRY(lvp_checkpoint_open(setup->model, checkpoint));
@@ -259,14 +260,6 @@ Lvp__Statistics lvp_compute_measure(struct lvp_compute *compute)
     compute->select_seconds = select;
     lvp__statistics__init(&compute->statistics);
     return since;
-}
-
-enum lvp_status lvp_compute_probe(struct lvp_compute *compute, struct lvp_roof *roof)
-{
-    *roof = (struct lvp_roof){0};
-    if (compute->steps.computed < compute->steps.announced || compute->encodes.computed < compute->encodes.announced)
-        return lvp_fail(LVP_ERR_FORMAT, "the coordinator asks for the device's limits while work is under way");
-    return compute->backend->ops->roof != NULL ? compute->backend->ops->roof(compute->backend, roof) : LVP_OK;
 }
 
 static enum lvp_status run_jobs(struct lvp_compute *compute)

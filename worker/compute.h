@@ -23,6 +23,7 @@ struct lvp_worker_setup {
     struct lvp_stage_limits limits;
     int64_t max_pixels;
     bool synthetic;   // `model` is a shape
+    bool narrow;      // and its narrow stand-in is meant
     int pruner_width; // of synthetic modules; 0: none
 };
 
@@ -61,8 +62,6 @@ bool lvp_compute_stop(struct lvp_compute *compute, struct lvp_transport *transpo
 
 // Statistics since the last call. With the lock held.
 Lvp__Statistics lvp_compute_measure(struct lvp_compute *compute);
-// What the device could do. LVP_ERR_FORMAT while work is under way. With the lock held; takes seconds.
-enum lvp_status lvp_compute_probe(struct lvp_compute *compute, struct lvp_roof *roof) LVP_MUST_CHECK;
 
 // Announce work; the message becomes the lane's. Called with the lock held.
 enum lvp_status lvp_compute_step(struct lvp_compute *compute, Lvp__ToWorker *message) LVP_MUST_CHECK;

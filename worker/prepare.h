@@ -23,8 +23,8 @@ enum lvp_status lvp_prepare_create(const struct lvp_image_config *config, int64_
 // NULL is allowed.
 bool lvp_prepare_destroy(struct lvp_prepare *prepare, const struct timespec *until);
 
-// `sample` is whose image it is, for the rank's record; the path is copied. An empty path makes an image up. LVP_ERR_FORMAT for a slot that is out of
-// range or busy.
+// `sample` is whose image it is, for the rank's record; the path is copied. An empty path makes an image up.
+// LVP_ERR_FORMAT for a slot that is out of range or busy.
 enum lvp_status lvp_prepare_submit(struct lvp_prepare *prepare, int slot, const struct lvp_image_file *file,
                                    uint64_t sample) LVP_MUST_CHECK;
 // The next result, if there is one. LVP_ERR_IO and LVP_ERR_MODEL as lvp_image_load.

@@ -42,7 +42,7 @@ struct lvp_stage {
     int current;           // which of x and positions holds the rows
     int n_rows;
     double select_seconds; // so far
-    float *wide; // host staging, for payloads in bf16
+    float *wide;           // host staging, for payloads in bf16
 };
 
 static inline struct lvp_vision_range lvp_stage_vision_range(struct lvp_stage_range range)

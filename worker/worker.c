@@ -5,7 +5,7 @@
 #include "common/log.h"
 #include "common/pulse.h"
 #include "common/record.h"
-#include "worker/compute.h"
+#include "worker/probe.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -83,16 +83,14 @@ static enum lvp_status send_statistics(struct worker *worker)
     return send_to_coordinator(worker, &message);
 }
 
-static enum lvp_status send_roof(struct worker *worker)
+static enum lvp_status send_roof(struct worker *worker, const Lvp__Probe *question)
 {
+    struct lvp_probe probe;
     Lvp__FromWorker message = LVP__FROM_WORKER__INIT;
-    Lvp__Roof answer = LVP__ROOF__INIT;
-    struct lvp_roof roof;
-    LVP_TRY(lvp_compute_probe(&worker->compute, &roof));
-    answer.flops = roof.flops;
-    answer.read_bytes = roof.read_bytes;
+    LVP_TRY(lvp_probe_run(&worker->compute, worker->transport, worker->options->rank, worker->options->n_ranks,
+                          question, &probe));
     message.body_case = LVP__FROM_WORKER__BODY_ROOF;
-    message.roof = &answer;
+    message.roof = &probe.answer;
     return send_to_coordinator(worker, &message);
 }
 
@@ -125,7 +123,7 @@ static enum lvp_status handle_message(struct worker *worker, Lvp__ToWorker *mess
         status = send_statistics(worker);
         break;
     case LVP__TO_WORKER__BODY_PROBE:
-        status = send_roof(worker);
+        status = send_roof(worker, message->probe);
         break;
     default:
         status = lvp_fail(LVP_ERR_FORMAT, "the coordinator sent a message of an unknown kind");

@@ -1,0 +1,155 @@
+#include "coordinator/calibration.h"
+
+#include "common/job.h"
+#include "common/log.h"
+#include "common/shapes.h"
+#include "coordinator/deployment.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { FINISH_SECONDS = 30 };
+
+// As worker/calibrate.h counts them.
+enum experiment { ROWS, PREFILL, DECODE, ENCODE };
+
+struct calibration {
+    const struct lvp_calibration_options *options;
+    struct lvp_workload workload; // of the narrow shape
+    struct lvp_profile *profile;
+};
+
+static double seconds_of(const struct lvp_device_rates *rates, const struct lvp_text_config *text, int rows)
+{
+    int i = 0;
+    while (i + 1 < rates->n_points && rates->rows[i] < rows) i++;
+    return lvp_layer_linear_flops(text, rows) / rates->row_flops[i];
+}
+
+// What attention adds to a layer is small, so it is a difference of large times: never taken for less than this share.
+static double attention_seconds(double whole, double without)
+{
+    static const double least = 0.02;
+    return whole - without > least * whole ? whole - without : least * whole;
+}
+
+static void take_experiment(const struct calibration *c, const Lvp__Roof__Experiment *e, struct lvp_device_rates *rates)
+{
+    const struct lvp_text_config *text = &c->workload.config->text;
+    int vit = lvp_block_index(c->workload.config, LVP_BLOCK_VIT, 0);
+    if (e->seconds <= 0 || e->n < 1) return;
+    switch (e->kind) {
+    case ROWS:
+        if (rates->n_points == LVP_MAX_RATE_POINTS) return;
+        rates->rows[rates->n_points] = e->n;
+        rates->row_flops[rates->n_points++] = lvp_layer_linear_flops(text, e->n) / e->seconds;
+        return;
+    case PREFILL: // the longest counts
+        rates->prefill_attention_flops =
+            lvp_layer_attention_flops(text, e->n) / attention_seconds(e->seconds, seconds_of(rates, text, e->n));
+        return;
+    case DECODE:
+        rates->decode_attention_bytes = e->n * e->kv_len * lvp_layer_kv_slot_bytes(text, c->workload.dtype) /
+                                        attention_seconds(e->seconds, seconds_of(rates, text, e->n));
+        return;
+    case ENCODE:
+        rates->encode_flops = e->n * lvp_block_cost(&c->workload, vit).prefill_flops / e->seconds;
+        return;
+    default:
+        return;
+    }
+}
+
+static void take_rates(void *context, int rank, const Lvp__FromWorker *answer)
+{
+    const struct calibration *c = context;
+    struct lvp_device_rates *rates = &c->profile->devices[c->profile->n_devices];
+    (void)rank;
+    for (size_t i = 0; i < answer->roof->n_experiments; i++) take_experiment(c, answer->roof->experiments[i], rates);
+    rates->roof_flops = answer->roof->flops;
+    rates->roof_read_bytes = answer->roof->read_bytes;
+}
+
+static void take_link(void *context, int rank, const Lvp__FromWorker *answer)
+{
+    const struct calibration *c = context;
+    if (rank != 1) return;
+    c->profile->link = (struct lvp_link){.bytes = answer->roof->link_bytes, .seconds = answer->roof->link_seconds};
+}
+
+static enum lvp_status measure(struct calibration *c, struct lvp_world *world)
+{
+    Lvp__ToWorker question = LVP__TO_WORKER__INIT;
+    Lvp__Probe probe = LVP__PROBE__INIT;
+    question.body_case = LVP__TO_WORKER__BODY_PROBE;
+    question.probe = &probe;
+    for (int threads = 1; c->profile->n_devices < LVP_MAX_PROFILED_DEVICES; threads *= 2) {
+        if (threads > c->options->threads) threads = c->options->threads;
+        lvp_info("calibrating with %d thread%s", threads, threads == 1 ? "" : "s");
+        probe.calibrate = threads;
+        c->profile->devices[c->profile->n_devices].threads = threads;
+        LVP_TRY(lvp_world_send(world, 1, &question));
+        LVP_TRY(lvp_world_collect(world, 1, LVP__FROM_WORKER__BODY_ROOF, take_rates, c));
+        c->profile->n_devices++;
+        if (threads == c->options->threads) break;
+    }
+    lvp_info("measuring the link between two ranks");
+    probe.calibrate = 0;
+    for (int rank = 1; rank <= 2; rank++) { // one message each: they name each other
+        probe.peer = 3 - rank;
+        LVP_TRY(lvp_world_send(world, rank, &question));
+    }
+    return lvp_world_collect(world, 2, LVP__FROM_WORKER__BODY_ROOF, take_link, c);
+}
+
+static enum lvp_status run(struct calibration *c, MPI_Comm control, int n_workers, struct lvp_world *world)
+{
+    const struct lvp_model_config *narrow = c->workload.config;
+    const struct lvp_prune_plan dense = {0};
+    const struct lvp_partition_choice choice = {.mode = LVP_PARTITION_AUTO};
+    struct lvp_deployment deployment = {.config = narrow,
+                                        .prune_plan = &dense,
+                                        .text_tokens = 30,
+                                        .new_tokens = 1,
+                                        .dtype = c->options->dtype,
+                                        .choice = &choice,
+                                        .n_stages = 2,
+                                        .n_replicas = 1};
+    char host[128];
+    Lvp__Setup setup = LVP__SETUP__INIT;
+    if (n_workers != 2)
+        return lvp_fail(LVP_ERR_USAGE, "calibrating needs 3 ranks (two workers), %d were started", n_workers + 1);
+    LVP_TRY(lvp_world_open(control, n_workers, world));
+    deployment.kernel_set = world->kernel_set;
+    (void)snprintf(c->profile->kernel_set, sizeof c->profile->kernel_set, "%s", world->kernel_set);
+    LVP_TRY(lvp_deployment_plan(&deployment, world));
+    char *model = realpath(c->options->model, NULL); // a file, or the name of a shape
+    if (model == NULL) model = strdup(c->options->model);
+    if (model == NULL) return lvp_fail(LVP_ERR_MEMORY, "out of memory");
+    lvp_host_name(host, sizeof host);
+    setup.coordinator = host;
+    setup.model = model;
+    setup.synthetic = setup.narrow = true;
+    enum lvp_status status = lvp_deployment_set_up(&deployment, world, c->options->threads, NULL, &setup);
+    free(model);
+    LVP_TRY(status);
+    return measure(c, world);
+}
+
+enum lvp_status lvp_calibrate_profile(const struct lvp_calibration_options *options, MPI_Comm control, int n_workers,
+                                      bool *clean, struct lvp_profile *profile)
+{
+    struct lvp_model_config narrow = lvp_shape_narrow(options->config);
+    struct lvp_world world = {0};
+    struct calibration c = {
+        .options = options,
+        .workload = {.config = &narrow, .text_tokens = 30, .new_tokens = 1, .dtype = options->dtype},
+        .profile = profile};
+    *profile = (struct lvp_profile){.dtype = options->dtype};
+    enum lvp_status status = run(&c, control, n_workers, &world);
+    bool orderly = status != LVP_ERR_LOST && status != LVP_STOPPED;
+    *clean = world.control == NULL || (orderly && lvp_world_finish(&world, FINISH_SECONDS));
+    lvp_world_close(&world);
+    return status;
+}

@@ -1,0 +1,169 @@
+#include "coordinator/profile.h"
+
+#include <errno.h>
+#include <jansson.h>
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+enum { FORMAT = 1 };
+
+// --- Times ---------------------------------------------------------------------------------------------------------
+
+// FLOP/s at a number of rows: straight lines between what was measured, over the logarithm of the rows.
+static double rate_at(const struct lvp_device_rates *rates, double rows)
+{
+    int last = rates->n_points - 1;
+    if (rows <= rates->rows[0]) return rates->row_flops[0] * rows / rates->rows[0];
+    if (rows >= rates->rows[last]) return rates->row_flops[last];
+    int i = 0;
+    while (rows > rates->rows[i + 1]) i++;
+    double part = log(rows / rates->rows[i]) / log((double)rates->rows[i + 1] / rates->rows[i]);
+    return rates->row_flops[i] + part * (rates->row_flops[i + 1] - rates->row_flops[i]);
+}
+
+static double linear_seconds(const struct lvp_device_rates *rates, double flops, double rows)
+{
+    return rows > 0 ? flops / rate_at(rates, rows) : 0;
+}
+
+double lvp_block_step_seconds(const struct lvp_workload *w, const struct lvp_device_rates *rates, int index,
+                              const struct lvp_step_load *load)
+{
+    const struct lvp_text_config *text = &w->config->text;
+    struct lvp_block block = lvp_block_at(w->config, index);
+    double n_seqs = load->n_prompts + load->n_decodes;
+    if (block.kind == LVP_BLOCK_HEAD)
+        return linear_seconds(rates, 2.0 * n_seqs * (double)text->vocab * text->hidden, n_seqs);
+    if (block.kind != LVP_BLOCK_DEC) return 0; // before `merge`, or rows that are only put in place
+    double vision = lvp_vision_rows_at(&w->prune, block.layer, lvp_vision_tokens(w->config));
+    double prompt = vision + w->text_tokens, rows = load->n_prompts * prompt + load->n_decodes;
+    double slots = load->decode_text + load->n_images * vision;
+    double seconds = linear_seconds(rates, lvp_layer_linear_flops(text, rows), rows) +
+                     load->n_prompts * lvp_layer_attention_flops(text, prompt) / rates->prefill_attention_flops +
+                     slots * lvp_layer_kv_slot_bytes(text, w->dtype) / rates->decode_attention_bytes;
+    if (lvp_point_after(&w->prune, block.layer) >= 0 && w->pruner_width > 0)
+        seconds += linear_seconds(rates, load->n_prompts * lvp_module_flops(w, vision, w->text_tokens),
+                                  load->n_prompts * vision);
+    return seconds;
+}
+
+double lvp_block_encode_seconds(const struct lvp_workload *w, const struct lvp_device_rates *rates, int index,
+                                int n_images)
+{
+    if (index >= lvp_block_index(w->config, LVP_BLOCK_MERGE, 0)) return 0;
+    return n_images * lvp_block_cost(w, index).prefill_flops / rates->encode_flops;
+}
+
+struct lvp_device_rates lvp_profile_device(const struct lvp_profile *profile, int threads)
+{
+    int i = 0;
+    while (i + 1 < profile->n_devices && profile->devices[i + 1].threads <= threads) i++;
+    struct lvp_device_rates rates = profile->devices[i];
+    double factor = (double)threads / rates.threads;
+    if (rates.threads == threads || threads < 1) return rates;
+    double *scaled[] = {&rates.roof_flops, &rates.roof_read_bytes, &rates.prefill_attention_flops,
+                        &rates.decode_attention_bytes, &rates.encode_flops};
+    for (size_t s = 0; s < sizeof scaled / sizeof *scaled; s++) *scaled[s] *= factor;
+    for (int p = 0; p < rates.n_points; p++) rates.row_flops[p] *= factor;
+    rates.threads = threads;
+    return rates;
+}
+
+// --- The file ------------------------------------------------------------------------------------------------------
+
+static bool read_number(const json_t *object, const char *field, double *value)
+{
+    *value = json_number_value(json_object_get(object, field));
+    return *value > 0 && isfinite(*value);
+}
+
+// The name of the field that is wrong; NULL: none.
+static const char *read_device(const json_t *json, struct lvp_device_rates *rates)
+{
+    double threads = 0, rows = 0;
+    const json_t *points = json_object_get(json, "row_flops");
+    if (!read_number(json, "threads", &threads) || threads > 4096) return "threads";
+    rates->threads = (int)threads;
+    if (!read_number(json, "roof_flops", &rates->roof_flops)) return "roof_flops";
+    if (!read_number(json, "roof_read_bytes", &rates->roof_read_bytes)) return "roof_read_bytes";
+    if (!read_number(json, "prefill_attention_flops", &rates->prefill_attention_flops))
+        return "prefill_attention_flops";
+    if (!read_number(json, "decode_attention_bytes", &rates->decode_attention_bytes)) return "decode_attention_bytes";
+    if (!read_number(json, "encode_flops", &rates->encode_flops)) return "encode_flops";
+    if (json_array_size(points) < 1 || json_array_size(points) > LVP_MAX_RATE_POINTS) return "row_flops";
+    for (size_t i = 0; i < json_array_size(points); i++) {
+        const json_t *point = json_array_get(points, i);
+        if (!read_number(point, "rows", &rows) || rows > 1 << 24) return "row_flops";
+        if (i > 0 && (int)rows <= rates->rows[i - 1]) return "row_flops";
+        rates->rows[i] = (int)rows;
+        if (!read_number(point, "flops", &rates->row_flops[i])) return "row_flops";
+    }
+    rates->n_points = (int)json_array_size(points);
+    return NULL;
+}
+
+static const char *read_profile(const json_t *json, struct lvp_profile *profile)
+{
+    const json_t *devices = json_object_get(json, "devices"), *link = json_object_get(json, "link");
+    const char *dtype = json_string_value(json_object_get(json, "dtype"));
+    const char *cpu = json_string_value(json_object_get(json, "cpu"));
+    const char *kernel_set = json_string_value(json_object_get(json, "kernel_set"));
+    if (json_integer_value(json_object_get(json, "lvpipe_profile")) != FORMAT) return "lvpipe_profile";
+    if (dtype == NULL || (strcmp(dtype, "bf16") != 0 && strcmp(dtype, "f32") != 0)) return "dtype";
+    if (cpu == NULL) return "cpu";
+    if (kernel_set == NULL) return "kernel_set";
+    *profile = (struct lvp_profile){.dtype = strcmp(dtype, "bf16") == 0 ? LVP_BF16 : LVP_F32};
+    (void)snprintf(profile->cpu, sizeof profile->cpu, "%s", cpu);
+    (void)snprintf(profile->kernel_set, sizeof profile->kernel_set, "%s", kernel_set);
+    if (json_array_size(devices) < 1 || json_array_size(devices) > LVP_MAX_PROFILED_DEVICES) return "devices";
+    for (; profile->n_devices < (int)json_array_size(devices); profile->n_devices++) {
+        struct lvp_device_rates *rates = &profile->devices[profile->n_devices];
+        const char *wrong = read_device(json_array_get(devices, (size_t)profile->n_devices), rates);
+        if (wrong != NULL) return wrong;
+        if (profile->n_devices > 0 && rates->threads <= rates[-1].threads) return "threads";
+    }
+    if (link != NULL && (!read_number(link, "bytes_per_second", &profile->link.bytes) ||
+                         !read_number(link, "latency_seconds", &profile->link.seconds)))
+        return "link";
+    return NULL;
+}
+
+enum lvp_status lvp_profile_read(const char *path, struct lvp_profile *profile)
+{
+    json_error_t error;
+    json_t *json = json_load_file(path, JSON_REJECT_DUPLICATES, &error);
+    if (json == NULL) return lvp_fail(LVP_ERR_USAGE, "--profile %s: line %d: %s", path, error.line, error.text);
+    const char *wrong = read_profile(json, profile);
+    json_decref(json);
+    if (wrong == NULL) return LVP_OK;
+    return lvp_fail(LVP_ERR_USAGE, "--profile %s: '%s' is missing or out of range; lvpipe bench --calibrate writes one",
+                    path, wrong);
+}
+
+enum lvp_status lvp_profile_write(const char *path, const struct lvp_profile *profile)
+{
+    json_t *devices = json_array();
+    for (int d = 0; d < profile->n_devices; d++) {
+        const struct lvp_device_rates *rates = &profile->devices[d];
+        json_t *points = json_array();
+        for (int i = 0; i < rates->n_points; i++)
+            json_array_append_new(points,
+                                  json_pack("{s:i, s:f}", "rows", rates->rows[i], "flops", rates->row_flops[i]));
+        json_array_append_new(devices, json_pack("{s:i, s:f, s:f, s:o, s:f, s:f, s:f}", "threads", rates->threads,
+                                                 "roof_flops", rates->roof_flops, "roof_read_bytes",
+                                                 rates->roof_read_bytes, "row_flops", points, "prefill_attention_flops",
+                                                 rates->prefill_attention_flops, "decode_attention_bytes",
+                                                 rates->decode_attention_bytes, "encode_flops", rates->encode_flops));
+    }
+    json_t *json = json_pack("{s:i, s:s, s:s, s:s, s:o}", "lvpipe_profile", FORMAT, "cpu", profile->cpu, "kernel_set",
+                             profile->kernel_set, "dtype", lvp_dtype_name(profile->dtype), "devices", devices);
+    if (json != NULL && profile->link.bytes > 0)
+        json_object_set_new(
+            json, "link",
+            json_pack("{s:f, s:f}", "bytes_per_second", profile->link.bytes, "latency_seconds", profile->link.seconds));
+    if (json == NULL) return lvp_fail(LVP_ERR_MEMORY, "out of memory for the profile");
+    int failed = json_dump_file(json, path, JSON_INDENT(2) | JSON_REAL_PRECISION(6));
+    json_decref(json);
+    return failed != 0 ? lvp_fail(LVP_ERR_IO, "%s cannot be written: %s", path, strerror(errno)) : LVP_OK;
+}

@@ -1,0 +1,31 @@
+// How fast this device does each kind of work, for the planner: short experiments on stages of one layer with made-up
+// weights. They run through the same code as the real stages, so that whatever a backend does is in them.
+//
+#ifndef LVP_WORKER_CALIBRATE_H
+#define LVP_WORKER_CALIBRATE_H
+
+#include "worker/backend.h"
+
+enum lvp_experiment {
+    LVP_EXPERIMENT_ROWS,    // a decoder layer on `n` rows that see only themselves: everything but attention
+    LVP_EXPERIMENT_PREFILL, // a decoder layer on one prompt of `n` rows
+    LVP_EXPERIMENT_DECODE,  // a decoder layer on `n` decode rows whose caches hold `kv_len` slots
+    LVP_EXPERIMENT_ENCODE,  // a ViT layer on `n` images
+    LVP_EXPERIMENT_COUNT
+};
+
+struct lvp_experiment_result {
+    enum lvp_experiment kind;
+    int n, kv_len;
+    double seconds;
+};
+
+enum { LVP_MAX_EXPERIMENTS = 24 };
+
+// Runs all experiments on `threads` threads with a layer of `config`, of which lvp_shape_narrow is the usual one; takes
+// 5 to 20 s. results [LVP_MAX_EXPERIMENTS]; *roof is what those threads could do at best.
+enum lvp_status lvp_calibrate(const struct lvp_model_config *config, const char *kernel_set, enum lvp_dtype dtype,
+                              int threads, struct lvp_experiment_result *results, int *n_results,
+                              struct lvp_roof *roof) LVP_MUST_CHECK;
+
+#endif
