@@ -78,7 +78,7 @@ static enum lvp_status parse(int argc, char **argv, struct plan_arguments *argum
             LVP_TRY(lvp_parse_int("--new-tokens", optarg, 0, 1 << 20, &arguments->new_tokens));
             break;
         case OPTION_IMAGES:
-            LVP_TRY(lvp_parse_int("--images", optarg, 1, 1000000, &arguments->images));
+            LVP_TRY(lvp_parse_int("--images", optarg, 1, 1000000000, &arguments->images));
             break;
         case OPTION_PROFILE:
             arguments->profile = optarg;

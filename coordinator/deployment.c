@@ -73,6 +73,10 @@ static void size_run(struct lvp_deployment *deployment)
                                                           .max_seqs = max_seqs,
                                                           .page_slots = page,
                                                           .batch_tokens = batch};
+    // An encode job holds up the steps behind it, so it is about as long as one of them; a device is busy with it anyway.
+    deployment->encode_images = batch / (lvp_patch_count(deployment->config) + 1);
+    if (deployment->encode_images < 1) deployment->encode_images = 1;
+    if (deployment->encode_images > LVP_ENCODE_IMAGES) deployment->encode_images = LVP_ENCODE_IMAGES;
     for (int d = 0; d <= deployment->prune.n_points; d++) {
         int rows = deployment->prune.rows[d] + typical_text + deployment->new_tokens;
         if (rows > text->max_positions) rows = text->max_positions;

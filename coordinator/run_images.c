@@ -360,8 +360,8 @@ enum lvp_status lvp_run_prepared(struct run *run, int r, const Lvp__Prepared *me
 static enum lvp_status send_encode(struct run *run, int r)
 {
     struct replica *replica = &run->replicas[r];
-    int n_slots = run->options->deployment->image_slots;
-    int n = replica->n_to_encode < LVP_ENCODE_IMAGES ? replica->n_to_encode : LVP_ENCODE_IMAGES;
+    int n_slots = run->options->deployment->image_slots, most = run->options->deployment->encode_images;
+    int n = replica->n_to_encode < most ? replica->n_to_encode : most;
     int first = (replica->first_encoding + replica->n_encoding) % n_slots;
     int32_t slots[LVP_ENCODE_IMAGES];
     uint64_t samples[LVP_ENCODE_IMAGES];

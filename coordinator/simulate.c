@@ -4,7 +4,8 @@
 #include <stdlib.h>
 
 // Jobs of a lane are numbered in order; a lane never holds more than RING of them.
-enum { RING = 128, BUFFERS = 2, STEPS = 0, ENCODES = 1, LANES = 2 };
+// ENOUGH times the requests in flight are simulated; what more there is goes on as the middle of these did.
+enum { RING = 128, BUFFERS = 2, STEPS = 0, ENCODES = 1, LANES = 2, ENOUGH = 12 };
 
 struct request {
     int n_tokens; // generated
@@ -52,8 +53,10 @@ struct simulation {
     struct replica *replicas;
     int *node_threads;        // [n_nodes] threads that compute
     struct request *requests; // [images]
+    int n_nodes;              // that hold them
     int images, next, finished;
-    bool *ended; // [max_seqs]
+    double quarter, three_quarters; // when so many were finished
+    bool *ended;                    // [max_seqs]
     double now;
 };
 
@@ -125,9 +128,10 @@ static void admit(struct simulation *s)
 static void send_encodes(struct simulation *s, struct replica *replica)
 {
     struct station *first = &replica->stages[0].lanes[ENCODES];
+    int most = s->deployment->encode_images;
     while (replica->to_encode > 0 && first->announced - replica->done[ENCODES] < s->deployment->merge_stage + 2) {
         struct job *job = &replica->jobs[ENCODES][first->announced % RING];
-        job->n_images = replica->to_encode < LVP_ENCODE_IMAGES ? replica->to_encode : LVP_ENCODE_IMAGES;
+        job->n_images = replica->to_encode < most ? replica->to_encode : most;
         replica->to_encode -= job->n_images;
         replica->n_encoding += job->n_images;
         announce(s, replica, ENCODES);
@@ -237,7 +241,7 @@ static double speed(const struct simulation *s, int node)
 static double next_event(struct simulation *s)
 {
     double next = INFINITY;
-    for (int i = 0; i < s->in->cluster->n_nodes; i++) s->node_threads[i] = 0;
+    for (int i = 0; i < s->n_nodes; i++) s->node_threads[i] = 0;
     for (int r = 0; r < s->n_replicas; r++)
         for (int stage = 0; stage < s->deployment->n_stages; stage++) {
             const struct worker *worker = &s->replicas[r].stages[stage];
@@ -289,6 +293,8 @@ static enum lvp_status run(struct simulation *s)
                 start_transfers(s, &s->replicas[r], stage);
             }
         }
+        if (s->quarter <= 0 && s->finished >= s->images / 4) s->quarter = s->now;
+        if (s->three_quarters <= 0 && s->finished >= s->images / 4 * 3) s->three_quarters = s->now;
         double next = next_event(s);
         if (!isfinite(next)) return lvp_fail(LVP_ERR_INTERNAL, "the simulated run stands still");
         LVP_TRY(advance(s, next));
@@ -331,14 +337,23 @@ static enum lvp_status create_replica(struct simulation *s, int r)
     return LVP_OK;
 }
 
+// Images of the replicas that are simulated.
+static int all_images(const struct simulation *s)
+{
+    int64_t images = (int64_t)s->in->images * s->n_replicas, all = s->deployment->n_replicas;
+    return (int)((images + all - 1) / all);
+}
+
 static enum lvp_status create(struct simulation *s)
 {
     s->n_replicas = count_together(s->in);
-    s->images = (s->in->images * s->n_replicas + s->deployment->n_replicas - 1) / s->deployment->n_replicas;
+    int wanted = all_images(s), most = ENOUGH * s->deployment->scheduler.max_seqs * s->n_replicas;
+    s->images = wanted < most ? wanted : most;
+    s->n_nodes = lvp_cluster_node_of(s->in->cluster, s->n_replicas * s->deployment->n_stages - 1) + 1;
     s->replicas = calloc((size_t)s->n_replicas, sizeof *s->replicas);
     s->requests = calloc((size_t)s->images, sizeof *s->requests);
     s->ended = calloc((size_t)s->deployment->scheduler.max_seqs, sizeof *s->ended);
-    s->node_threads = calloc((size_t)s->in->cluster->n_nodes, sizeof *s->node_threads);
+    s->node_threads = calloc((size_t)s->n_nodes, sizeof *s->node_threads);
     if (s->replicas == NULL || s->requests == NULL || s->ended == NULL || s->node_threads == NULL)
         return lvp_fail(LVP_ERR_MEMORY, "out of memory for simulating");
     for (int r = 0; r < s->n_replicas; r++) LVP_TRY(create_replica(s, r));
@@ -362,14 +377,18 @@ static void report(const struct simulation *s, struct lvp_simulation *result)
 {
     int stages = s->deployment->n_stages;
     double busy = 0;
-    *result = (struct lvp_simulation){.seconds = s->now, .images_per_second = s->in->images / s->now};
+    double seconds = s->now;
+    if (all_images(s) > s->images) // the rest as the middle half went
+        seconds += (all_images(s) - s->images) * (s->three_quarters - s->quarter) / (s->images / 2.0);
+    double factor = seconds / s->now; // of everything that adds up
+    *result = (struct lvp_simulation){.seconds = seconds, .images_per_second = s->in->images / seconds};
     for (int r = 0; r < s->n_replicas; r++)
         for (int stage = 0; stage < stages; stage++) busy += s->replicas[r].stages[stage].busy;
     result->bubble_share = 1 - busy / (s->now * stages * s->n_replicas);
     for (int stage = 0; stage < stages; stage++) {
-        result->busy[stage] = s->replicas[0].stages[stage].busy;
-        result->cut_bytes[stage] = s->replicas[0].stages[stage].sent_bytes;
-        result->link_seconds[stage] = s->replicas[0].stages[stage].link_seconds;
+        result->busy[stage] = factor * s->replicas[0].stages[stage].busy;
+        result->cut_bytes[stage] = factor * s->replicas[0].stages[stage].sent_bytes;
+        result->link_seconds[stage] = factor * s->replicas[0].stages[stage].link_seconds;
     }
 }
 
