@@ -28,7 +28,7 @@ static const char help_text[] =
     "  --keep R,R,..          none (unpruned), or a share as for caption; 0.5/0.3/0.1 names every point's (none,0.5)\n"
     "  --pruner-width D       inner width of made-up decision modules (an eighth of the model's)\n"
     "  --stages N,N,..        pipeline stages; several values only where it starts its own ranks (1)\n"
-    "  --concurrency N,N,..   requests in steps at once, of each replica (16 a stage)\n"
+    "  --concurrency N,N,..   requests in steps at once, of each replica (32 a stage, 256 at most)\n"
     "  --images N             of a repeat, each with a prompt of its own (16)\n"
     "  --text-tokens N        prompt rows that are not vision tokens (30)\n"
     "  --new-tokens N         tokens generated per image (32); 1 measures the prefill alone\n"

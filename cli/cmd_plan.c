@@ -19,6 +19,7 @@ static const char help[] =
     "  --text-tokens N        prompt rows that are not vision tokens (30)\n"
     "  --new-tokens N         tokens generated per image (64)\n"
     "  --images N             figures for N images, each with a prompt of its own (1; simulated: 64 a device)\n"
+    "  --concurrency N        simulated: requests in steps at once, of each replica (32 a stage)\n"
     "  --profile FILE         rates measured by lvpipe bench --calibrate: simulates the run too\n"
     "  --cluster FILE         on these nodes instead of this machine: {\"nodes\": [{\"count\": 2, \"devices\": 4,\n"
     "                         \"threads\": 8, \"cores\": 32, \"memory_bytes\": 0}], \"link\":\n"
@@ -36,7 +37,8 @@ enum plan_option {
     OPTION_NEW_TOKENS,
     OPTION_IMAGES,
     OPTION_PROFILE,
-    OPTION_CLUSTER
+    OPTION_CLUSTER,
+    OPTION_CONCURRENCY
 };
 
 static const struct option long_options[] = {
@@ -47,6 +49,7 @@ static const struct option long_options[] = {
     {"images", required_argument, NULL, OPTION_IMAGES},
     {"profile", required_argument, NULL, OPTION_PROFILE},
     {"cluster", required_argument, NULL, OPTION_CLUSTER},
+    {"concurrency", required_argument, NULL, OPTION_CONCURRENCY},
     {"help", no_argument, NULL, 'h'},
     {NULL, 0, NULL, 0},
 };
@@ -54,7 +57,7 @@ static const struct option long_options[] = {
 struct plan_arguments {
     struct lvp_options shared;
     const char *shape, *profile, *cluster;
-    int text_tokens, new_tokens, images;
+    int text_tokens, new_tokens, images, concurrency;
     bool help;
 };
 
@@ -79,6 +82,9 @@ static enum lvp_status parse(int argc, char **argv, struct plan_arguments *argum
             break;
         case OPTION_IMAGES:
             LVP_TRY(lvp_parse_int("--images", optarg, 1, 1000000000, &arguments->images));
+            break;
+        case OPTION_CONCURRENCY:
+            LVP_TRY(lvp_parse_int("--concurrency", optarg, 1, 1 << 16, &arguments->concurrency));
             break;
         case OPTION_PROFILE:
             arguments->profile = optarg;
@@ -188,6 +194,7 @@ static enum lvp_status forecast(const struct plan_arguments *arguments, const st
                                              .cluster = &cluster,
                                              .choice = &shared->partition,
                                              .images = arguments->images > 0 ? arguments->images : 64 * devices,
+                                             .concurrency = arguments->concurrency,
                                              .batch_tokens = shared->batch_tokens};
     int by_partition = lvp_partition_choice_stages(&shared->partition, &report->workload.prune);
     if (by_partition > 0) stages = by_partition;
@@ -224,7 +231,9 @@ enum lvp_status lvp_cmd_plan(int argc, char **argv)
                                             .new_tokens = arguments.new_tokens,
                                             .dtype = arguments.shared.dtype};
     report.planner = (struct lvp_planner_input){
-        .workload = &report.workload, .devices = devices, .sequences = LVP_PLANNED_SEQUENCES};
+        .workload = &report.workload,
+        .devices = devices,
+        .sequences = lvp_usual_sequences(arguments.shared.stages > 0 ? arguments.shared.stages : 1)};
     LVP_TRY(choose_pruner(&arguments, &report));
     LVP_TRY(choose_partition(&arguments.shared, &report));
     if (arguments.profile != NULL) return forecast(&arguments, &report);

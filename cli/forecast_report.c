@@ -13,9 +13,9 @@ void lvp_forecasts_print(const struct lvp_forecast_input *input, const struct lv
 {
     const struct lvp_workload *w = input->workload;
     (void)printf("\n%d images on %d devices (%s), each with %d text and %d new tokens; simulated\n\n"
-                 "%-18s %12s %8s %12s %8s %8s %12s\n",
+                 "%-18s %9s %12s %8s %12s %8s %8s %12s\n",
                  input->images, lvp_cluster_devices(input->cluster), input->profile->cpu, w->text_tokens, w->new_tokens,
-                 "stages x replicas", "images/s", "bubble", "unpruned", "bubble", "ratio", "GB a device");
+                 "stages x replicas", "requests", "images/s", "bubble", "unpruned", "bubble", "ratio", "GB a device");
     for (int i = 0; i < n; i++) {
         const struct lvp_forecast *f = &forecasts[i];
         char layout[32];
@@ -24,9 +24,10 @@ void lvp_forecasts_print(const struct lvp_forecast_input *input, const struct lv
             (void)printf("%-18s does not fit the memory, or cannot be cut so\n", layout);
             continue;
         }
-        (void)printf("%-18s %12.3f %7.1f%% %12.3f %7.1f%% %8.3f %12.2f\n", layout, f->pruned.images_per_second,
-                     100 * f->pruned.bubble_share, f->dense.images_per_second, 100 * f->dense.bubble_share,
-                     f->pruned.images_per_second / f->dense.images_per_second, 1e-9 * largest_memory(f));
+        (void)printf("%-18s %9d %12.3f %7.1f%% %12.3f %7.1f%% %8.3f %12.2f\n", layout, f->concurrency,
+                     f->pruned.images_per_second, 100 * f->pruned.bubble_share, f->dense.images_per_second,
+                     100 * f->dense.bubble_share, f->pruned.images_per_second / f->dense.images_per_second,
+                     1e-9 * largest_memory(f));
     }
     const struct lvp_forecast *best = &forecasts[0];
     if (n == 0 || !best->fits) return;
@@ -65,8 +66,9 @@ json_t *lvp_forecasts_json(const struct lvp_forecast *forecasts, int n)
             (void)json_array_append_new(first, json_integer(f->partition.first[s]));
             (void)json_array_append_new(memory, json_integer(f->memory[s]));
         }
-        json_t *entry = json_pack("{s:i, s:i, s:b, s:o, s:o}", "stages", f->n_stages, "replicas", f->n_replicas, "fits",
-                                  f->fits, "first_blocks", first, "memory_bytes", memory);
+        json_t *entry =
+            json_pack("{s:i, s:i, s:i, s:b, s:o, s:o}", "stages", f->n_stages, "replicas", f->n_replicas, "concurrency",
+                      f->concurrency, "fits", f->fits, "first_blocks", first, "memory_bytes", memory);
         if (entry != NULL && f->fits) {
             (void)json_object_set_new(entry, "pruned", simulation_json(&f->pruned, f->n_stages));
             (void)json_object_set_new(entry, "dense", simulation_json(&f->dense, f->n_stages));

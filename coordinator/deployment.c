@@ -4,7 +4,7 @@
 
 #include <string.h>
 
-enum { IMAGE_SLOTS = 4 * LVP_ENCODE_IMAGES, MAX_IMAGE_SLOTS = 256, MAX_SEQS = 64 };
+enum { IMAGE_SLOTS = 4 * LVP_ENCODE_IMAGES, MAX_IMAGE_SLOTS = 256 };
 
 // What the poorest worker of a stage may use: its host's memory shared with the workers there, a tenth left for
 // buffers.
@@ -32,6 +32,11 @@ static struct lvp_workload typical_workload(const struct lvp_deployment *deploym
                                  .dtype = deployment->dtype};
 }
 
+static int concurrency(const struct lvp_deployment *deployment)
+{
+    return deployment->concurrency > 0 ? deployment->concurrency : lvp_usual_sequences(deployment->n_stages);
+}
+
 // The partition: as asked, or the planner's for the workers that are there.
 static enum lvp_status choose_partition(struct lvp_deployment *deployment, const struct lvp_world *world)
 {
@@ -47,8 +52,11 @@ static enum lvp_status choose_partition(struct lvp_deployment *deployment, const
     struct lvp_planner_input input = {.workload = &workload,
                                       .n_stages = deployment->n_stages,
                                       .devices = devices,
-                                      .sequences = LVP_PLANNED_SEQUENCES};
-    return lvp_plan_partition(&input, &deployment->partition);
+                                      .sequences = concurrency(deployment)};
+    if (deployment->concurrency > 0) return lvp_plan_partition(&input, &deployment->partition);
+    LVP_TRY(lvp_plan_within_memory(&input, &deployment->partition));
+    deployment->concurrency = input.sequences;
+    return LVP_OK;
 }
 
 // How much the stages hold at once. KV: typical requests for every sequence slot, and the longest prompt alone.
@@ -57,9 +65,7 @@ static void size_run(struct lvp_deployment *deployment)
     const struct lvp_text_config *text = &deployment->config->text;
     int tokens = deployment->prune.rows[0], page = LVP_COST_KV_PAGE, typical_text = deployment->text_tokens;
     int stages = deployment->n_stages - deployment->merge_stage;
-    int max_seqs = LVP_PLANNED_SEQUENCES * deployment->n_stages;
-    if (max_seqs > MAX_SEQS) max_seqs = MAX_SEQS;
-    if (deployment->concurrency > 0) max_seqs = deployment->concurrency;
+    int max_seqs = concurrency(deployment);
     int longest = text->max_positions / tokens + 1; // images of one prompt at most
     deployment->image_slots = longest < IMAGE_SLOTS       ? IMAGE_SLOTS
                               : longest < MAX_IMAGE_SLOTS ? longest
@@ -73,7 +79,8 @@ static void size_run(struct lvp_deployment *deployment)
                                                           .max_seqs = max_seqs,
                                                           .page_slots = page,
                                                           .batch_tokens = batch};
-    // An encode job holds up the steps behind it, so it is about as long as one of them; a device is busy with it anyway.
+    // An encode job holds up the steps behind it, so it is about as long as one of them; a device is busy with it
+    // anyway.
     deployment->encode_images = batch / (lvp_patch_count(deployment->config) + 1);
     if (deployment->encode_images < 1) deployment->encode_images = 1;
     if (deployment->encode_images > LVP_ENCODE_IMAGES) deployment->encode_images = LVP_ENCODE_IMAGES;

@@ -28,7 +28,7 @@ struct lvp_deployment {
     int merge_stage; // the stage that holds `merge`
     struct lvp_scheduler_config scheduler;
     int image_slots, max_rows;
-    int encode_images; // of one encode job at most
+    int encode_images;    // of one encode job at most
     double block_seconds; // that one block may take for a full step, on a slow machine
 };
 

@@ -21,18 +21,23 @@ static void describe_devices(const struct lvp_forecast_input *input, int n_stage
 
 // Plans and simulates one workload. *fits: false where no partition fits the memory.
 static enum lvp_status forecast_run(const struct lvp_forecast_input *input, const struct lvp_workload *workload,
-                                    int n_stages, int n_replicas, bool *fits, struct lvp_partition *partition,
-                                    struct lvp_simulation *simulation)
+                                    int n_stages, int n_replicas, bool *fits, int *concurrency,
+                                    struct lvp_partition *partition, struct lvp_simulation *simulation)
 {
     struct lvp_device_rates rates[LVP_MAX_STAGES];
     struct lvp_device devices[LVP_MAX_STAGES];
-    struct lvp_planner_input planner = {
-        .workload = workload, .n_stages = n_stages, .devices = devices, .sequences = LVP_PLANNED_SEQUENCES};
+    struct lvp_planner_input planner = {.workload = workload,
+                                        .n_stages = n_stages,
+                                        .devices = devices,
+                                        .sequences = input->concurrency > 0 ? input->concurrency
+                                                                            : lvp_usual_sequences(n_stages)};
     describe_devices(input, n_stages, rates, devices);
     enum lvp_status status = input->choice->mode == LVP_PARTITION_AUTO
-                                 ? lvp_plan_partition(&planner, partition)
+                                 ? input->concurrency > 0 ? lvp_plan_partition(&planner, partition)
+                                                          : lvp_plan_within_memory(&planner, partition)
                                  : lvp_partition_resolve(input->choice, workload->config, &workload->prune, partition);
     *fits = status == LVP_OK;
+    *concurrency = planner.sequences;
     if (status == LVP_ERR_USAGE) lvp_error_clear();
     if (status != LVP_OK) return status == LVP_ERR_USAGE ? LVP_OK : status;
     struct lvp_deployment deployment = {.config = workload->config,
@@ -44,7 +49,7 @@ static enum lvp_status forecast_run(const struct lvp_forecast_input *input, cons
                                         .choice = input->choice,
                                         .n_stages = n_stages,
                                         .n_replicas = n_replicas,
-                                        .concurrency = input->concurrency,
+                                        .concurrency = planner.sequences,
                                         .batch_tokens = input->batch_tokens,
                                         .kernel_set = input->profile->kernel_set,
                                         .partition = *partition};
@@ -65,13 +70,15 @@ enum lvp_status lvp_forecast(const struct lvp_forecast_input *input, int n_stage
     const struct lvp_partition_choice automatic = {.mode = LVP_PARTITION_AUTO};
     struct lvp_partition other;
     bool fits = false;
+    int concurrency = 0;
     if (input->choice->mode == LVP_PARTITION_PRUNE) unpruned.choice = &automatic; // it has no prune points
     *forecast = (struct lvp_forecast){.n_stages = n_stages, .n_replicas = n_replicas};
-    LVP_TRY(forecast_run(input, input->workload, n_stages, n_replicas, &forecast->fits, &forecast->partition,
-                         &forecast->pruned));
+    LVP_TRY(forecast_run(input, input->workload, n_stages, n_replicas, &forecast->fits, &forecast->concurrency,
+                         &forecast->partition, &forecast->pruned));
     if (!forecast->fits) return LVP_OK;
-    LVP_TRY(forecast_run(&unpruned, &dense, n_stages, n_replicas, &fits, &other, &forecast->dense));
-    const struct lvp_planner_input planner = {.workload = input->workload, .sequences = LVP_PLANNED_SEQUENCES};
+    LVP_TRY(forecast_run(&unpruned, &dense, n_stages, n_replicas, &fits, &concurrency, &other, &forecast->dense));
+    const struct lvp_planner_input planner = {
+        .workload = input->workload, .n_stages = n_stages, .sequences = forecast->concurrency};
     for (int s = 0; s < n_stages; s++)
         forecast->memory[s] =
             lvp_stage_memory(&planner, forecast->partition.first[s], forecast->partition.first[s + 1]);

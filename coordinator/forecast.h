@@ -17,6 +17,7 @@ struct lvp_forecast_input {
 
 struct lvp_forecast {
     int n_stages, n_replicas;
+    int concurrency;                // requests in steps at once, of each replica
     bool fits;                      // in the devices' memory; if not, the rest is empty
     struct lvp_partition partition; // of the pruned run
     int64_t memory[LVP_MAX_STAGES]; // bytes of each stage: weights, KV of the requests in flight

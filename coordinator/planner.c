@@ -3,12 +3,19 @@
 #include <math.h>
 #include <stdlib.h>
 
+// Sequences that decode in one step: as many groups are under way as there are stages.
+static int of_a_step(const struct lvp_planner_input *input)
+{
+    int n = input->sequences / input->n_stages;
+    return n > 0 ? n : 1;
+}
+
 // Of one request in one block, by what was measured: encoding, prefill, and a share of the decode steps of all
 // requests in flight.
 static double block_seconds(const struct lvp_planner_input *input, const struct lvp_device_rates *rates, int block)
 {
     const struct lvp_workload *w = input->workload;
-    int steps = lvp_decode_steps(w), n = input->sequences;
+    int steps = lvp_decode_steps(w), n = of_a_step(input);
     const struct lvp_step_load prompt = {.n_prompts = 1};
     const struct lvp_step_load decode = {
         .n_decodes = n, .n_images = n, .decode_text = n * (w->text_tokens + w->new_tokens / 2.0)};
@@ -25,7 +32,7 @@ static double stage_seconds(const struct lvp_planner_input *input, int stage, co
     double sent = (double)(cost->prefill_out.payload + cost->prefill_out.framing) +
                   steps * (double)(cost->decode_out.payload + cost->decode_out.framing);
     if (device->rates != NULL) return measured + sent / device->link_rate;
-    double read = steps * ((double)cost->decode_weight_bytes / input->sequences + (double)cost->kv_bytes);
+    double read = steps * ((double)cost->decode_weight_bytes / of_a_step(input) + (double)cost->kv_bytes);
     return (cost->prefill_flops + cost->decode_flops) / device->flops + read / device->memory_rate +
            sent / device->link_rate;
 }
@@ -195,4 +202,33 @@ enum lvp_status lvp_plan_partition(const struct lvp_planner_input *input, struct
     }
     tables_free(&tables);
     return status;
+}
+
+static double slowest_seconds(const struct lvp_planner_input *input, const struct lvp_partition *partition)
+{
+    double slowest = 0;
+    for (int s = 0; s < input->n_stages; s++)
+        slowest = fmax(slowest, lvp_stage_seconds(input, s, partition->first[s], partition->first[s + 1]));
+    return slowest;
+}
+
+enum lvp_status lvp_plan_within_memory(struct lvp_planner_input *input, struct lvp_partition *partition)
+{
+    static const double little = 1.05;
+    enum { FEWEST = 4 };
+    struct lvp_device unlimited[LVP_MAX_STAGES];
+    for (int s = 0; s < input->n_stages && s < LVP_MAX_STAGES; s++) {
+        unlimited[s] = input->devices[s];
+        unlimited[s].memory = 0;
+    }
+    for (;; input->sequences /= 2) {
+        struct lvp_planner_input without = *input;
+        struct lvp_partition best;
+        without.devices = unlimited;
+        LVP_TRY(lvp_plan_partition(&without, &best));
+        enum lvp_status status = lvp_plan_partition(input, partition);
+        bool good = status == LVP_OK && slowest_seconds(input, partition) <= little * slowest_seconds(&without, &best);
+        if (good || input->sequences / 2 < FEWEST) return status;
+        lvp_error_clear();
+    }
 }

@@ -18,22 +18,30 @@ struct lvp_device {
 // Two cores of a present-day server with AVX2 and a 10 Gbit/s network.
 #define LVP_TYPICAL_CPU ((struct lvp_device){.flops = 150e9, .memory_rate = 30e9, .link_rate = 1.2e9})
 
-// Requests in flight that a partition is balanced for where nothing else is known, so that `lvpipe plan` shows what
-// `lvpipe caption` will do.
-enum { LVP_PLANNED_SEQUENCES = 16 };
+// Requests in flight where nothing else is known. A stage that is slow with a prompt holds up the decode rows behind
+// it; the others have work meanwhile only if enough other requests are under way (docs/SPEED.md).
+static inline int lvp_usual_sequences(int n_stages)
+{
+    enum { OF_A_STAGE = 32, MOST = 256 };
+    return n_stages * OF_A_STAGE < MOST ? n_stages * OF_A_STAGE : MOST;
+}
 
 struct lvp_planner_input {
     const struct lvp_workload *workload; // borrowed; one request
     int n_stages;
     const struct lvp_device *devices; // [n_stages], borrowed; stage s runs on devices[s]
     int sequences;                    // requests in flight at once: KV is held for each, and decode steps read the
-                                      // weights once for all of them; at least 1
+                                      // weights once for an equal share of them; at least 1
 };
 
 // LVP_ERR_USAGE when the chain cannot be cut into n_stages, or no partition fits the memory (the text says how much the
 // model needs).
 enum lvp_status lvp_plan_partition(const struct lvp_planner_input *input,
                                    struct lvp_partition *partition) LVP_MUST_CHECK;
+
+// The same with as many of input->sequences as the memory has room for: halved until a partition fits without making
+// the slowest stage more than a little slower than memory without limit would. *input is changed to match.
+enum lvp_status lvp_plan_within_memory(struct lvp_planner_input *input, struct lvp_partition *partition) LVP_MUST_CHECK;
 
 // Seconds that blocks first..end-1 take of the device of `stage` per request: compute, weights and KV read by decode,
 // and sending over the cut behind them.

@@ -259,7 +259,7 @@ static double next_event(struct simulation *s)
 
 static enum lvp_status advance(struct simulation *s, double to)
 {
-    static const double hair = 1e-12; // of a second: events that coincide but for rounding
+    static const double hair = 1e-9; // of a second: below what doubles resolve after weeks; such events coincide
     double passed = to - s->now;
     s->now = to;
     for (int r = 0; r < s->n_replicas; r++)
