@@ -123,9 +123,9 @@ static const char *read_profile(const json_t *json, struct lvp_profile *profile)
         if (wrong != NULL) return wrong;
         if (profile->n_devices > 0 && rates->threads <= rates[-1].threads) return "threads";
     }
-    if (link != NULL && (!read_number(link, "bytes_per_second", &profile->link.bytes) ||
-                         !read_number(link, "latency_seconds", &profile->link.seconds)))
-        return "link";
+    if (link == NULL) return NULL;
+    profile->link.seconds = json_number_value(json_object_get(link, "latency_seconds"));
+    if (!read_number(link, "bytes_per_second", &profile->link.bytes) || !(profile->link.seconds >= 0)) return "link";
     return NULL;
 }
 
