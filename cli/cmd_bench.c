@@ -34,6 +34,7 @@ static const char help_text[] =
     "  --new-tokens N         tokens generated per image (32); 1 measures the prefill alone\n"
     "  --repeats N            the median counts (3)\n"
     "  --json                 an object a line instead of the table\n"
+    "  --profile FILE         rates by which the stages are balanced, from --calibrate\n"
     "  --calibrate FILE       write a profile of this machine for lvpipe plan --profile instead (a minute)\n"
     "\n";
 
@@ -56,7 +57,8 @@ enum bench_option {
     OPTION_TEXT_TOKENS,
     OPTION_NEW_TOKENS,
     OPTION_REPEATS,
-    OPTION_CALIBRATE
+    OPTION_CALIBRATE,
+    OPTION_PROFILE
 };
 
 static const struct option long_options[] = {
@@ -69,6 +71,7 @@ static const struct option long_options[] = {
     {"text-tokens", required_argument, NULL, OPTION_TEXT_TOKENS},
     {"new-tokens", required_argument, NULL, OPTION_NEW_TOKENS},
     {"repeats", required_argument, NULL, OPTION_REPEATS},
+    {"profile", required_argument, NULL, OPTION_PROFILE},
     {"calibrate", required_argument, NULL, OPTION_CALIBRATE},
     {"help", no_argument, NULL, 'h'},
     {NULL, 0, NULL, 0},
@@ -83,7 +86,7 @@ struct values {
 
 struct command {
     struct lvp_options shared;
-    const char *shape, *calibrate;
+    const char *shape, *calibrate, *profile;
     struct values keeps, stages, concurrencies;
     int pruner_width, images, text_tokens, new_tokens, repeats;
     bool help;
@@ -112,6 +115,9 @@ static enum lvp_status set_option(struct command *command, int code, const char 
     switch (code) {
     case OPTION_SHAPE:
         command->shape = value;
+        return LVP_OK;
+    case OPTION_PROFILE:
+        command->profile = value;
         return LVP_OK;
     case OPTION_CALIBRATE:
         command->calibrate = value;
@@ -223,6 +229,7 @@ static enum lvp_status bench_point(struct command *command, MPI_Comm control, in
     struct lvp_checkpoint *checkpoint = NULL;
     char hash[33] = "", weights_path[4096];
     json_t *result = NULL;
+    struct lvp_profile profile;
     struct lvp_bench_options bench = {.model = command->shape != NULL ? command->shape : shared->model,
                                       .synthetic = command->shape != NULL,
                                       .config = &config,
@@ -240,6 +247,8 @@ static enum lvp_status bench_point(struct command *command, MPI_Comm control, in
     *clean = false; // until the workers have been told to finish
     lvp_log_init(shared->verbosity < 0 ? LVP_LOG_WARNING : shared->verbosity > 0 ? LVP_LOG_DEBUG : LVP_LOG_INFO, "");
     LVP_TRY(lvp_parse_int("--concurrency", concurrency, 0, 1 << 16, &bench.concurrency));
+    if (command->profile != NULL) LVP_TRY(lvp_profile_read(command->profile, &profile));
+    bench.profile = command->profile != NULL ? &profile : NULL;
     LVP_TRY(lvp_options_find_weights(shared, weights_path, sizeof weights_path));
     if (command->shape != NULL) {
         LVP_TRY(lvp_shape_load(command->shape, &config));

@@ -18,6 +18,7 @@ static const char help[] =
     "  --shape NAME           llava-1.5-7b, llava-1.5-13b, tiny-llava, or FILE.json with the fields of a config.json\n"
     "  --text-tokens N        prompt rows that are not vision tokens (30)\n"
     "  --new-tokens N         tokens generated per image (64)\n"
+    "  --pruner-width D       inner width of decision modules where no file says it (the model's, as the paper's)\n"
     "  --images N             figures for N images, each with a prompt of its own (1; simulated: 64 a device)\n"
     "  --concurrency N        simulated: requests in steps at once, of each replica (32 a stage)\n"
     "  --profile FILE         rates measured by lvpipe bench --calibrate: simulates the run too\n"
@@ -38,6 +39,7 @@ enum plan_option {
     OPTION_IMAGES,
     OPTION_PROFILE,
     OPTION_CLUSTER,
+    OPTION_PRUNER_WIDTH,
     OPTION_CONCURRENCY
 };
 
@@ -50,6 +52,7 @@ static const struct option long_options[] = {
     {"profile", required_argument, NULL, OPTION_PROFILE},
     {"cluster", required_argument, NULL, OPTION_CLUSTER},
     {"concurrency", required_argument, NULL, OPTION_CONCURRENCY},
+    {"pruner-width", required_argument, NULL, OPTION_PRUNER_WIDTH},
     {"help", no_argument, NULL, 'h'},
     {NULL, 0, NULL, 0},
 };
@@ -57,7 +60,7 @@ static const struct option long_options[] = {
 struct plan_arguments {
     struct lvp_options shared;
     const char *shape, *profile, *cluster;
-    int text_tokens, new_tokens, images, concurrency;
+    int text_tokens, new_tokens, images, concurrency, pruner_width;
     bool help;
 };
 
@@ -82,6 +85,9 @@ static enum lvp_status parse(int argc, char **argv, struct plan_arguments *argum
             break;
         case OPTION_IMAGES:
             LVP_TRY(lvp_parse_int("--images", optarg, 1, 1000000000, &arguments->images));
+            break;
+        case OPTION_PRUNER_WIDTH:
+            LVP_TRY(lvp_parse_int("--pruner-width", optarg, 1, 1 << 16, &arguments->pruner_width));
             break;
         case OPTION_CONCURRENCY:
             LVP_TRY(lvp_parse_int("--concurrency", optarg, 1, 1 << 16, &arguments->concurrency));
@@ -124,7 +130,7 @@ static enum lvp_status choose_pruner(const struct plan_arguments *arguments, str
         workload->pruner_width = weights.inner_width;
     } else if (strcmp(report->pruner, "lvpruning") == 0) {
         report->source = LVP_PRUNER_ASSUMED;
-        workload->pruner_width = workload->config->text.hidden;
+        workload->pruner_width = arguments->pruner_width > 0 ? arguments->pruner_width : workload->config->text.hidden;
     } else {
         report->source = LVP_PRUNER_WEIGHTLESS;
     }

@@ -242,6 +242,7 @@ static enum lvp_status run(struct bench *bench, MPI_Comm control, int n_workers)
                                                 .n_replicas = options->replicas,
                                                 .concurrency = options->concurrency,
                                                 .batch_tokens = options->batch_tokens,
+                                                .profile = options->profile,
                                                 .kernel_set = bench->world.kernel_set};
     LVP_TRY(lvp_deployment_plan(&bench->deployment, &bench->world));
     lvp_info("keep %s, %d stages: making the weights", options->keep, options->stages);

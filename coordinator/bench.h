@@ -24,7 +24,8 @@ struct lvp_bench_options {
     int threads, batch_tokens, concurrency; // 0: each worker's own; from the plan
     int images, text_tokens, new_tokens;    // of each repeat; rows of a prompt that are no image's
     int repeats;
-    const atomic_int *interrupt; // a signal came
+    const struct lvp_profile *profile; // for the planner; NULL: typical rates
+    const atomic_int *interrupt;       // a signal came
 };
 
 // *result is a new object, described in docs/guide.md. *clean as lvp_caption.

@@ -45,9 +45,14 @@ static enum lvp_status choose_partition(struct lvp_deployment *deployment, const
                                      &deployment->partition);
     struct lvp_workload workload = typical_workload(deployment);
     struct lvp_device devices[LVP_MAX_STAGES];
+    struct lvp_device_rates rates[LVP_MAX_STAGES];
     for (int s = 0; s < deployment->n_stages; s++) {
         devices[s] = LVP_TYPICAL_CPU;
         devices[s].memory = smallest_memory(world, deployment->n_stages, s);
+        if (deployment->profile == NULL) continue;
+        rates[s] = lvp_profile_device(deployment->profile, world->workers[s].threads);
+        devices[s].rates = &rates[s];
+        if (deployment->profile->link.bytes > 0) devices[s].link_rate = deployment->profile->link.bytes;
     }
     struct lvp_planner_input input = {.workload = &workload,
                                       .n_stages = deployment->n_stages,

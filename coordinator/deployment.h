@@ -3,6 +3,7 @@
 #ifndef LVP_COORDINATOR_DEPLOYMENT_H
 #define LVP_COORDINATOR_DEPLOYMENT_H
 
+#include "coordinator/profile.h"
 #include "coordinator/scheduler.h"
 #include "coordinator/world.h"
 
@@ -18,9 +19,10 @@ struct lvp_deployment {
     enum lvp_dtype dtype;
     const struct lvp_partition_choice *choice;
     int n_stages, n_replicas;
-    int concurrency;        // requests in steps at once, of each replica; 0: from the number of stages
-    int batch_tokens;       // rows of a step; 0: from the model
-    const char *kernel_set; // of every worker
+    int concurrency;                   // requests in steps at once, of each replica; 0: from the number of stages
+    int batch_tokens;                  // rows of a step; 0: from the model
+    const char *kernel_set;            // of every worker
+    const struct lvp_profile *profile; // measured rates for the planner; NULL: typical ones
 
     // what lvp_deployment_plan makes of it
     struct lvp_prune_counts prune;
