@@ -12,6 +12,7 @@
 #include "coordinator/bench.h"
 #include "coordinator/calibration.h"
 
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -34,6 +35,7 @@ static const char help_text[] =
     "  --new-tokens N         tokens generated per image (32); 1 measures the prefill alone\n"
     "  --repeats N            the median counts (3)\n"
     "  --json                 an object a line instead of the table\n"
+    "  --trace FILE           a timeline of the last combination's median repeat, for ui.perfetto.dev\n"
     "  --profile FILE         rates by which the stages are balanced, from --calibrate\n"
     "  --calibrate FILE       write a profile of this machine for lvpipe plan --profile instead (a minute)\n"
     "\n";
@@ -58,7 +60,8 @@ enum bench_option {
     OPTION_NEW_TOKENS,
     OPTION_REPEATS,
     OPTION_CALIBRATE,
-    OPTION_PROFILE
+    OPTION_PROFILE,
+    OPTION_TRACE
 };
 
 static const struct option long_options[] = {
@@ -71,6 +74,7 @@ static const struct option long_options[] = {
     {"text-tokens", required_argument, NULL, OPTION_TEXT_TOKENS},
     {"new-tokens", required_argument, NULL, OPTION_NEW_TOKENS},
     {"repeats", required_argument, NULL, OPTION_REPEATS},
+    {"trace", required_argument, NULL, OPTION_TRACE},
     {"profile", required_argument, NULL, OPTION_PROFILE},
     {"calibrate", required_argument, NULL, OPTION_CALIBRATE},
     {"help", no_argument, NULL, 'h'},
@@ -86,7 +90,7 @@ struct values {
 
 struct command {
     struct lvp_options shared;
-    const char *shape, *calibrate, *profile;
+    const char *shape, *calibrate, *profile, *trace;
     struct values keeps, stages, concurrencies;
     int pruner_width, images, text_tokens, new_tokens, repeats;
     bool help;
@@ -115,6 +119,9 @@ static enum lvp_status set_option(struct command *command, int code, const char 
     switch (code) {
     case OPTION_SHAPE:
         command->shape = value;
+        return LVP_OK;
+    case OPTION_TRACE:
+        command->trace = value;
         return LVP_OK;
     case OPTION_PROFILE:
         command->profile = value;
@@ -206,6 +213,14 @@ static enum lvp_status lay_out(const struct command *command, int n_workers, str
                     asked);
 }
 
+// Moves the timeline out of the result into its file.
+static enum lvp_status write_trace(const char *path, json_t *result)
+{
+    int failed = json_dump_file(json_object_get(result, "trace"), path, JSON_COMPACT | JSON_REAL_PRECISION(17));
+    (void)json_object_del(result, "trace");
+    return failed != 0 ? lvp_fail(LVP_ERR_IO, "--trace %s cannot be written: %s", path, strerror(errno)) : LVP_OK;
+}
+
 static void describe_machine(json_t *result)
 {
     char cpu[128], mpi[MPI_MAX_LIBRARY_VERSION_STRING];
@@ -243,6 +258,7 @@ static enum lvp_status bench_point(struct command *command, MPI_Comm control, in
                                       .text_tokens = command->text_tokens,
                                       .new_tokens = command->new_tokens,
                                       .repeats = command->repeats,
+                                      .trace = command->trace != NULL,
                                       .interrupt = lvp_drain_requests()};
     *clean = false; // until the workers have been told to finish
     lvp_log_init(shared->verbosity < 0 ? LVP_LOG_WARNING : shared->verbosity > 0 ? LVP_LOG_DEBUG : LVP_LOG_INFO, "");
@@ -266,6 +282,7 @@ static enum lvp_status bench_point(struct command *command, MPI_Comm control, in
         return lvp_fail(LVP_ERR_USAGE, "prompt and answer take %d positions, the model has %d", rows,
                         config.text.max_positions);
     LVP_TRY(lvp_bench(&bench, control, n_workers, clean, &result));
+    if (command->trace != NULL) LVP_TRY(write_trace(command->trace, result));
     describe_machine(result);
     if (shared->json) {
         (void)json_dumpf(result, stdout, JSON_COMPACT | JSON_REAL_PRECISION(9));

@@ -129,6 +129,7 @@ static enum lvp_status set_up(struct bench *bench)
     setup.coordinator = host;
     setup.model = model;
     setup.synthetic = options->synthetic;
+    setup.trace = options->trace;
     setup.model_hash = (char *)(size_t)options->model_hash;
     setup.pruner = (int32_t)options->pruner;
     setup.pruner_weights = weights;
@@ -150,7 +151,11 @@ static enum lvp_status ask_all(struct bench *bench, Lvp__ToWorker *question, Lvp
 static void take_statistics(void *context, int rank, const Lvp__FromWorker *answer)
 {
     const struct bench *bench = context;
-    bench->repeats[bench->n_repeats].statistics[rank - 1] = *answer->statistics;
+    struct lvp_bench_repeat *repeat = &bench->repeats[bench->n_repeats];
+    repeat->statistics[rank - 1] = *answer->statistics; // plain fields: the spans go with the message
+    repeat->statistics[rank - 1].n_spans = 0;
+    repeat->statistics[rank - 1].spans = NULL;
+    if (bench->options->trace) lvp_bench_add_spans(repeat, rank, answer->statistics);
 }
 
 static void take_roof(void *context, int rank, const Lvp__FromWorker *answer)
@@ -195,6 +200,8 @@ static enum lvp_status measure(struct bench *bench, int images)
                                            .window = (uint64_t)images}};
     Lvp__ToWorker question = LVP__TO_WORKER__INIT;
     Lvp__Measure body = LVP__MEASURE__INIT;
+    json_decref(repeat->trace); // of the warm-up, which used the first one's place
+    repeat->trace = NULL;
     double start = lvp_now();
     LVP_TRY(lvp_run(&run, &repeat->totals));
     repeat->seconds = lvp_now() - start;
@@ -218,7 +225,10 @@ static enum lvp_status create(struct bench *bench, int n_workers)
 
 static void destroy(struct bench *bench)
 {
-    for (int r = 0; bench->repeats != NULL && r <= bench->options->repeats; r++) free(bench->repeats[r].statistics);
+    for (int r = 0; bench->repeats != NULL && r <= bench->options->repeats; r++) {
+        free(bench->repeats[r].statistics);
+        json_decref(bench->repeats[r].trace);
+    }
     free(bench->repeats);
     free(bench->roofs);
     lvp_world_close(&bench->world);

@@ -24,11 +24,13 @@ struct lvp_bench_options {
     int threads, batch_tokens, concurrency; // 0: each worker's own; from the plan
     int images, text_tokens, new_tokens;    // of each repeat; rows of a prompt that are no image's
     int repeats;
+    bool trace;                        // keep a timeline of every repeat
     const struct lvp_profile *profile; // for the planner; NULL: typical rates
     const atomic_int *interrupt;       // a signal came
 };
 
-// *result is a new object, described in docs/guide.md. *clean as lvp_caption.
+// *result is a new object, described in docs/guide.md; with `trace`, it holds the median repeat's timeline in Chrome's
+// format (an array) as "trace". *clean as lvp_caption.
 enum lvp_status lvp_bench(const struct lvp_bench_options *options, MPI_Comm control, int n_workers, bool *clean,
                           json_t **result) LVP_MUST_CHECK;
 

@@ -2,7 +2,33 @@
 
 #include "coordinator/cost.h"
 
+#include <stdio.h>
 #include <stdlib.h>
+
+// As worker/trace.h counts them. Threads of a rank's process in the picture: computing, sending, images.
+static const struct {
+    const char *name;
+    int thread;
+} kinds[] = {{"encode", 0}, {"prefill", 0}, {"decode", 0}, {"send", 1}, {"image", 2}};
+enum { N_KINDS = sizeof kinds / sizeof kinds[0] };
+
+void lvp_bench_add_spans(struct lvp_bench_repeat *repeat, int rank, const Lvp__Statistics *statistics)
+{
+    char name[32];
+    if (repeat->trace == NULL) repeat->trace = json_array();
+    (void)snprintf(name, sizeof name, "rank %d", rank);
+    json_array_append_new(repeat->trace, json_pack("{s:s, s:s, s:i, s:{s:s}}", "name", "process_name", "ph", "M", "pid",
+                                                   rank, "args", "name", name));
+    for (size_t i = 0; i < statistics->n_spans; i++) {
+        const Lvp__Statistics__Span *span = statistics->spans[i];
+        if (span->kind < 0 || span->kind >= N_KINDS) continue;
+        (void)snprintf(name, sizeof name, "%s %llu", kinds[span->kind].name, (unsigned long long)span->number);
+        json_array_append_new(repeat->trace,
+                              json_pack("{s:s, s:s, s:s, s:i, s:i, s:f, s:f}", "name", name, "cat",
+                                        kinds[span->kind].name, "ph", "X", "pid", rank, "tid", kinds[span->kind].thread,
+                                        "ts", 1e6 * span->start, "dur", 1e6 * (span->end - span->start)));
+    }
+}
 
 static int by_seconds(const void *a, const void *b)
 {
@@ -141,6 +167,7 @@ json_t *lvp_bench_result(const struct lvp_bench_measurement *m)
         ratio(ratio(flops, median->seconds), roof), "bubble_share",
         1 - ratio(busy, median->seconds * m->world->n_workers), "workers", workers);
     free(sorted);
+    if (median->trace != NULL) json_object_set(result, "trace", median->trace);
     json_object_update(result, rates);
     json_decref(rates);
     return result;

@@ -232,7 +232,7 @@ static enum lvp_status run_job(struct lvp_compute *compute, struct lvp_lane *lan
     for (int i = 0; is_step && i < compute->n_releases; i++) lvp_stage_release(compute->stage, compute->releases[i]);
     if (is_step) compute->n_releases = 0;
     pthread_mutex_unlock(&compute->lock);
-    double start = lvp_now();
+    double start = lvp_now(), began = lvp_trace_now();
     note_work(job, is_step);
     enum lvp_status status = is_step ? run_step(compute, job, index) : run_encode(compute, job, index);
     lvp_record_work(NULL, NULL, 0);
@@ -243,9 +243,12 @@ static enum lvp_status run_job(struct lvp_compute *compute, struct lvp_lane *lan
     if (status != LVP_OK) return status;
     if (is_step) {
         compute->last_step = job->step.number;
+        lvp_trace_add(&compute->trace, has_prefill(&job->step) ? LVP_TRACE_PREFILL : LVP_TRACE_DECODE, job->step.number,
+                      began);
         count_step(compute, job, seconds);
     } else {
         compute->last_encode = job->message->encode->number;
+        lvp_trace_add(&compute->trace, LVP_TRACE_ENCODE, compute->last_encode, began);
         count_encode(compute, job, seconds);
     }
     lane->computed++;
@@ -258,6 +261,9 @@ Lvp__Statistics lvp_compute_measure(struct lvp_compute *compute)
     double select = compute->stage != NULL ? lvp_stage_select_seconds(compute->stage) : 0;
     since.select_seconds = select - compute->select_seconds;
     compute->select_seconds = select;
+    since.spans = compute->trace.pointers;
+    since.n_spans = compute->trace.n;
+    compute->trace.n = 0;
     lvp__statistics__init(&compute->statistics);
     return since;
 }
@@ -317,6 +323,7 @@ void lvp_compute_init(struct lvp_compute *compute)
 enum lvp_status lvp_compute_start(struct lvp_compute *compute, const Lvp__Setup *setup)
 {
     LVP_TRY(lvp_worker_setup_read(setup, &compute->setup));
+    if (compute->setup.trace) lvp_trace_start(&compute->trace);
     if (pthread_create(&compute->thread, NULL, compute_main, compute) != 0)
         return lvp_fail(LVP_ERR_MEMORY, "the compute thread could not be started");
     compute->running = true;
@@ -341,6 +348,7 @@ bool lvp_compute_stop(struct lvp_compute *compute, struct lvp_transport *transpo
     lvp_stage_destroy(compute->stage);
     if (compute->backend != NULL) compute->backend->ops->close(compute->backend);
     free(compute->releases);
+    lvp_trace_free(&compute->trace);
     lvp_worker_setup_free(&compute->setup);
     pthread_mutex_destroy(&compute->lock);
     pthread_cond_destroy(&compute->wake);

@@ -6,6 +6,7 @@
 #include "worker/lane.h"
 #include "worker/prepare.h"
 #include "worker/stage.h"
+#include "worker/trace.h"
 
 #include <pthread.h>
 
@@ -23,6 +24,7 @@ struct lvp_worker_setup {
     struct lvp_stage_limits limits;
     int64_t max_pixels;
     bool synthetic;   // `model` is a shape
+    bool trace;       // keep spans
     bool narrow;      // and its narrow stand-in is meant
     int pruner_width; // of synthetic modules; 0: none
 };
@@ -46,6 +48,7 @@ struct lvp_compute {
     double load_seconds;
     uint64_t last_announced, last_step, last_encode; // numbers: of steps told, of jobs computed
     Lvp__Statistics statistics;
+    struct lvp_trace trace;
     double select_seconds; // of the stage, at the last lvp_compute_measure
     // owned by the compute thread after the start
     struct lvp_model_config config;
@@ -60,7 +63,7 @@ enum lvp_status lvp_compute_start(struct lvp_compute *compute, const Lvp__Setup 
 // left as it is, and the process should end without waiting for it.
 bool lvp_compute_stop(struct lvp_compute *compute, struct lvp_transport *transport);
 
-// Statistics since the last call. With the lock held.
+// Statistics since the last call, with spans that are valid until something else is done. With the lock held.
 Lvp__Statistics lvp_compute_measure(struct lvp_compute *compute);
 
 // Announce work; the message becomes the lane's. Called with the lock held.

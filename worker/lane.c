@@ -137,11 +137,13 @@ static enum lvp_status finish_receives(struct lvp_lane *lane, struct lvp_transpo
     return LVP_OK;
 }
 
-static enum lvp_status send_results(struct lvp_lane *lane, struct lvp_transport *transport, bool *moved)
+static enum lvp_status send_results(struct lvp_lane *lane, struct lvp_transport *transport, struct lvp_trace *trace,
+                                    bool *moved)
 {
     for (; lane->sending < lane->computed; lane->sending++, *moved = true) {
         const struct lvp_job *job = lvp_lane_job(lane, lane->sending);
         size_t i = lane->sending % LVP_LANE_BUFFERS;
+        lane->out[i].since = lvp_trace_now();
         lvp_hop_header_pack(&job->out, lane->out[i].head);
         LVP_TRY(transport->ops->isend(transport, lane->to, head_tag(lane), lane->out[i].head, head_bytes(&job->out),
                                       &lane->out[i].head_transfer));
@@ -154,6 +156,7 @@ static enum lvp_status send_results(struct lvp_lane *lane, struct lvp_transport 
         LVP_TRY(transport->ops->test(transport, &lane->out[i].head_transfer, &head_done));
         LVP_TRY(transport->ops->test(transport, &lane->out[i].body_transfer, &body_done));
         if (!head_done || !body_done) return LVP_OK;
+        lvp_trace_add(trace, LVP_TRACE_SEND, lvp_lane_job(lane, lane->sent)->out.number, lane->out[i].since);
         free_job(lvp_lane_job(lane, lane->sent));
         lane->sent++;
         *moved = true;
@@ -161,7 +164,8 @@ static enum lvp_status send_results(struct lvp_lane *lane, struct lvp_transport 
     return LVP_OK;
 }
 
-enum lvp_status lvp_lane_transfer(struct lvp_lane *lane, struct lvp_transport *transport, bool *moved)
+enum lvp_status lvp_lane_transfer(struct lvp_lane *lane, struct lvp_transport *transport, struct lvp_trace *trace,
+                                  bool *moved)
 {
     if (lane->from >= 0) {
         LVP_TRY(post_receives(lane, transport, moved));
@@ -169,7 +173,7 @@ enum lvp_status lvp_lane_transfer(struct lvp_lane *lane, struct lvp_transport *t
     } else {
         lane->posted = lane->arrived = lane->announced;
     }
-    return lane->to >= 0 ? send_results(lane, transport, moved) : LVP_OK;
+    return lane->to >= 0 ? send_results(lane, transport, trace, moved) : LVP_OK;
 }
 
 struct lvp_job *lvp_lane_result(struct lvp_lane *lane)

@@ -14,6 +14,7 @@
 #include "common/step.h"
 #include "common/transport.h"
 #include "common/wire.h"
+#include "worker/trace.h"
 
 enum { LVP_LANE_JOBS = 256, LVP_LANE_BUFFERS = 2 };
 
@@ -35,6 +36,7 @@ struct lvp_lane {
         unsigned char *head; // header, then positions of a step
         void *body;
         struct lvp_transfer head_transfer, body_transfer;
+        double since; // lvp_trace_now() when the transfer began
     } in[LVP_LANE_BUFFERS], out[LVP_LANE_BUFFERS];
     size_t head_capacity, in_capacity, out_capacity; // bytes
 };
@@ -50,9 +52,10 @@ enum lvp_status lvp_lane_announce(struct lvp_lane *lane, struct lvp_job **job) L
 bool lvp_lane_computable(const struct lvp_lane *lane); // job `computed` can run
 int32_t *lvp_lane_positions(unsigned char *head);
 
-// One round of transfers; *moved is set when something happened. The counters that the compute thread reads change
-// under `lock` of the caller: call with it held.
-enum lvp_status lvp_lane_transfer(struct lvp_lane *lane, struct lvp_transport *transport, bool *moved) LVP_MUST_CHECK;
+// One round of transfers, whose sends go to `trace`; *moved is set when something happened. The counters that the
+// compute thread reads change under `lock` of the caller: call with it held.
+enum lvp_status lvp_lane_transfer(struct lvp_lane *lane, struct lvp_transport *transport, struct lvp_trace *trace,
+                                  bool *moved) LVP_MUST_CHECK;
 // For a lane that ends here: the oldest job that was computed and not yet reported (NULL when there is none), and its
 // end.
 struct lvp_job *lvp_lane_result(struct lvp_lane *lane);

@@ -1,6 +1,7 @@
 #include "worker/prepare.h"
 
 #include "common/record.h"
+#include "worker/trace.h"
 
 #include <pthread.h>
 #include <stdio.h>
@@ -13,6 +14,7 @@ struct slot {
     char *path; // of `file`
     uint64_t sample;
     bool busy;
+    double start;
     enum lvp_status status;
     char failure[512]; // with status
     struct lvp_sample_error error;
@@ -90,6 +92,7 @@ static void *run(void *argument)
         int index = pop(&prepare->todo);
         struct slot *slot = &prepare->slots[index];
         pthread_mutex_unlock(&prepare->lock);
+        slot->start = lvp_trace_now();
         lvp_record_work("decoding an image", &slot->sample, 1);
         load_image(prepare, slot);
         lvp_record_work(NULL, NULL, 0);
@@ -192,7 +195,8 @@ enum lvp_status lvp_prepare_take(struct lvp_prepare *prepare, struct lvp_prepare
         int index = pop(&prepare->done);
         prepare->slots[index].busy = false;
         prepare->n_busy--;
-        *result = (struct lvp_prepared){.slot = index, .error = prepare->slots[index].error};
+        *result = (struct lvp_prepared){
+            .slot = index, .start = prepare->slots[index].start, .error = prepare->slots[index].error};
         if (prepare->slots[index].status != LVP_OK)
             status = lvp_fail(prepare->slots[index].status, "%s", prepare->slots[index].failure);
     }

@@ -75,6 +75,7 @@ enum lvp_status lvp_worker_setup_read(const Lvp__Setup *message, struct lvp_work
     setup->threads = message->threads;
     if (!in_range(message->pruner_width, 0, 1 << 16)) return bad("pruner_width");
     setup->synthetic = message->synthetic;
+    setup->trace = message->trace;
     setup->narrow = message->narrow;
     setup->pruner_width = message->pruner_width;
     if (message->max_pixels < 0) return bad("max_pixels");

@@ -209,6 +209,7 @@ static enum lvp_status report_images(struct worker *worker, bool *moved)
         struct lvp_prepared result;
         LVP_TRY(lvp_prepare_take(worker->compute.prepare, &result, &taken));
         if (!taken) break;
+        lvp_trace_add(&worker->compute.trace, LVP_TRACE_IMAGE, (uint64_t)result.slot, result.start);
         Lvp__Prepared prepared = LVP__PREPARED__INIT;
         Lvp__FromWorker message = LVP__FROM_WORKER__INIT;
         prepared.slot = result.slot;
@@ -261,8 +262,8 @@ static enum lvp_status move_work(struct worker *worker, bool *moved, enum lvp_ex
         return LVP_OK;
     }
     if (!worker->ready_sent) LVP_TRY(send_ready(worker));
-    LVP_TRY(lvp_lane_transfer(&compute->steps, worker->transport, moved));
-    LVP_TRY(lvp_lane_transfer(&compute->encodes, worker->transport, moved));
+    LVP_TRY(lvp_lane_transfer(&compute->steps, worker->transport, &compute->trace, moved));
+    LVP_TRY(lvp_lane_transfer(&compute->encodes, worker->transport, &compute->trace, moved));
     if (lvp_lane_computable(&compute->steps) || lvp_lane_computable(&compute->encodes))
         pthread_cond_signal(&compute->wake);
     LVP_TRY(report_results(worker, moved));

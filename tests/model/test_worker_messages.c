@@ -268,7 +268,7 @@ static void expect_step(struct step *step, const char *text)
     enum lvp_status status = lvp_compute_step(compute, step_message(step));
     const char *said = lvp_error_text();
     if (status == LVP_OK) {
-        assert_int_equal(lvp_lane_transfer(&compute->steps, NULL, &moved), LVP_OK);
+        assert_int_equal(lvp_lane_transfer(&compute->steps, NULL, &compute->trace, &moved), LVP_OK);
         pthread_cond_signal(&compute->wake);
     }
     pthread_mutex_unlock(&compute->lock);
