@@ -276,6 +276,8 @@ static enum lvp_status bench_point(struct command *command, MPI_Comm control, in
         LVP_TRY(status);
     }
     LVP_TRY(choose_pruner(command, keep, weights_path, &bench));
+    if (bench.pruner == LVP_PRUNER_NONE && bench.partition.mode == LVP_PARTITION_PRUNE)
+        bench.partition.mode = LVP_PARTITION_AUTO; // there are no prune points to cut at
     LVP_TRY(lay_out(command, n_workers, &bench));
     int rows = command->text_tokens + lvp_vision_tokens(&config) + command->new_tokens;
     if (rows > config.text.max_positions)
@@ -332,7 +334,12 @@ static enum lvp_status run_bare(const struct command *command, int argc, char **
         struct lvp_launch_options launch = {.n_ranks = 3, .argc = argc, .argv = argv};
         return lvp_launch(&launch, exit_status);
     }
-    const char *const one[] = {"1"};
+    const struct lvp_partition_choice *choice = &command->shared.partition;
+    if (choice->mode == LVP_PARTITION_PRUNE && command->stages.n == 0)
+        return lvp_fail(LVP_ERR_USAGE, "--partition prune: give --stages too, one more than there are prune points");
+    char cut[16]; // stages of --partition A,B,..
+    (void)snprintf(cut, sizeof cut, "%d", choice->mode == LVP_PARTITION_CUTS ? choice->n_cuts + 1 : 1);
+    const char *const one[] = {cut};
     const char *const *items = command->stages.n > 0 ? command->stages.items : one;
     int n = command->stages.n > 0 ? command->stages.n : 1, replicas = command->shared.replicas;
     char **arguments = calloc((size_t)argc + 3, sizeof *arguments);
