@@ -11,14 +11,14 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 cat >"$work/wide.json" <<'END'
 {"vision_config": {"hidden_size": 512, "num_hidden_layers": 5, "num_attention_heads": 8, "intermediate_size": 2048,
-  "image_size": 336, "patch_size": 14},
- "text_config": {"vocab_size": 8000, "hidden_size": 1024, "num_hidden_layers": 8, "num_attention_heads": 16,
+  "image_size": 224, "patch_size": 14},
+ "text_config": {"vocab_size": 8000, "hidden_size": 1024, "num_hidden_layers": 6, "num_attention_heads": 16,
   "num_key_value_heads": 4, "intermediate_size": 2816, "max_position_embeddings": 1024}}
 END
 cat >"$work/deep.json" <<'END'
 {"vision_config": {"hidden_size": 256, "num_hidden_layers": 7, "num_attention_heads": 4, "intermediate_size": 1024,
-  "image_size": 224, "patch_size": 14},
- "text_config": {"vocab_size": 4000, "hidden_size": 512, "num_hidden_layers": 16, "num_attention_heads": 8,
+  "image_size": 168, "patch_size": 14},
+ "text_config": {"vocab_size": 4000, "hidden_size": 512, "num_hidden_layers": 12, "num_attention_heads": 8,
   "num_key_value_heads": 8, "intermediate_size": 1408, "max_position_embeddings": 1024}}
 END
 
