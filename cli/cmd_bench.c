@@ -167,6 +167,8 @@ static enum lvp_status parse(int argc, char **argv, struct command *command)
     if (optind < argc) return lvp_fail(LVP_ERR_USAGE, "'%s' is no option; lvpipe help bench lists them", argv[optind]);
     if ((command->shared.model == NULL) == (command->shape == NULL))
         return lvp_fail(LVP_ERR_USAGE, "bench: give either --model DIR or --shape NAME");
+    if (command->trace != NULL && command->stages.n > 1)
+        return lvp_fail(LVP_ERR_USAGE, "--trace takes one value of --stages: each would overwrite the file");
     if (command->calibrate != NULL && command->shape == NULL)
         return lvp_fail(LVP_ERR_USAGE, "--calibrate needs a --shape: of the models that will be planned");
     return LVP_OK;
@@ -186,6 +188,8 @@ static enum lvp_status choose_pruner(const struct command *command, const char *
     shared.keep = shares;
     bench->pruner = random ? LVP_PRUNER_RANDOM : LVP_PRUNER_LVPRUNING;
     if (!random && weights_path[0] != '\0') {
+        if (command->pruner_width > 0)
+            return lvp_fail(LVP_ERR_USAGE, "--pruner-width: %s has modules of its own", weights_path);
         bench->pruner_weights = weights_path;
         LVP_TRY(lvp_pruner_weights_open(weights_path, bench->config, &weights));
         bench->pruner_width = weights.inner_width;
@@ -201,7 +205,8 @@ static enum lvp_status choose_pruner(const struct command *command, const char *
 
 static enum lvp_status lay_out(const struct command *command, int n_workers, struct lvp_bench_options *bench)
 {
-    int asked = command->stages.n > 0 ? atoi(command->stages.items[0]) : 0, replicas = command->shared.replicas;
+    int asked = 0, replicas = command->shared.replicas;
+    if (command->stages.n > 0) LVP_TRY(lvp_parse_int("--stages", command->stages.items[0], 1, LVP_MAX_STAGES, &asked));
     int by_partition = lvp_partition_choice_stages(&bench->partition, &bench->prune);
     if (by_partition > 0) asked = by_partition;
     if (asked == 0) asked = replicas > 0 ? n_workers / replicas : n_workers;
@@ -213,11 +218,9 @@ static enum lvp_status lay_out(const struct command *command, int n_workers, str
                     asked);
 }
 
-// Moves the timeline out of the result into its file.
-static enum lvp_status write_trace(const char *path, json_t *result)
+static enum lvp_status write_trace(const char *path, const json_t *trace)
 {
-    int failed = json_dump_file(json_object_get(result, "trace"), path, JSON_COMPACT | JSON_REAL_PRECISION(17));
-    (void)json_object_del(result, "trace");
+    int failed = json_dump_file(trace, path, JSON_COMPACT | JSON_REAL_PRECISION(17));
     return failed != 0 ? lvp_fail(LVP_ERR_IO, "--trace %s cannot be written: %s", path, strerror(errno)) : LVP_OK;
 }
 
@@ -265,6 +268,9 @@ static enum lvp_status bench_point(struct command *command, MPI_Comm control, in
     LVP_TRY(lvp_parse_int("--concurrency", concurrency, 0, 1 << 16, &bench.concurrency));
     if (command->profile != NULL) LVP_TRY(lvp_profile_read(command->profile, &profile));
     bench.profile = command->profile != NULL ? &profile : NULL;
+    if (bench.profile != NULL && profile.dtype != shared->dtype)
+        return lvp_fail(LVP_ERR_USAGE, "--profile %s was measured in %s", command->profile,
+                        lvp_dtype_name(profile.dtype));
     LVP_TRY(lvp_options_find_weights(shared, weights_path, sizeof weights_path));
     if (command->shape != NULL) {
         LVP_TRY(lvp_shape_load(command->shape, &config));
@@ -284,8 +290,9 @@ static enum lvp_status bench_point(struct command *command, MPI_Comm control, in
         return lvp_fail(LVP_ERR_USAGE, "prompt and answer take %d positions, the model has %d", rows,
                         config.text.max_positions);
     LVP_TRY(lvp_bench(&bench, control, n_workers, clean, &result));
-    if (command->trace != NULL) LVP_TRY(write_trace(command->trace, result));
     describe_machine(result);
+    json_t *trace = json_incref(json_object_get(result, "trace"));
+    (void)json_object_del(result, "trace");
     if (shared->json) {
         (void)json_dumpf(result, stdout, JSON_COMPACT | JSON_REAL_PRECISION(9));
         (void)putchar('\n');
@@ -295,7 +302,9 @@ static enum lvp_status bench_point(struct command *command, MPI_Comm control, in
         if (shared->verbosity >= 0) lvp_bench_report_workers(result);
     }
     json_decref(result);
-    return LVP_OK;
+    enum lvp_status status = command->trace != NULL ? write_trace(command->trace, trace) : LVP_OK;
+    json_decref(trace);
+    return status;
 }
 
 static enum lvp_status calibrate(const struct command *command, MPI_Comm control, int n_workers, bool *clean)

@@ -164,11 +164,11 @@ static enum lvp_status print_json(const struct lvp_plan_report *report, json_t *
 }
 
 // Without --cluster: this machine, one device per stage asked for, which share its cores.
-static void describe_this_machine(const struct plan_arguments *arguments, const struct lvp_profile *profile,
+static void describe_this_machine(const struct plan_arguments *arguments, int stages, const struct lvp_profile *profile,
                                   struct lvp_cluster *cluster)
 {
     const struct lvp_options *shared = &arguments->shared;
-    int stages = shared->stages > 0 ? shared->stages : 1, replicas = shared->replicas > 0 ? shared->replicas : 1;
+    int replicas = shared->replicas > 0 ? shared->replicas : 1;
     int cores = lvp_available_cores(), devices = stages * replicas;
     int threads = shared->threads > 0 ? shared->threads : cores / devices > 0 ? cores / devices : 1;
     *cluster = (struct lvp_cluster){.n_nodes = 1, .local = profile->link};
@@ -183,11 +183,13 @@ static enum lvp_status forecast(const struct plan_arguments *arguments, const st
     struct lvp_profile profile;
     struct lvp_forecast forecasts[LVP_MAX_FORECASTS];
     int n = 1, stages = shared->stages;
+    int by_partition = lvp_partition_choice_stages(&shared->partition, &report->workload.prune);
+    if (by_partition > 0) stages = by_partition;
     LVP_TRY(lvp_profile_read(arguments->profile, &profile));
     if (arguments->cluster != NULL)
         LVP_TRY(lvp_cluster_read(arguments->cluster, &cluster));
     else
-        describe_this_machine(arguments, &profile, &cluster);
+        describe_this_machine(arguments, stages > 0 ? stages : 1, &profile, &cluster);
     if (cluster.local.bytes <= 0) cluster.local = profile.link.bytes > 0 ? profile.link : cluster.link;
     if (profile.dtype != shared->dtype)
         return lvp_fail(LVP_ERR_USAGE, "--profile %s was measured in %s, not in %s", arguments->profile,
@@ -202,8 +204,11 @@ static enum lvp_status forecast(const struct plan_arguments *arguments, const st
                                              .images = arguments->images > 0 ? arguments->images : 64 * devices,
                                              .concurrency = arguments->concurrency,
                                              .batch_tokens = shared->batch_tokens};
-    int by_partition = lvp_partition_choice_stages(&shared->partition, &report->workload.prune);
-    if (by_partition > 0) stages = by_partition;
+    if (stages > devices) return lvp_fail(LVP_ERR_USAGE, "%d stages, but the cluster has %d devices", stages, devices);
+    int rows = report->workload.text_tokens + lvp_vision_tokens(report->workload.config) + report->workload.new_tokens;
+    if (rows > report->workload.config->text.max_positions)
+        return lvp_fail(LVP_ERR_USAGE, "prompt and answer take %d positions, the model has %d", rows,
+                        report->workload.config->text.max_positions);
     if (stages > 0)
         LVP_TRY(lvp_forecast(&input, stages, shared->replicas > 0 ? shared->replicas : devices / stages, forecasts));
     else

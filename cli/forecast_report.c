@@ -24,10 +24,14 @@ void lvp_forecasts_print(const struct lvp_forecast_input *input, const struct lv
             (void)printf("%-18s does not fit the memory, or cannot be cut so\n", layout);
             continue;
         }
-        (void)printf("%-18s %9d %12.3f %7.1f%% %12.3f %7.1f%% %8.3f %12.2f\n", layout, f->concurrency,
-                     f->pruned.images_per_second, 100 * f->pruned.bubble_share, f->dense.images_per_second,
-                     100 * f->dense.bubble_share, f->pruned.images_per_second / f->dense.images_per_second,
-                     1e-9 * largest_memory(f));
+        (void)printf("%-18s %9d %12.3f %7.1f%% ", layout, f->concurrency, f->pruned.images_per_second,
+                     100 * f->pruned.bubble_share);
+        if (f->dense_fits)
+            (void)printf("%12.3f %7.1f%% %8.3f", f->dense.images_per_second, 100 * f->dense.bubble_share,
+                         f->pruned.images_per_second / f->dense.images_per_second);
+        else
+            (void)printf("%12s %8s %8s", "does not fit", "", "");
+        (void)printf(" %12.2f\n", 1e-9 * largest_memory(f));
     }
     const struct lvp_forecast *best = &forecasts[0];
     if (n == 0 || !best->fits) return;
@@ -71,7 +75,8 @@ json_t *lvp_forecasts_json(const struct lvp_forecast *forecasts, int n)
                       f->concurrency, "fits", f->fits, "first_blocks", first, "memory_bytes", memory);
         if (entry != NULL && f->fits) {
             (void)json_object_set_new(entry, "pruned", simulation_json(&f->pruned, f->n_stages));
-            (void)json_object_set_new(entry, "dense", simulation_json(&f->dense, f->n_stages));
+            (void)json_object_set_new(entry, "dense",
+                                      f->dense_fits ? simulation_json(&f->dense, f->n_stages) : json_null());
         }
         (void)json_array_append_new(list, entry);
     }

@@ -109,9 +109,9 @@ struct lvp_pruner_weights {
 
 enum lvp_status lvp_pruner_weights_open(const char *path, const struct lvp_model_config *config,
                                         struct lvp_pruner_weights *weights) LVP_MUST_CHECK;
-// Modules of inner width `width` with random weights for the model's usual prune points.
-enum lvp_status lvp_pruner_weights_synthetic(const struct lvp_model_config *config, int width,
-                                             struct lvp_pruner_weights *weights) LVP_MUST_CHECK;
+// Modules of inner width `width` with random weights for prune points after these layers.
+enum lvp_status lvp_pruner_weights_synthetic(const struct lvp_model_config *config, int width, int n_points,
+                                             const int *after, struct lvp_pruner_weights *weights) LVP_MUST_CHECK;
 void lvp_pruner_weights_close(struct lvp_pruner_weights *weights); // safe on a zeroed struct
 
 #endif

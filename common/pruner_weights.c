@@ -3,7 +3,6 @@
 
 #include "common/hash.h"
 #include "common/log.h"
-#include "common/plan.h"
 #include "common/tensor_set.h"
 
 #include <stddef.h>
@@ -184,16 +183,14 @@ static void cut_tensors(const struct lvp_model_config *config, struct lvp_pruner
     }
 }
 
-enum lvp_status lvp_pruner_weights_synthetic(const struct lvp_model_config *config, int width,
-                                             struct lvp_pruner_weights *weights)
+enum lvp_status lvp_pruner_weights_synthetic(const struct lvp_model_config *config, int width, int n_points,
+                                             const int *after, struct lvp_pruner_weights *weights)
 {
     enum lvp_status status = LVP_OK;
-    struct lvp_prune_plan points;
     int heads = width / config->text.head_dim > 0 ? width / config->text.head_dim : 1;
     *weights = (struct lvp_pruner_weights){.inner_width = width};
-    lvp_prune_default_points(config->text.layers, &points);
-    weights->n_points = points.n_points;
-    memcpy(weights->after_layers, points.after, sizeof weights->after_layers);
+    weights->n_points = n_points;
+    memcpy(weights->after_layers, after, (size_t)n_points * sizeof *after);
     while (width % heads != 0) heads--;
     weights->heads = heads;
     size_t c = (size_t)config->text.hidden, d = (size_t)width;

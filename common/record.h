@@ -16,7 +16,7 @@
 
 enum lvp_phase { LVP_PHASE_STARTING, LVP_PHASE_LOADING, LVP_PHASE_RUNNING, LVP_PHASE_FINISHING, LVP_PHASE_ENDED };
 
-enum { LVP_RECORD_WORK = 128, LVP_RECORD_IMAGES = 256 };
+enum { LVP_RECORD_WORK = 256, LVP_RECORD_IMAGES = 256 };
 
 struct lvp_record_place {
     int rank, n_ranks;

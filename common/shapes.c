@@ -87,7 +87,7 @@ enum lvp_status lvp_shape_load(const char *name, struct lvp_model_config *config
 
 struct lvp_model_config lvp_shape_narrow(const struct lvp_model_config *config)
 {
-    enum { WIDEST = 2048 };
+    enum { WIDEST = 2048, ENOUGH_BYTES = 64 << 20 };
     struct lvp_model_config narrow = *config;
     struct lvp_text_config *text = &narrow.text;
     if (text->hidden > WIDEST) {
@@ -97,7 +97,9 @@ struct lvp_model_config lvp_shape_narrow(const struct lvp_model_config *config)
         text->mlp = (int)((long long)text->mlp * WIDEST / text->hidden);
         text->hidden = WIDEST;
     }
-    text->layers = 1;
+    double layer_bytes = 2.0 * text->hidden * (2.0 * text->heads * text->head_dim + 3.0 * text->mlp);
+    int enough = 1 + (int)(ENOUGH_BYTES / layer_bytes); // more than a cache holds, so that weights are read from memory
+    text->layers = enough < text->layers ? enough : text->layers;
     text->vocab = 64;
     narrow.image_token_id = 63;
     narrow.vision.layers = narrow.feature_layers[0] = narrow.n_feature_layers = 1;

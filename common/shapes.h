@@ -9,8 +9,8 @@
 // cannot be read; LVP_ERR_MODEL naming file and field for what is in it.
 enum lvp_status lvp_shape_load(const char *name, struct lvp_model_config *config) LVP_MUST_CHECK;
 
-// One layer of each kind to stand for the model where rates are measured, at most 2048 wide: rates hardly depend on the
-// width, and it takes seconds instead of minutes.
+// What stands for the model where rates are measured: one ViT layer and a few decoder layers, at most 2048 wide. Rates
+// hardly depend on the width, and it takes seconds instead of minutes.
 struct lvp_model_config lvp_shape_narrow(const struct lvp_model_config *config);
 
 #endif

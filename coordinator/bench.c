@@ -152,9 +152,7 @@ static void take_statistics(void *context, int rank, const Lvp__FromWorker *answ
 {
     const struct bench *bench = context;
     struct lvp_bench_repeat *repeat = &bench->repeats[bench->n_repeats];
-    repeat->statistics[rank - 1] = *answer->statistics; // plain fields: the spans go with the message
-    repeat->statistics[rank - 1].n_spans = 0;
-    repeat->statistics[rank - 1].spans = NULL;
+    repeat->statistics[rank - 1] = lvp_plain_statistics(answer->statistics);
     if (bench->options->trace) lvp_bench_add_spans(repeat, rank, answer->statistics);
 }
 
@@ -252,6 +250,7 @@ static enum lvp_status run(struct bench *bench, MPI_Comm control, int n_workers)
                                                 .n_replicas = options->replicas,
                                                 .concurrency = options->concurrency,
                                                 .batch_tokens = options->batch_tokens,
+                                                .threads = options->threads,
                                                 .profile = options->profile,
                                                 .kernel_set = bench->world.kernel_set};
     LVP_TRY(lvp_deployment_plan(&bench->deployment, &bench->world));

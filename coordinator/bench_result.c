@@ -5,11 +5,11 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-// As worker/trace.h counts them. Threads of a rank's process in the picture: computing, sending, images.
+// As worker/trace.h counts them. What several threads or lanes do at once may overlap: asynchronous in the picture.
 static const struct {
     const char *name;
-    int thread;
-} kinds[] = {{"encode", 0}, {"prefill", 0}, {"decode", 0}, {"send", 1}, {"image", 2}};
+    bool overlaps;
+} kinds[] = {{"encode", false}, {"prefill", false}, {"decode", false}, {"send", true}, {"image", true}};
 enum { N_KINDS = sizeof kinds / sizeof kinds[0] };
 
 void lvp_bench_add_spans(struct lvp_bench_repeat *repeat, int rank, const Lvp__Statistics *statistics)
@@ -23,10 +23,18 @@ void lvp_bench_add_spans(struct lvp_bench_repeat *repeat, int rank, const Lvp__S
         const Lvp__Statistics__Span *span = statistics->spans[i];
         if (span->kind < 0 || span->kind >= N_KINDS) continue;
         (void)snprintf(name, sizeof name, "%s %llu", kinds[span->kind].name, (unsigned long long)span->number);
-        json_array_append_new(repeat->trace,
-                              json_pack("{s:s, s:s, s:s, s:i, s:i, s:f, s:f}", "name", name, "cat",
-                                        kinds[span->kind].name, "ph", "X", "pid", rank, "tid", kinds[span->kind].thread,
-                                        "ts", 1e6 * span->start, "dur", 1e6 * (span->end - span->start)));
+        const char *category = kinds[span->kind].name;
+        if (!kinds[span->kind].overlaps) {
+            json_array_append_new(repeat->trace, json_pack("{s:s, s:s, s:s, s:i, s:i, s:f, s:f}", "name", name, "cat",
+                                                           category, "ph", "X", "pid", rank, "tid", 0, "ts",
+                                                           1e6 * span->start, "dur", 1e6 * (span->end - span->start)));
+            continue;
+        }
+        for (int end = 0; end < 2; end++)
+            json_array_append_new(repeat->trace,
+                                  json_pack("{s:s, s:s, s:s, s:I, s:i, s:i, s:f}", "name", name, "cat", category, "ph",
+                                            end ? "e" : "b", "id", (json_int_t)i, "pid", rank, "tid", 0, "ts",
+                                            1e6 * (end ? span->end : span->start)));
     }
 }
 

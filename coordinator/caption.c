@@ -9,6 +9,7 @@
 #include "coordinator/output/identity.h"
 #include "coordinator/output/progress.h"
 #include "coordinator/output/report.h"
+#include "coordinator/planner.h"
 #include "coordinator/run.h"
 
 #include <stdio.h>
@@ -20,6 +21,9 @@ enum {
     SURVEY_THREADS = 8,
     TYPICAL_TEXT = 64 // rows of a prompt that are no image's, before any is known
 };
+
+// Whatever a step of it crashes over can be blamed.
+_Static_assert((int)LVP_MOST_SEQUENCES <= (int)LVP_RECORD_WORK, "a record holds every sequence of a step");
 
 // Opened from top to bottom, closed the other way.
 struct job {
@@ -191,6 +195,7 @@ static enum lvp_status plan(struct job *job)
     deployment->choice = &options->partition;
     deployment->batch_tokens = options->batch_tokens;
     deployment->kernel_set = job->kernel_set;
+    deployment->threads = options->threads;
     return lvp_deployment_plan(deployment, &job->world);
 }
 

@@ -26,11 +26,16 @@ static const char *read_nodes(const json_t *json, struct lvp_cluster *cluster)
     json_array_foreach(json, i, entry)
     {
         int64_t count = 0, devices = 0, threads = 0, cores = 0, memory = 0;
+        if (!json_is_object(entry)) return "nodes";
         if (!read_count(entry, "count", 1, LVP_MAX_CLUSTER_NODES - cluster->n_nodes, &count)) return "count";
-        if (!read_count(entry, "devices", 1, 1024, &devices)) return "devices";
+        if (!read_count(entry, "devices", 1, 1024, &devices) || devices < 1) return "devices";
         if (!read_count(entry, "threads", 1, 4096, &threads) || threads < 1) return "threads";
         if (!read_count(entry, "cores", devices * threads, 1 << 20, &cores) || cores < 1) return "cores";
         if (!read_count(entry, "memory_bytes", 0, INT64_MAX, &memory)) return "memory_bytes";
+        const struct lvp_cluster_node *before = cluster->n_nodes > 0 ? &cluster->nodes[0] : NULL;
+        bool same =
+            before == NULL || (before->devices == devices && before->threads == threads && before->cores == cores);
+        if (!same) return "nodes of different kinds: plan each kind by itself; nodes";
         for (int64_t n = 0; n < count; n++)
             cluster->nodes[cluster->n_nodes++] = (struct lvp_cluster_node){
                 .devices = (int)devices, .threads = (int)threads, .cores = (int)cores, .memory = memory};

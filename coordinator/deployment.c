@@ -37,30 +37,52 @@ static int concurrency(const struct lvp_deployment *deployment)
     return deployment->concurrency > 0 ? deployment->concurrency : lvp_usual_sequences(deployment->n_stages);
 }
 
-// The partition: as asked, or the planner's for the workers that are there.
-static enum lvp_status choose_partition(struct lvp_deployment *deployment, const struct lvp_world *world)
+// What each stage's device can do and hold.
+static void describe_devices(const struct lvp_deployment *deployment, const struct lvp_world *world,
+                             struct lvp_device_rates *rates, struct lvp_device *devices)
 {
-    if (deployment->choice->mode != LVP_PARTITION_AUTO)
-        return lvp_partition_resolve(deployment->choice, deployment->config, deployment->prune_plan,
-                                     &deployment->partition);
-    struct lvp_workload workload = typical_workload(deployment);
-    struct lvp_device devices[LVP_MAX_STAGES];
-    struct lvp_device_rates rates[LVP_MAX_STAGES];
     for (int s = 0; s < deployment->n_stages; s++) {
+        int threads = deployment->threads > 0 ? deployment->threads : world->workers[s].threads;
         devices[s] = LVP_TYPICAL_CPU;
         devices[s].memory = smallest_memory(world, deployment->n_stages, s);
         if (deployment->profile == NULL) continue;
-        rates[s] = lvp_profile_device(deployment->profile, world->workers[s].threads);
+        rates[s] = lvp_profile_device(deployment->profile, threads);
         devices[s].rates = &rates[s];
         if (deployment->profile->link.bytes > 0) devices[s].link_rate = deployment->profile->link.bytes;
     }
+}
+
+static bool fits(const struct lvp_planner_input *input, const struct lvp_partition *partition)
+{
+    for (int s = 0; s < input->n_stages; s++)
+        if (input->devices[s].memory > 0 &&
+            lvp_stage_memory(input, partition->first[s], partition->first[s + 1]) > input->devices[s].memory)
+            return false;
+    return true;
+}
+
+// The partition: as asked, or the planner's for the workers that are there; and how many requests have room.
+static enum lvp_status choose_partition(struct lvp_deployment *deployment, const struct lvp_world *world)
+{
+    struct lvp_workload workload = typical_workload(deployment);
+    struct lvp_device devices[LVP_MAX_STAGES];
+    struct lvp_device_rates rates[LVP_MAX_STAGES];
+    if (deployment->n_stages > LVP_MAX_STAGES)
+        return lvp_fail(LVP_ERR_USAGE, "%d stages are more than the %d supported", deployment->n_stages,
+                        LVP_MAX_STAGES);
+    describe_devices(deployment, world, rates, devices);
     struct lvp_planner_input input = {.workload = &workload,
                                       .n_stages = deployment->n_stages,
                                       .devices = devices,
                                       .sequences = concurrency(deployment)};
-    if (deployment->concurrency > 0) return lvp_plan_partition(&input, &deployment->partition);
-    LVP_TRY(lvp_plan_within_memory(&input, &deployment->partition));
-    deployment->concurrency = input.sequences;
+    bool automatic = deployment->choice->mode == LVP_PARTITION_AUTO, fixed = deployment->concurrency > 0;
+    if (!automatic)
+        LVP_TRY(lvp_partition_resolve(deployment->choice, deployment->config, deployment->prune_plan,
+                                      &deployment->partition));
+    if (automatic && fixed) return lvp_plan_partition(&input, &deployment->partition);
+    if (automatic) LVP_TRY(lvp_plan_within_memory(&input, &deployment->partition));
+    while (!fixed && input.sequences > 1 && !fits(&input, &deployment->partition)) input.sequences /= 2;
+    if (!fixed) deployment->concurrency = input.sequences;
     return LVP_OK;
 }
 

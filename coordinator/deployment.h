@@ -21,6 +21,7 @@ struct lvp_deployment {
     int n_stages, n_replicas;
     int concurrency;                   // requests in steps at once, of each replica; 0: from the number of stages
     int batch_tokens;                  // rows of a step; 0: from the model
+    int threads;                       // of each worker; 0: its own
     const char *kernel_set;            // of every worker
     const struct lvp_profile *profile; // measured rates for the planner; NULL: typical ones
 

@@ -69,14 +69,14 @@ enum lvp_status lvp_forecast(const struct lvp_forecast_input *input, int n_stage
     struct lvp_forecast_input unpruned = *input;
     const struct lvp_partition_choice automatic = {.mode = LVP_PARTITION_AUTO};
     struct lvp_partition other;
-    bool fits = false;
     int concurrency = 0;
     if (input->choice->mode == LVP_PARTITION_PRUNE) unpruned.choice = &automatic; // it has no prune points
     *forecast = (struct lvp_forecast){.n_stages = n_stages, .n_replicas = n_replicas};
     LVP_TRY(forecast_run(input, input->workload, n_stages, n_replicas, &forecast->fits, &forecast->concurrency,
                          &forecast->partition, &forecast->pruned));
     if (!forecast->fits) return LVP_OK;
-    LVP_TRY(forecast_run(&unpruned, &dense, n_stages, n_replicas, &fits, &concurrency, &other, &forecast->dense));
+    LVP_TRY(forecast_run(&unpruned, &dense, n_stages, n_replicas, &forecast->dense_fits, &concurrency, &other,
+                         &forecast->dense));
     const struct lvp_planner_input planner = {
         .workload = input->workload, .n_stages = n_stages, .sequences = forecast->concurrency};
     for (int s = 0; s < n_stages; s++)

@@ -21,6 +21,7 @@ struct lvp_forecast {
     bool fits;                      // in the devices' memory; if not, the rest is empty
     struct lvp_partition partition; // of the pruned run
     int64_t memory[LVP_MAX_STAGES]; // bytes of each stage: weights, KV of the requests in flight
+    bool dense_fits;                // unpruned too; `dense` is empty if not
     struct lvp_simulation pruned, dense;
 };
 

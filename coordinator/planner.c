@@ -215,7 +215,6 @@ static double slowest_seconds(const struct lvp_planner_input *input, const struc
 enum lvp_status lvp_plan_within_memory(struct lvp_planner_input *input, struct lvp_partition *partition)
 {
     static const double little = 1.05;
-    enum { FEWEST = 4 };
     struct lvp_device unlimited[LVP_MAX_STAGES];
     for (int s = 0; s < input->n_stages && s < LVP_MAX_STAGES; s++) {
         unlimited[s] = input->devices[s];
@@ -228,7 +227,7 @@ enum lvp_status lvp_plan_within_memory(struct lvp_planner_input *input, struct l
         LVP_TRY(lvp_plan_partition(&without, &best));
         enum lvp_status status = lvp_plan_partition(input, partition);
         bool good = status == LVP_OK && slowest_seconds(input, partition) <= little * slowest_seconds(&without, &best);
-        if (good || input->sequences / 2 < FEWEST) return status;
+        if (good || input->sequences < 2) return status;
         lvp_error_clear();
     }
 }

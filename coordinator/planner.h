@@ -20,10 +20,11 @@ struct lvp_device {
 
 // Requests in flight where nothing else is known. A stage that is slow with a prompt holds up the decode rows behind
 // it; the others have work meanwhile only if enough other requests are under way (docs/SPEED.md).
+enum { LVP_MOST_SEQUENCES = 256 };
 static inline int lvp_usual_sequences(int n_stages)
 {
-    enum { OF_A_STAGE = 32, MOST = 256 };
-    return n_stages * OF_A_STAGE < MOST ? n_stages * OF_A_STAGE : MOST;
+    enum { OF_A_STAGE = 32 };
+    return n_stages * OF_A_STAGE < LVP_MOST_SEQUENCES ? n_stages * OF_A_STAGE : LVP_MOST_SEQUENCES;
 }
 
 struct lvp_planner_input {

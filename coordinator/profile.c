@@ -78,13 +78,19 @@ static bool read_number(const json_t *object, const char *field, double *value)
     return *value > 0 && isfinite(*value);
 }
 
+static bool read_count(const json_t *object, const char *field, int most, int *value)
+{
+    const json_t *found = json_object_get(object, field);
+    json_int_t n = json_integer_value(found);
+    *value = n < 1 || n > most ? 1 : (int)n;
+    return json_is_integer(found) && n == *value;
+}
+
 // The name of the field that is wrong; NULL: none.
 static const char *read_device(const json_t *json, struct lvp_device_rates *rates)
 {
-    double threads = 0, rows = 0;
     const json_t *points = json_object_get(json, "row_flops");
-    if (!read_number(json, "threads", &threads) || threads > 4096) return "threads";
-    rates->threads = (int)threads;
+    if (!read_count(json, "threads", 4096, &rates->threads)) return "threads";
     if (!read_number(json, "roof_flops", &rates->roof_flops)) return "roof_flops";
     if (!read_number(json, "roof_read_bytes", &rates->roof_read_bytes)) return "roof_read_bytes";
     if (!read_number(json, "prefill_attention_flops", &rates->prefill_attention_flops))
@@ -94,9 +100,8 @@ static const char *read_device(const json_t *json, struct lvp_device_rates *rate
     if (json_array_size(points) < 1 || json_array_size(points) > LVP_MAX_RATE_POINTS) return "row_flops";
     for (size_t i = 0; i < json_array_size(points); i++) {
         const json_t *point = json_array_get(points, i);
-        if (!read_number(point, "rows", &rows) || rows > 1 << 24) return "row_flops";
-        if (i > 0 && (int)rows <= rates->rows[i - 1]) return "row_flops";
-        rates->rows[i] = (int)rows;
+        if (!read_count(point, "rows", 1 << 24, &rates->rows[i])) return "row_flops";
+        if (i > 0 && rates->rows[i] <= rates->rows[i - 1]) return "row_flops";
         if (!read_number(point, "flops", &rates->row_flops[i])) return "row_flops";
     }
     rates->n_points = (int)json_array_size(points);
@@ -125,7 +130,9 @@ static const char *read_profile(const json_t *json, struct lvp_profile *profile)
     }
     if (link == NULL) return NULL;
     profile->link.seconds = json_number_value(json_object_get(link, "latency_seconds"));
-    if (!read_number(link, "bytes_per_second", &profile->link.bytes) || !(profile->link.seconds >= 0)) return "link";
+    if (!read_number(link, "bytes_per_second", &profile->link.bytes) ||
+        !(profile->link.seconds >= 0 && isfinite(profile->link.seconds)))
+        return "link";
     return NULL;
 }
 

@@ -397,7 +397,7 @@ enum lvp_status lvp_simulate(const struct lvp_simulation_input *input, struct lv
     struct simulation s = {.in = input, .deployment = input->deployment};
     int devices = lvp_cluster_devices(input->cluster);
     int needed = input->deployment->n_stages * input->deployment->n_replicas;
-    if (needed > devices)
+    if (input->deployment->n_replicas < 1 || needed > devices)
         return lvp_fail(LVP_ERR_USAGE, "%d stages x %d replicas need %d devices, the cluster has %d",
                         input->deployment->n_stages, input->deployment->n_replicas, needed, devices);
     enum lvp_status status = create(&s);

@@ -10,7 +10,8 @@
 
 enum { LVP_MAX_CLUSTER_NODES = 1024 };
 
-// Devices fill the nodes in order; stages of a replica follow each other, replica by replica.
+// Nodes of one kind; their memory may differ. Devices fill the nodes in order; stages of a replica follow each other,
+// replica by replica.
 struct lvp_cluster {
     int n_nodes;
     struct lvp_cluster_node {

@@ -264,25 +264,41 @@ enum lvp_status lvp_world_send_stages(struct lvp_world *world, int replica, int 
 enum lvp_status lvp_world_collect(struct lvp_world *world, int n, Lvp__FromWorker__BodyCase kind,
                                   void (*take)(void *context, int rank, const Lvp__FromWorker *answer), void *context)
 {
-    double deadline = lvp_now() + ASK_SECONDS;
+    bool patient = kind == LVP__FROM_WORKER__BODY_ROOF; // they measure, and do not speak meanwhile
+    double deadline = lvp_now() + (patient ? ASK_SECONDS : HELLO_SECONDS);
+    for (int w = 0; w < world->n_workers; w++) world->workers[w].answered = false;
     while (n > 0) {
         int rank = 0;
         Lvp__FromWorker *answer = NULL;
         LVP_TRY(lvp_world_poll(world, &rank, &answer));
-        for (int w = 0; w < world->n_workers && lvp_now() < deadline; w++)
-            lvp_patience_reset(&world->workers[w].silent);
+        for (int w = 0; patient && w < world->n_workers; w++) lvp_patience_reset(&world->workers[w].silent);
         LVP_TRY(lvp_world_keep_up(world));
+        if (lvp_now() > deadline) {
+            if (answer != NULL) lvp__from_worker__free_unpacked(answer, NULL);
+            return lvp_fail(LVP_ERR_LOST, "%d ranks did not answer in time", n);
+        }
         if (answer == NULL) {
             lvp_poll_rest(LVP_EXPECT_SOON, 0);
             continue;
         }
-        bool right = answer->body_case == kind;
+        bool right = answer->body_case == kind && !world->workers[rank - 1].answered;
+        world->workers[rank - 1].answered = true;
         if (right) take(context, rank, answer);
         lvp__from_worker__free_unpacked(answer, NULL);
         if (!right) return lvp_fail(LVP_ERR_FORMAT, "rank %d gave another answer than it was asked for", rank);
         n--;
     }
     return LVP_OK;
+}
+
+Lvp__Statistics lvp_plain_statistics(const Lvp__Statistics *statistics)
+{
+    Lvp__Statistics plain = *statistics;
+    plain.n_spans = 0;
+    plain.spans = NULL;
+    plain.base.n_unknown_fields = 0;
+    plain.base.unknown_fields = NULL;
+    return plain;
 }
 
 bool lvp_world_finish(struct lvp_world *world, double deadline_seconds)
@@ -312,7 +328,7 @@ bool lvp_world_finish(struct lvp_world *world, double deadline_seconds)
         }
         if (answer->body_case == LVP__FROM_WORKER__BODY_STATISTICS) {
             struct lvp_worker_info *worker = &world->workers[rank - 1];
-            worker->statistics = *answer->statistics;
+            worker->statistics = lvp_plain_statistics(answer->statistics);
             worker->finished = true;
             left--;
         }

@@ -23,6 +23,7 @@ struct lvp_worker_info {
     uint64_t seen_ticks;
     double load_seconds;
     bool finished;              // its statistics have come
+    bool answered;              // the question that lvp_world_collect waits for
     Lvp__Statistics statistics; // plain fields only
 };
 
@@ -71,7 +72,11 @@ enum lvp_status lvp_world_keep_up(struct lvp_world *world) LVP_MUST_CHECK;
 // The same while no message is expected but signs of life: for rank 0's own long work.
 enum lvp_status lvp_world_idle(struct lvp_world *world) LVP_MUST_CHECK;
 
-// Takes n answers of one kind; LVP_ERR_FORMAT for another. The workers may be silent for minutes meanwhile.
+// A copy without what belongs to the message.
+Lvp__Statistics lvp_plain_statistics(const Lvp__Statistics *statistics);
+
+// Takes an answer of one kind from each of n ranks; LVP_ERR_FORMAT for another. While they measure their limits (Roof),
+// they may be silent for minutes.
 enum lvp_status lvp_world_collect(struct lvp_world *world, int n, Lvp__FromWorker__BodyCase kind,
                                   void (*take)(void *context, int rank, const Lvp__FromWorker *answer),
                                   void *context) LVP_MUST_CHECK;

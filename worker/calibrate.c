@@ -16,7 +16,7 @@ struct calibration {
     struct lvp_model_config config;
     struct lvp_backend *backend;
     struct lvp_checkpoint *checkpoint;
-    struct lvp_stage *layer, *vit;
+    struct lvp_stage *layers, *vit;
     struct lvp_prune_counts prune;
     // one step's input and output
     struct lvp_step_seq seqs[MAX_SEQS];
@@ -40,7 +40,7 @@ static enum lvp_status create(struct calibration *c, const char *kernel_set, enu
     limits.kv_pages[0] = MAX_SEQS * (1 + (CACHED + 8) / LVP_KV_PAGE) + (PROMPT + 32) / LVP_KV_PAGE + 2;
     struct lvp_stage_options layer = {.checkpoint = c->checkpoint,
                                       .prune = c->prune,
-                                      .range = {.vit_first = 1, .vit_end = 1, .dec_end = 1},
+                                      .range = {.vit_first = 1, .vit_end = 1, .dec_end = c->config.text.layers},
                                       .limits = limits};
     struct lvp_stage_options vit = layer;
     vit.range = (struct lvp_stage_range){.vit_end = 1};
@@ -52,7 +52,7 @@ static enum lvp_status create(struct calibration *c, const char *kernel_set, enu
     if (of_vit.max_kv_len > of_layer.max_kv_len) of_layer.max_kv_len = of_vit.max_kv_len;
     LVP_TRY(lvp_cpu_backend_open(kernel_set, dtype, threads, &of_layer, &c->backend));
     layer.backend = vit.backend = c->backend;
-    LVP_TRY(lvp_stage_create(&layer, &c->layer));
+    LVP_TRY(lvp_stage_create(&layer, &c->layers));
     LVP_TRY(lvp_stage_create(&vit, &c->vit));
     size_t row = (size_t)c->config.text.hidden * lvp_dtype_size(dtype);
     c->ids = calloc(MAX_ROWS, sizeof *c->ids);
@@ -70,7 +70,7 @@ static enum lvp_status create(struct calibration *c, const char *kernel_set, enu
 
 static void destroy(struct calibration *c)
 {
-    lvp_stage_destroy(c->layer);
+    lvp_stage_destroy(c->layers);
     lvp_stage_destroy(c->vit);
     if (c->backend != NULL) c->backend->ops->close(c->backend);
     lvp_checkpoint_close(c->checkpoint);
@@ -95,14 +95,14 @@ static enum lvp_status step(struct calibration *c, int n, int rows, bool prefill
     struct lvp_step what = {.number = ++c->number, .n_seqs = n, .seqs = c->seqs};
     struct lvp_step_output output = {.x = c->x_out, .positions = c->positions_out};
     double start = lvp_now();
-    LVP_TRY(lvp_stage_step(c->layer, &what, c->x, c->positions, &output));
-    *seconds += lvp_now() - start;
+    LVP_TRY(lvp_stage_step(c->layers, &what, c->x, c->positions, &output));
+    *seconds += (lvp_now() - start) / c->config.text.layers;
     return LVP_OK;
 }
 
 static void release(struct calibration *c, int n)
 {
-    for (int s = 0; s < n; s++) lvp_stage_release(c->layer, s);
+    for (int s = 0; s < n; s++) lvp_stage_release(c->layers, s);
 }
 
 static enum lvp_status run_once(struct calibration *c, enum lvp_experiment kind, int n, double *seconds)

@@ -1,5 +1,5 @@
-// How fast this device does each kind of work, for the planner: short experiments on stages of one layer with made-up
-// weights. They run through the same code as the real stages, so that whatever a backend does is in them.
+// How fast this device does each kind of work, for the planner: short experiments on stages of a few layers with
+// made-up weights. They run through the same code as the real stages, so that whatever a backend does is in them.
 //
 #ifndef LVP_WORKER_CALIBRATE_H
 #define LVP_WORKER_CALIBRATE_H
@@ -17,7 +17,7 @@ enum lvp_experiment {
 struct lvp_experiment_result {
     enum lvp_experiment kind;
     int n, kv_len;
-    double seconds;
+    double seconds; // of one layer
 };
 
 enum { LVP_MAX_EXPERIMENTS = 24 };

@@ -41,7 +41,8 @@ static enum lvp_status open_pruner(const struct lvp_worker_setup *setup, const s
 {
     if (setup->pruner != LVP_PRUNER_LVPRUNING) return LVP_OK;
     if (setup->pruner_width > 0)
-        LVP_TRY(lvp_pruner_weights_synthetic(config, setup->pruner_width, weights));
+        LVP_TRY(lvp_pruner_weights_synthetic(config, setup->pruner_width, setup->prune.n_points, setup->prune.after,
+                                             weights));
     else
         LVP_TRY(lvp_pruner_weights_open(setup->pruner_weights, config, weights));
     if (weights->n_points != setup->prune.n_points)
@@ -168,6 +169,9 @@ static void count_step(struct lvp_compute *compute, const struct lvp_job *job, d
     Lvp__Statistics *stats = &compute->statistics;
     const struct lvp_prune_counts *prune = &compute->setup.prune;
     stats->steps++;
+    double select = lvp_stage_select_seconds(compute->stage); // this thread's own
+    stats->select_seconds += select - compute->select_seconds;
+    compute->select_seconds = select;
     if (has_prefill(&job->step)) {
         stats->prefill_seconds += seconds;
     } else {
@@ -258,9 +262,6 @@ static enum lvp_status run_job(struct lvp_compute *compute, struct lvp_lane *lan
 Lvp__Statistics lvp_compute_measure(struct lvp_compute *compute)
 {
     Lvp__Statistics since = compute->statistics;
-    double select = compute->stage != NULL ? lvp_stage_select_seconds(compute->stage) : 0;
-    since.select_seconds = select - compute->select_seconds;
-    compute->select_seconds = select;
     since.spans = compute->trace.pointers;
     since.n_spans = compute->trace.n;
     compute->trace.n = 0;

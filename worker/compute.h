@@ -49,7 +49,7 @@ struct lvp_compute {
     uint64_t last_announced, last_step, last_encode; // numbers: of steps told, of jobs computed
     Lvp__Statistics statistics;
     struct lvp_trace trace;
-    double select_seconds; // of the stage, at the last lvp_compute_measure
+    double select_seconds; // of the stage, counted so far
     // owned by the compute thread after the start
     struct lvp_model_config config;
     struct lvp_backend *backend;

@@ -143,7 +143,7 @@ static enum lvp_status send_results(struct lvp_lane *lane, struct lvp_transport 
     for (; lane->sending < lane->computed; lane->sending++, *moved = true) {
         const struct lvp_job *job = lvp_lane_job(lane, lane->sending);
         size_t i = lane->sending % LVP_LANE_BUFFERS;
-        lane->out[i].since = lvp_trace_now();
+        lane->sending_since[i] = lvp_trace_now();
         lvp_hop_header_pack(&job->out, lane->out[i].head);
         LVP_TRY(transport->ops->isend(transport, lane->to, head_tag(lane), lane->out[i].head, head_bytes(&job->out),
                                       &lane->out[i].head_transfer));
@@ -156,7 +156,7 @@ static enum lvp_status send_results(struct lvp_lane *lane, struct lvp_transport 
         LVP_TRY(transport->ops->test(transport, &lane->out[i].head_transfer, &head_done));
         LVP_TRY(transport->ops->test(transport, &lane->out[i].body_transfer, &body_done));
         if (!head_done || !body_done) return LVP_OK;
-        lvp_trace_add(trace, LVP_TRACE_SEND, lvp_lane_job(lane, lane->sent)->out.number, lane->out[i].since);
+        lvp_trace_add(trace, LVP_TRACE_SEND, lvp_lane_job(lane, lane->sent)->out.number, lane->sending_since[i]);
         free_job(lvp_lane_job(lane, lane->sent));
         lane->sent++;
         *moved = true;

@@ -36,8 +36,8 @@ struct lvp_lane {
         unsigned char *head; // header, then positions of a step
         void *body;
         struct lvp_transfer head_transfer, body_transfer;
-        double since; // lvp_trace_now() when the transfer began
     } in[LVP_LANE_BUFFERS], out[LVP_LANE_BUFFERS];
+    double sending_since[LVP_LANE_BUFFERS];          // lvp_trace_now()
     size_t head_capacity, in_capacity, out_capacity; // bytes
 };
 

@@ -46,7 +46,7 @@ expect "a timeline's kinds of spans, and one prefill at least for each rank" \
   "$(jq -c '[map(.cat // empty) | unique[]] + [map(select(.cat == "prefill").pid) | unique[]]' "$work/trace")" \
   '["decode","encode","image","prefill","send",1,2]'
 expect "no span ends before it begins" "$(jq 'map(select(.dur != null and .dur < 0)) | length' "$work/trace")" 0
-expect "images" "$(jq 'map(select(.cat == "image")) | length' "$work/trace")" 6
+expect "images" "$(jq 'map(select(.cat == "image" and .ph == "b")) | length' "$work/trace")" 6
 
 mpi=(mpirun --oversubscribe --host localhost:3 -n 3)
 run 0 "${mpi[@]}" "${shape[@]}" --keep none,0.5 --json

@@ -183,6 +183,8 @@ static void test_too_small(void **state)
         .workload = &workload, .profile = &profile, .cluster = &cluster, .choice = &choice, .images = 4};
     assert_int_equal(lvp_forecast(&input, 2, 2, &forecast), LVP_ERR_USAGE);
     lvp_error_clear();
+    assert_int_equal(lvp_forecast(&input, 3, 0, &forecast), LVP_ERR_USAGE);
+    lvp_error_clear();
     assert_int_equal(lvp_forecast_all(&input, all, &n), LVP_OK);
     assert_int_equal(n, 2); // one stage twice, two stages once
     cluster.nodes[0].memory = 1000;
@@ -239,11 +241,12 @@ static void test_profile_file(void **state)
 static void test_cluster_file(void **state)
 {
     (void)state;
-    write_file("{\"nodes\": [{\"count\": 2, \"devices\": 4, \"threads\": 8}, {\"memory_bytes\": 5}],"
+    write_file("{\"nodes\": [{\"count\": 2, \"devices\": 4, \"threads\": 8},"
+               " {\"devices\": 4, \"threads\": 8, \"memory_bytes\": 5}],"
                " \"link\": {\"bytes_per_second\": 1e9, \"latency_seconds\": 0}}");
     assert_int_equal(lvp_cluster_read(path, &cluster), LVP_OK);
     assert_int_equal(cluster.n_nodes, 3);
-    assert_int_equal(lvp_cluster_devices(&cluster), 9);
+    assert_int_equal(lvp_cluster_devices(&cluster), 12);
     assert_int_equal(lvp_cluster_node_of(&cluster, 3), 0);
     assert_int_equal(lvp_cluster_node_of(&cluster, 4), 1);
     assert_int_equal(lvp_cluster_node_of(&cluster, 8), 2);
@@ -256,6 +259,9 @@ static void test_cluster_file(void **state)
         {"{\"nodes\": [{\"threads\": 0}]}", "threads"},
         {"{\"nodes\": [{\"devices\": \"4\"}]}", "devices"},
         {"{\"nodes\": [{\"count\": 2}]}", "link"},
+        {"{\"nodes\": [5]}", "nodes"},
+        {"{\"nodes\": [{\"devices\": 0, \"cores\": 1}]}", "devices"},
+        {"{\"nodes\": [{\"threads\": 8}, {\"threads\": 1}]}", "different kinds"},
     };
     for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
         write_file(wrong[i].text);
