@@ -3,6 +3,7 @@
 #include "common/job.h"
 #include "common/log.h"
 #include "coordinator/bench_result.h"
+#include "coordinator/cost.h"
 #include "coordinator/run.h"
 
 #include <stdio.h>
@@ -254,7 +255,15 @@ static enum lvp_status run(struct bench *bench, MPI_Comm control, int n_workers)
                                                 .profile = options->profile,
                                                 .kernel_set = bench->world.kernel_set};
     LVP_TRY(lvp_deployment_plan(&bench->deployment, &bench->world));
-    lvp_info("keep %s, %d stages: making the weights", options->keep, options->stages);
+    const struct lvp_workload workload = {.config = options->config,
+                                          .prune = options->prune,
+                                          .pruner_width = options->pruner_width,
+                                          .text_tokens = options->text_tokens,
+                                          .new_tokens = options->new_tokens,
+                                          .dtype = options->dtype};
+    const struct lvp_block_cost cost = lvp_range_cost(&workload, 0, lvp_block_count(options->config));
+    lvp_info("keep %s, %d stages: loading %.2f GB of weights; %.3f TFLOPs an image", options->keep, options->stages,
+             1e-9 * (double)cost.weight_bytes, 1e-12 * (cost.prefill_flops + cost.decode_flops));
     LVP_TRY(set_up(bench));
     LVP_TRY(probe(bench));
     LVP_TRY(measure(bench, warm_up));
