@@ -37,7 +37,7 @@ static const char help_text[] =
     "  --json                 an object a line instead of the table\n"
     "  --trace FILE           a timeline of the last combination's median repeat, for ui.perfetto.dev\n"
     "  --profile FILE         rates by which the stages are balanced, from --calibrate\n"
-    "  --calibrate FILE       write a profile of this machine for lvpipe plan --profile instead (a minute)\n"
+    "  --calibrate FILE       write a profile of this machine for lvpipe plan --profile instead (minutes)\n"
     "\n";
 
 static const char help_examples[] =
