@@ -3,7 +3,6 @@
 #include "common/job.h"
 #include "common/log.h"
 #include "coordinator/bench_result.h"
-#include "coordinator/cost.h"
 #include "coordinator/run.h"
 
 #include <stdio.h>
@@ -135,7 +134,7 @@ static enum lvp_status set_up(struct bench *bench)
     setup.pruner = (int32_t)options->pruner;
     setup.pruner_weights = weights;
     setup.pruner_width = from_file || options->pruner != LVP_PRUNER_LVPRUNING ? 0 : options->pruner_width;
-    LVP_CHECK(lvp_deployment_set_up(&bench->deployment, &bench->world, options->threads, options->interrupt, &setup));
+    LVP_CHECK(lvp_deployment_set_up(&bench->deployment, &bench->world, options->interrupt, &setup));
 fail:
     free(model);
     free(weights);
@@ -211,7 +210,7 @@ static enum lvp_status measure(struct bench *bench, int images)
 
 static enum lvp_status create(struct bench *bench, int n_workers)
 {
-    size_t n = (size_t)n_workers, repeats = (size_t)bench->options->repeats + 1;
+    size_t n = (size_t)n_workers, repeats = (size_t)bench->options->repeats;
     bench->roofs = calloc(n, sizeof *bench->roofs);
     bench->repeats = calloc(repeats, sizeof *bench->repeats);
     if (bench->roofs == NULL || bench->repeats == NULL) return lvp_fail(LVP_ERR_MEMORY, "out of memory");
@@ -224,7 +223,7 @@ static enum lvp_status create(struct bench *bench, int n_workers)
 
 static void destroy(struct bench *bench)
 {
-    for (int r = 0; bench->repeats != NULL && r <= bench->options->repeats; r++) {
+    for (int r = 0; bench->repeats != NULL && r < bench->options->repeats; r++) {
         free(bench->repeats[r].statistics);
         json_decref(bench->repeats[r].trace);
     }
@@ -255,12 +254,7 @@ static enum lvp_status run(struct bench *bench, MPI_Comm control, int n_workers)
                                                 .profile = options->profile,
                                                 .kernel_set = bench->world.kernel_set};
     LVP_TRY(lvp_deployment_plan(&bench->deployment, &bench->world));
-    const struct lvp_workload workload = {.config = options->config,
-                                          .prune = options->prune,
-                                          .pruner_width = options->pruner_width,
-                                          .text_tokens = options->text_tokens,
-                                          .new_tokens = options->new_tokens,
-                                          .dtype = options->dtype};
+    const struct lvp_workload workload = lvp_bench_workload(options);
     const struct lvp_block_cost cost = lvp_range_cost(&workload, 0, lvp_block_count(options->config));
     lvp_info("keep %s, %d stages: loading %.2f GB of weights; %.3f TFLOPs an image", options->keep, options->stages,
              1e-9 * (double)cost.weight_bytes, 1e-12 * (cost.prefill_flops + cost.decode_flops));

@@ -1,7 +1,5 @@
 #include "coordinator/bench_result.h"
 
-#include "coordinator/cost.h"
-
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -49,7 +47,7 @@ static double ratio(double value, double of)
     return of > 0 ? value / of : 0;
 }
 
-static struct lvp_workload workload_of(const struct lvp_bench_options *options)
+struct lvp_workload lvp_bench_workload(const struct lvp_bench_options *options)
 {
     return (struct lvp_workload){.config = options->config,
                                  .prune = options->prune,
@@ -145,7 +143,7 @@ static json_t *setting_json(const struct lvp_bench_measurement *m)
 json_t *lvp_bench_result(const struct lvp_bench_measurement *m)
 {
     const struct lvp_bench_options *options = m->options;
-    struct lvp_workload workload = workload_of(options);
+    struct lvp_workload workload = lvp_bench_workload(options);
     struct lvp_block_cost cost = lvp_range_cost(&workload, 0, lvp_block_count(options->config));
     const struct lvp_bench_repeat **sorted = calloc((size_t)m->n_repeats, sizeof(const struct lvp_bench_repeat *));
     if (sorted == NULL) return NULL;

@@ -29,6 +29,9 @@ struct lvp_bench_measurement {
     int n_repeats; // at least 1
 };
 
+// One request of the benchmark.
+struct lvp_workload lvp_bench_workload(const struct lvp_bench_options *options);
+
 json_t *lvp_bench_result(const struct lvp_bench_measurement *measurement); // a new object; NULL when out of memory
 
 #endif

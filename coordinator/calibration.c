@@ -117,7 +117,8 @@ static enum lvp_status run(struct calibration *c, MPI_Comm control, int n_worker
                                         .dtype = c->options->dtype,
                                         .choice = &choice,
                                         .n_stages = 2,
-                                        .n_replicas = 1};
+                                        .n_replicas = 1,
+                                        .threads = c->options->threads};
     char host[128];
     Lvp__Setup setup = LVP__SETUP__INIT;
     if (n_workers != 2)
@@ -133,7 +134,7 @@ static enum lvp_status run(struct calibration *c, MPI_Comm control, int n_worker
     setup.coordinator = host;
     setup.model = model;
     setup.synthetic = setup.narrow = true;
-    enum lvp_status status = lvp_deployment_set_up(&deployment, world, c->options->threads, NULL, &setup);
+    enum lvp_status status = lvp_deployment_set_up(&deployment, world, NULL, &setup);
     free(model);
     LVP_TRY(status);
     return measure(c, world);

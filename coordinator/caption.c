@@ -220,7 +220,7 @@ static enum lvp_status set_up_workers(struct job *job)
     setup.pruner = (int32_t)options->pruner;
     setup.pruner_weights = weights;
     setup.max_pixels = options->max_pixels;
-    status = lvp_deployment_set_up(&job->deployment, &job->world, options->threads, options->drain, &setup);
+    status = lvp_deployment_set_up(&job->deployment, &job->world, options->drain, &setup);
 fail:
     free(model);
     free(weights);

@@ -153,7 +153,7 @@ enum lvp_status lvp_deployment_plan(struct lvp_deployment *deployment, const str
     return LVP_OK;
 }
 
-enum lvp_status lvp_deployment_set_up(const struct lvp_deployment *deployment, struct lvp_world *world, int threads,
+enum lvp_status lvp_deployment_set_up(const struct lvp_deployment *deployment, struct lvp_world *world,
                                       const atomic_int *interrupt, Lvp__Setup *setup)
 {
     int32_t after[LVP_MAX_PRUNE_POINTS], rows[LVP_MAX_DEPTHS], pages[LVP_MAX_DEPTHS];
@@ -175,5 +175,5 @@ enum lvp_status lvp_deployment_set_up(const struct lvp_deployment *deployment, s
     setup->max_images = LVP_ENCODE_IMAGES;
     setup->image_slots = deployment->image_slots;
     return lvp_world_setup(world, &deployment->partition, deployment->n_replicas, deployment->merge_stage,
-                           deployment->kernel_set, threads, interrupt, setup);
+                           deployment->kernel_set, deployment->threads, interrupt, setup);
 }

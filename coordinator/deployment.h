@@ -42,9 +42,8 @@ enum lvp_status lvp_deployment_plan(struct lvp_deployment *deployment, const str
 void lvp_deployment_size(struct lvp_deployment *deployment);
 
 // Sends the plan to the workers and waits until they are ready, or *interrupt is no longer 0 (LVP_DRAINED). `setup`
-// comes with what the plan does not know: the model's place, the pruner, limits of images. `threads` 0: each worker's
-// own.
-enum lvp_status lvp_deployment_set_up(const struct lvp_deployment *deployment, struct lvp_world *world, int threads,
+// comes with what the plan does not know: the model's place, the pruner, limits of images.
+enum lvp_status lvp_deployment_set_up(const struct lvp_deployment *deployment, struct lvp_world *world,
                                       const atomic_int *interrupt, Lvp__Setup *setup) LVP_MUST_CHECK;
 
 #endif
