@@ -77,8 +77,8 @@ static char *beat_path_of(const char *dir, const char *token)
     return asprintf(&path, "%s/" LVP_STATE_FOLDER "/beat-%s", dir, token) < 0 ? NULL : path;
 }
 
-// The owner that the folder's lock names, with its last beat. False where it names none.
-static bool read_owner(const char *dir, struct lvp_lock_owner *owner)
+// The owner that the folder's lock names, without its beat. False where it names none.
+static bool read_name(const char *dir, struct lvp_lock_owner *owner)
 {
     char line[LINE_BYTES + 1];
     *owner = (struct lvp_lock_owner){0};
@@ -89,7 +89,15 @@ static bool read_owner(const char *dir, struct lvp_lock_owner *owner)
     free(path);
     if (!named) return false;
     for (size_t n = strlen(owner->job); n > 0 && owner->job[n - 1] == ' '; n--) owner->job[n - 1] = '\0';
-    path = beat_path_of(dir, owner->token);
+    return true;
+}
+
+// The same with its last beat.
+static bool read_owner(const char *dir, struct lvp_lock_owner *owner)
+{
+    char line[LINE_BYTES + 1];
+    if (!read_name(dir, owner)) return false;
+    char *path = beat_path_of(dir, owner->token);
     if (path != NULL && read_line(path, line)) (void)sscanf(line, "%lld %lf", &owner->beat, &owner->time);
     free(path);
     return true;
@@ -238,7 +246,7 @@ enum lvp_status lvp_lock_take(const char *dir, const struct lvp_tick *tick, stru
 enum lvp_status lvp_lock_check(const struct lvp_lock *lock)
 {
     struct lvp_lock_owner owner;
-    if (!read_owner(lock->dir, &owner))
+    if (!read_name(lock->dir, &owner)) // asked before every write: no beat is needed
         return lvp_fail(LVP_ERR_IO, "%s is gone or cannot be read: this run stops writing", lock->path);
     if (strcmp(owner.token, lock->self.token) != 0)
         return lvp_fail(LVP_ERR_IO, "%s was taken over by %s on %s: this run stops writing", lock->dir, owner.job,
@@ -251,7 +259,7 @@ void lvp_lock_release(struct lvp_lock *lock)
     if (lock == NULL) return;
     struct lvp_lock_owner owner;
     // Empty says: ended in good order. It is ours to empty only if it names us.
-    if (read_owner(lock->dir, &owner) && strcmp(owner.token, lock->self.token) == 0)
+    if (read_name(lock->dir, &owner) && strcmp(owner.token, lock->self.token) == 0)
         if (ftruncate(lock->file, 0) != 0) lvp_debug("%s: %s", lock->path, strerror(errno));
     (void)unlink(lock->beat_path);
     release(lock);
