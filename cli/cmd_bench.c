@@ -264,7 +264,7 @@ static enum lvp_status bench_point(struct command *command, MPI_Comm control, in
                                       .trace = command->trace != NULL,
                                       .interrupt = lvp_drain_requests()};
     *clean = false; // until the workers have been told to finish
-    lvp_log_init(shared->verbosity < 0 ? LVP_LOG_WARNING : shared->verbosity > 0 ? LVP_LOG_DEBUG : LVP_LOG_INFO, "");
+    lvp_options_start_log(shared);
     LVP_TRY(lvp_parse_int("--concurrency", concurrency, 0, 1 << 16, &bench.concurrency));
     if (command->profile != NULL) LVP_TRY(lvp_profile_read(command->profile, &profile));
     bench.profile = command->profile != NULL ? &profile : NULL;

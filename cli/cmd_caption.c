@@ -279,7 +279,7 @@ static enum lvp_status resolve(struct command *command)
     caption->seed = shared->seed;
     caption->json = shared->json;
     caption->quiet = shared->verbosity < 0;
-    lvp_log_init(shared->verbosity < 0 ? LVP_LOG_WARNING : shared->verbosity > 0 ? LVP_LOG_DEBUG : LVP_LOG_INFO, "");
+    lvp_options_start_log(shared);
     caption->terminal = isatty(STDERR_FILENO) || getenv("LVPIPE_TERMINAL") != NULL;
     LVP_TRY(lvp_options_find_weights(shared, command->weights_path, sizeof command->weights_path));
     bool has_weights = command->weights_path[0] != '\0';

@@ -1,5 +1,7 @@
 #include "cli/options.h"
 
+#include "common/log.h"
+
 #include <ctype.h>
 #include <errno.h>
 #include <limits.h>
@@ -182,4 +184,10 @@ enum lvp_status lvp_options_prune_plan(const struct lvp_options *options, const 
         lvp_prune_default_points(n_layers, plan);
     }
     return lvp_prune_parse_keep(options->keep != NULL ? options->keep : default_keep, plan);
+}
+
+void lvp_options_start_log(const struct lvp_options *options)
+{
+    int verbosity = options->verbosity;
+    lvp_log_init(verbosity < 0 ? LVP_LOG_WARNING : verbosity > 0 ? LVP_LOG_DEBUG : LVP_LOG_INFO, "");
 }

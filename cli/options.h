@@ -87,6 +87,9 @@ enum lvp_status lvp_options_prune_plan(const struct lvp_options *options, const 
                                        int n_layers, const char *default_keep,
                                        struct lvp_prune_plan *plan) LVP_MUST_CHECK;
 
+// Starts rank 0's or the command's log as loud as -v and -q ask.
+void lvp_options_start_log(const struct lvp_options *options);
+
 // Lines about the shared options for a command's --help.
 extern const char lvp_options_help[];
 

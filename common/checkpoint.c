@@ -245,13 +245,6 @@ fail:
     return status;
 }
 
-// A norm's weight is 1, a bias 0.
-static enum lvp_pool_values values_of(const struct rule *rule)
-{
-    if (ends_with(rule->name, ".bias")) return LVP_POOL_ZEROS;
-    return rule->sizes[1] == NONE && ends_with(rule->name, ".weight") ? LVP_POOL_ONES : LVP_POOL_RANDOM;
-}
-
 static enum lvp_status cut_weights(struct lvp_checkpoint *checkpoint)
 {
     const struct lvp_model_config *config = &checkpoint->config;
@@ -272,7 +265,7 @@ static enum lvp_status cut_weights(struct lvp_checkpoint *checkpoint)
         for (int i = 0; i < 4; i++) sizes[i] = checkpoint->sizes[rule->sizes[i]];
         for (int layer = 0; layer < n; layer++) {
             size_t at = (size_t)layer * LVP_W_COUNT + (size_t)weight;
-            checkpoint->views[at] = lvp_weight_pool_cut(checkpoint->pool, rule->name, sizes, values_of(rule));
+            checkpoint->views[at] = lvp_weight_pool_cut(checkpoint->pool, rule->name, sizes);
             checkpoint->weights[at] = &checkpoint->views[at];
         }
     }

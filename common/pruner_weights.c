@@ -83,10 +83,22 @@ static enum lvp_status read_metadata(const struct lvp_model_config *config, stru
     return LVP_OK;
 }
 
-static enum lvp_status find_tensor(const struct lvp_safetensors *file, const char *name, int rows, int columns,
+// Sizes of a block's tensor, up to the first 0.
+static void tensor_shape(const struct lvp_model_config *config, int inner, int block, int tensor, int shape[3])
+{
+    const int sizes[] = {[NONE] = 0,
+                         [INNER] = inner,
+                         [TWICE_INNER] = 2 * inner,
+                         [MODEL] = config->text.hidden,
+                         [BLOCK_INPUT] = block == 0 ? config->text.hidden : inner};
+    shape[0] = sizes[block_tensors[tensor].sizes[0]];
+    shape[1] = sizes[block_tensors[tensor].sizes[1]];
+    shape[2] = 0;
+}
+
+static enum lvp_status find_tensor(const struct lvp_safetensors *file, const char *name, const int *sizes,
                                    const struct lvp_tensor_view **view)
 {
-    const int sizes[] = {rows, columns, 0};
     *view = lvp_safetensors_find(file, name);
     if (*view == NULL) return lvp_fail(LVP_ERR_MODEL, "%s: no tensor %s", lvp_safetensors_path(file), name);
     return lvp_tensor_check(*view, lvp_safetensors_path(file), sizes);
@@ -98,22 +110,19 @@ static enum lvp_status find_tensors(const struct lvp_model_config *config, struc
     int inner = weights->inner_width;
     for (int point = 0; point < weights->n_points; point++) {
         for (int b = 0; b < 2; b++) {
-            const int sizes[] = {[NONE] = 0,
-                                 [INNER] = inner,
-                                 [TWICE_INNER] = 2 * inner,
-                                 [MODEL] = config->text.hidden,
-                                 [BLOCK_INPUT] = b == 0 ? config->text.hidden : inner};
             for (int i = 0; i < N_BLOCK_TENSORS; i++) {
+                int shape[3];
+                tensor_shape(config, inner, b, i, shape);
                 const struct lvp_tensor_view *view;
                 (void)snprintf(name, sizeof name, "modules.%d.blocks.%d.%s", point, b, block_tensors[i].name);
-                LVP_TRY(find_tensor(weights->file, name, sizes[block_tensors[i].sizes[0]],
-                                    sizes[block_tensors[i].sizes[1]], &view));
+                LVP_TRY(find_tensor(weights->file, name, shape, &view));
                 void *member = (char *)&weights->blocks[point][b] + block_tensors[i].offset;
                 *(const struct lvp_tensor_view **)member = view;
             }
         }
         (void)snprintf(name, sizeof name, "modules.%d.gate.weight", point);
-        LVP_TRY(find_tensor(weights->file, name, 2, inner, &weights->gate[point]));
+        const int gate[] = {2, inner, 0};
+        LVP_TRY(find_tensor(weights->file, name, gate, &weights->gate[point]));
     }
     size_t n_known = (size_t)weights->n_points * (2 * N_BLOCK_TENSORS + 1);
     if (lvp_safetensors_count(weights->file) > n_known)
@@ -152,33 +161,22 @@ fail:
     return status;
 }
 
-static enum lvp_pool_values values_of(int tensor)
-{
-    size_t n = strlen(block_tensors[tensor].name);
-    if (strcmp(block_tensors[tensor].name + n - strlen(".bias"), ".bias") == 0) return LVP_POOL_ZEROS;
-    return block_tensors[tensor].sizes[1] == NONE ? LVP_POOL_ONES : LVP_POOL_RANDOM;
-}
-
 static void cut_tensors(const struct lvp_model_config *config, struct lvp_pruner_weights *weights)
 {
     int inner = weights->inner_width;
     struct lvp_tensor_view *view = weights->views;
     for (int point = 0; point < weights->n_points; point++) {
         for (int b = 0; b < 2; b++) {
-            const int sizes[] = {[NONE] = 0,
-                                 [INNER] = inner,
-                                 [TWICE_INNER] = 2 * inner,
-                                 [MODEL] = config->text.hidden,
-                                 [BLOCK_INPUT] = b == 0 ? config->text.hidden : inner};
             for (int i = 0; i < N_BLOCK_TENSORS; i++) {
-                const int shape[] = {sizes[block_tensors[i].sizes[0]], sizes[block_tensors[i].sizes[1]], 0};
-                *view = lvp_weight_pool_cut(weights->pool, block_tensors[i].name, shape, values_of(i));
+                int shape[3];
+                tensor_shape(config, inner, b, i, shape);
+                *view = lvp_weight_pool_cut(weights->pool, block_tensors[i].name, shape);
                 void *member = (char *)&weights->blocks[point][b] + block_tensors[i].offset;
                 *(const struct lvp_tensor_view **)member = view++;
             }
         }
         const int gate[] = {2, inner, 0};
-        *view = lvp_weight_pool_cut(weights->pool, "gate.weight", gate, LVP_POOL_RANDOM);
+        *view = lvp_weight_pool_cut(weights->pool, "gate.weight", gate);
         weights->gate[point] = view++;
     }
 }

@@ -1,6 +1,7 @@
 #include "common/weight_pool.h"
 
 #include <stdlib.h>
+#include <string.h>
 
 enum { STARTS = 1 << 16, STRIDE = 4099 }; // tensors start at different multiples of a prime
 
@@ -62,16 +63,19 @@ void lvp_weight_pool_free(struct lvp_weight_pool *pool)
     free(pool);
 }
 
-struct lvp_tensor_view lvp_weight_pool_cut(struct lvp_weight_pool *pool, const char *name, const int *sizes,
-                                           enum lvp_pool_values values)
+struct lvp_tensor_view lvp_weight_pool_cut(struct lvp_weight_pool *pool, const char *name, const int *sizes)
 {
     struct lvp_tensor_view view = {.name = name, .dtype = LVP_BF16, .dtype_name = "BF16", .n_bytes = sizeof(uint16_t)};
     for (; view.n_dims < 4 && sizes[view.n_dims] > 0; view.n_dims++) {
         view.shape[view.n_dims] = sizes[view.n_dims];
         view.n_bytes *= (size_t)sizes[view.n_dims];
     }
-    view.data = values == LVP_POOL_ONES    ? pool->ones
-                : values == LVP_POOL_ZEROS ? pool->zeros
-                                           : pool->random + pool->n_cut++ * STRIDE % STARTS;
+    const char *dot = strrchr(name, '.'), *last = dot != NULL ? dot + 1 : name;
+    if (strcmp(last, "bias") == 0)
+        view.data = pool->zeros;
+    else if (view.n_dims == 1 && strcmp(last, "weight") == 0)
+        view.data = pool->ones;
+    else
+        view.data = pool->random + pool->n_cut++ * STRIDE % STARTS;
     return view;
 }

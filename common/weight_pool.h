@@ -8,14 +8,13 @@
 
 struct lvp_weight_pool;
 
-enum lvp_pool_values { LVP_POOL_RANDOM /* uniform, standard deviation 0.02 */, LVP_POOL_ONES, LVP_POOL_ZEROS };
-
 // A pool for tensors of up to `largest` elements.
 enum lvp_status lvp_weight_pool_create(size_t largest, struct lvp_weight_pool **pool) LVP_MUST_CHECK;
 void lvp_weight_pool_free(struct lvp_weight_pool *pool); // NULL is allowed
 
-// A bf16 tensor of the sizes, up to the first 0 (at most 4). The view lives as long as the pool; `name` is borrowed.
-struct lvp_tensor_view lvp_weight_pool_cut(struct lvp_weight_pool *pool, const char *name, const int *sizes,
-                                           enum lvp_pool_values values);
+// A bf16 tensor of the sizes, up to the first 0 (at most 4): a bias (by its name) is 0, a norm's weight (of one
+// dimension) 1, anything else uniform with a standard deviation of 0.02. The view lives as long as the pool; `name` is
+// borrowed.
+struct lvp_tensor_view lvp_weight_pool_cut(struct lvp_weight_pool *pool, const char *name, const int *sizes);
 
 #endif
