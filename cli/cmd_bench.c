@@ -11,6 +11,7 @@
 #include "common/shapes.h"
 #include "coordinator/bench.h"
 #include "coordinator/calibration.h"
+#include "coordinator/layout.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -205,17 +206,11 @@ static enum lvp_status choose_pruner(const struct command *command, const char *
 
 static enum lvp_status lay_out(const struct command *command, int n_workers, struct lvp_bench_options *bench)
 {
-    int asked = 0, replicas = command->shared.replicas;
-    if (command->stages.n > 0) LVP_TRY(lvp_parse_int("--stages", command->stages.items[0], 1, LVP_MAX_STAGES, &asked));
-    int by_partition = lvp_partition_choice_stages(&bench->partition, &bench->prune);
-    if (by_partition > 0) asked = by_partition;
-    if (asked == 0) asked = replicas > 0 ? n_workers / replicas : n_workers;
-    bench->stages = asked;
-    bench->replicas = asked > 0 ? n_workers / asked : 0;
-    if (asked > 0 && bench->replicas * asked == n_workers && (replicas == 0 || replicas == bench->replicas))
-        return LVP_OK;
-    return lvp_fail(LVP_ERR_USAGE, "%d ranks do not make pipelines of %d stages (rank 0 coordinates)", n_workers + 1,
-                    asked);
+    struct lvp_layout_request layout = {.replicas = command->shared.replicas,
+                                        .by_partition = lvp_partition_choice_stages(&bench->partition, &bench->prune)};
+    if (command->stages.n > 0)
+        LVP_TRY(lvp_parse_int("--stages", command->stages.items[0], 1, LVP_MAX_STAGES, &layout.stages));
+    return lvp_layout(&layout, n_workers, &bench->stages, &bench->replicas);
 }
 
 static enum lvp_status write_trace(const char *path, const json_t *trace)

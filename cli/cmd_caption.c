@@ -341,7 +341,8 @@ static enum lvp_status run_bare(struct command *command, int argc, char **argv, 
                                         .drain_seconds = command->caption.drain_seconds};
     int n_workers = 0;
     LVP_TRY(resolve(command));
-    LVP_TRY(lvp_caption_workers(&command->caption, &n_workers));
+    const struct lvp_layout_request layout = lvp_caption_layout(&command->caption);
+    LVP_TRY(lvp_layout_workers(&layout, &n_workers));
     launch.n_ranks = n_workers + 1;
     return lvp_launch(&launch, exit_status);
 }

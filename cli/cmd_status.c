@@ -40,13 +40,6 @@ struct task {
     char lost[400];
 };
 
-static double wall_seconds(void)
-{
-    struct timespec now;
-    (void)clock_gettime(CLOCK_REALTIME, &now);
-    return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
-}
-
 static json_int_t count_of(const struct task *task, const char *field)
 {
     return json_integer_value(json_object_get(task->json, field));
@@ -85,7 +78,7 @@ static bool read_task(const char *dir, const char *name, struct task *task)
     double heartbeat = json_number_value(json_object_get(task->json, "heartbeat"));
     bool locked = lvp_lock_read(dir, &owner);
     if (locked && owner.time > heartbeat) heartbeat = owner.time; // it beats while stages load, too
-    task->silent = wall_seconds() - heartbeat;
+    task->silent = lvp_wall_seconds() - heartbeat;
     if (!is_active(state) || (task->silent < SILENT_SECONDS && !is_dead(&owner))) return true;
     task->state = "lost";
     if (lvp_record_find_lost(dir, 0, &record) >= 0) lvp_record_describe(&record, task->lost, sizeof task->lost);

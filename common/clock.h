@@ -13,6 +13,14 @@ static inline double lvp_now(void)
     return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
 }
 
+// Seconds since 1970, as far as this host's clock is right.
+static inline double lvp_wall_seconds(void)
+{
+    struct timespec now;
+    (void)clock_gettime(CLOCK_REALTIME, &now);
+    return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
+}
+
 // "53 s", "41 min", "2.8 h", "11.6 days"; "-" for a negative one. Returns `text`.
 static inline const char *lvp_duration_text(double seconds, char *text, size_t size)
 {

@@ -1,5 +1,7 @@
 #include "common/weight_pool.h"
 
+#include "common/mix.h"
+
 #include <stdlib.h>
 #include <string.h>
 
@@ -12,21 +14,12 @@ struct lvp_weight_pool {
 
 enum { VECTOR = 1 << 20 }; // elements of a norm's weight or a bias at most
 
-// splitmix64 (Steele, Lea, Flood 2014)
-static uint64_t next_word(uint64_t *state)
-{
-    uint64_t z = *state += UINT64_C(0x9e3779b97f4a7c15);
-    z = (z ^ (z >> 30)) * UINT64_C(0xbf58476d1ce4e5b9);
-    z = (z ^ (z >> 27)) * UINT64_C(0x94d049bb133111eb);
-    return z ^ (z >> 31);
-}
-
 static void fill_random(uint16_t *values, size_t n)
 {
     static const float half_width = 0.02f * 1.7320508f; // of a uniform distribution with that deviation
-    uint64_t state = 1;
-    for (size_t i = 0; i + 4 <= n; i += 4) {
-        uint64_t word = next_word(&state);
+    uint64_t counter = 1;
+    for (size_t i = 0; i + 4 <= n; i += 4, counter += LVP_MIX_STEP) {
+        uint64_t word = lvp_mix(counter);
         for (size_t j = 0; j < 4; j++) {
             int16_t level = (int16_t)(word >> (16 * j));
             values[i + j] = lvp_f32_to_bf16((float)level * (half_width / 32768.0f));

@@ -1,14 +1,19 @@
 #include "coordinator/bench_result.h"
 
+#include "common/measure.h"
+
 #include <stdio.h>
 #include <stdlib.h>
 
-// As worker/trace.h counts them. What several threads or lanes do at once may overlap: asynchronous in the picture.
+// What several threads or lanes do at once may overlap: asynchronous in the picture.
 static const struct {
     const char *name;
     bool overlaps;
-} kinds[] = {{"encode", false}, {"prefill", false}, {"decode", false}, {"send", true}, {"image", true}};
-enum { N_KINDS = sizeof kinds / sizeof kinds[0] };
+} kinds[LVP_TRACE_COUNT] = {[LVP_TRACE_ENCODE] = {"encode", false},
+                            [LVP_TRACE_PREFILL] = {"prefill", false},
+                            [LVP_TRACE_DECODE] = {"decode", false},
+                            [LVP_TRACE_SEND] = {"send", true},
+                            [LVP_TRACE_IMAGE] = {"image", true}};
 
 void lvp_bench_add_spans(struct lvp_bench_repeat *repeat, int rank, const Lvp__Statistics *statistics)
 {
@@ -19,7 +24,7 @@ void lvp_bench_add_spans(struct lvp_bench_repeat *repeat, int rank, const Lvp__S
                                                    rank, "args", "name", name));
     for (size_t i = 0; i < statistics->n_spans; i++) {
         const Lvp__Statistics__Span *span = statistics->spans[i];
-        if (span->kind < 0 || span->kind >= N_KINDS) continue;
+        if (span->kind < 0 || span->kind >= LVP_TRACE_COUNT) continue;
         (void)snprintf(name, sizeof name, "%s %llu", kinds[span->kind].name, (unsigned long long)span->number);
         const char *category = kinds[span->kind].name;
         if (!kinds[span->kind].overlaps) {

@@ -2,6 +2,7 @@
 
 #include "common/job.h"
 #include "common/log.h"
+#include "common/measure.h"
 #include "common/shapes.h"
 #include "coordinator/deployment.h"
 
@@ -10,9 +11,6 @@
 #include <string.h>
 
 enum { FINISH_SECONDS = 30 };
-
-// As worker/calibrate.h counts them.
-enum experiment { ROWS, PREFILL, DECODE, ENCODE };
 
 struct calibration {
     const struct lvp_calibration_options *options;
@@ -40,20 +38,20 @@ static void take_experiment(const struct calibration *c, const Lvp__Roof__Experi
     int vit = lvp_block_index(c->workload.config, LVP_BLOCK_VIT, 0);
     if (e->seconds <= 0 || e->n < 1) return;
     switch (e->kind) {
-    case ROWS:
+    case LVP_EXPERIMENT_ROWS:
         if (rates->n_points == LVP_MAX_RATE_POINTS) return;
         rates->rows[rates->n_points] = e->n;
         rates->row_flops[rates->n_points++] = lvp_layer_linear_flops(text, e->n) / e->seconds;
         return;
-    case PREFILL: // the longest counts
+    case LVP_EXPERIMENT_PREFILL: // the longest counts
         rates->prefill_attention_flops =
             lvp_layer_attention_flops(text, e->n) / attention_seconds(e->seconds, seconds_of(rates, text, e->n));
         return;
-    case DECODE:
+    case LVP_EXPERIMENT_DECODE:
         rates->decode_attention_bytes = e->n * e->kv_len * lvp_layer_kv_slot_bytes(text, c->workload.dtype) /
                                         attention_seconds(e->seconds, seconds_of(rates, text, e->n));
         return;
-    case ENCODE:
+    case LVP_EXPERIMENT_ENCODE:
         rates->encode_flops = e->n * lvp_block_cost(&c->workload, vit).prefill_flops / e->seconds;
         return;
     default:

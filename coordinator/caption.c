@@ -411,10 +411,19 @@ static enum lvp_status run(struct job *job)
     return status;
 }
 
+struct lvp_layout_request lvp_caption_layout(const struct lvp_caption_options *options)
+{
+    return (struct lvp_layout_request){.stages = options->stages,
+                                       .replicas = options->replicas,
+                                       .by_partition =
+                                           lvp_partition_choice_stages(&options->partition, &options->prune)};
+}
+
 static enum lvp_status open_and_run(struct job *job, MPI_Comm control, int n_workers)
 {
     LVP_TRY(lvp_world_open(control, n_workers, &job->world));
-    LVP_TRY(lvp_caption_layout(job->options, n_workers, &job->deployment.n_stages, &job->deployment.n_replicas));
+    const struct lvp_layout_request layout = lvp_caption_layout(job->options);
+    LVP_TRY(lvp_layout(&layout, n_workers, &job->deployment.n_stages, &job->deployment.n_replicas));
     LVP_TRY(open_model(job));
     LVP_TRY(open_input(job));
     LVP_TRY(take_folder(job));

@@ -4,6 +4,7 @@
 #define LVP_COORDINATOR_CAPTION_H
 
 #include "common/plan.h"
+#include "coordinator/layout.h"
 
 #include <mpi.h>
 #include <stdatomic.h>
@@ -44,12 +45,8 @@ struct lvp_caption_options {
 // none of the last 1000.
 enum { LVP_GUARD_FIRST = 100, LVP_GUARD_LATER = 1000 };
 
-// Stages and replicas for a number of workers. LVP_ERR_USAGE saying the number of ranks that would be right.
-enum lvp_status lvp_caption_layout(const struct lvp_caption_options *options, int n_workers, int *stages,
-                                   int *replicas) LVP_MUST_CHECK;
-
-// Workers that a bare launch starts.
-enum lvp_status lvp_caption_workers(const struct lvp_caption_options *options, int *n_workers) LVP_MUST_CHECK;
+// The layout that the options ask for.
+struct lvp_layout_request lvp_caption_layout(const struct lvp_caption_options *options);
 
 // Returns when every request is finished, or with LVP_DRAINED or LVP_STOPPED when a signal asked for it. *clean says
 // whether every worker has ended in good order; if not, the caller must abort the MPI world.

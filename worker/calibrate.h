@@ -4,15 +4,8 @@
 #ifndef LVP_WORKER_CALIBRATE_H
 #define LVP_WORKER_CALIBRATE_H
 
+#include "common/measure.h"
 #include "worker/backend.h"
-
-enum lvp_experiment {
-    LVP_EXPERIMENT_ROWS,    // a decoder layer on `n` rows that see only themselves: everything but attention
-    LVP_EXPERIMENT_PREFILL, // a decoder layer on one prompt of `n` rows
-    LVP_EXPERIMENT_DECODE,  // a decoder layer on `n` decode rows whose caches hold `kv_len` slots
-    LVP_EXPERIMENT_ENCODE,  // a ViT layer on `n` images
-    LVP_EXPERIMENT_COUNT
-};
 
 struct lvp_experiment_result {
     enum lvp_experiment kind;

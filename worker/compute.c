@@ -236,7 +236,7 @@ static enum lvp_status run_job(struct lvp_compute *compute, struct lvp_lane *lan
     for (int i = 0; is_step && i < compute->n_releases; i++) lvp_stage_release(compute->stage, compute->releases[i]);
     if (is_step) compute->n_releases = 0;
     pthread_mutex_unlock(&compute->lock);
-    double start = lvp_now(), began = lvp_trace_now();
+    double start = lvp_now(), began = lvp_wall_seconds();
     note_work(job, is_step);
     enum lvp_status status = is_step ? run_step(compute, job, index) : run_encode(compute, job, index);
     lvp_record_work(NULL, NULL, 0);

@@ -1,5 +1,6 @@
 #include "worker/lane.h"
 
+#include "common/clock.h"
 #include "common/tags.h"
 
 #include <stdlib.h>
@@ -143,7 +144,7 @@ static enum lvp_status send_results(struct lvp_lane *lane, struct lvp_transport 
     for (; lane->sending < lane->computed; lane->sending++, *moved = true) {
         const struct lvp_job *job = lvp_lane_job(lane, lane->sending);
         size_t i = lane->sending % LVP_LANE_BUFFERS;
-        lane->sending_since[i] = lvp_trace_now();
+        lane->sending_since[i] = lvp_wall_seconds();
         lvp_hop_header_pack(&job->out, lane->out[i].head);
         LVP_TRY(transport->ops->isend(transport, lane->to, head_tag(lane), lane->out[i].head, head_bytes(&job->out),
                                       &lane->out[i].head_transfer));

@@ -37,7 +37,7 @@ struct lvp_lane {
         void *body;
         struct lvp_transfer head_transfer, body_transfer;
     } in[LVP_LANE_BUFFERS], out[LVP_LANE_BUFFERS];
-    double sending_since[LVP_LANE_BUFFERS];          // lvp_trace_now()
+    double sending_since[LVP_LANE_BUFFERS];          // lvp_wall_seconds()
     size_t head_capacity, in_capacity, out_capacity; // bytes
 };
 

@@ -1,7 +1,7 @@
 #include "worker/prepare.h"
 
+#include "common/clock.h"
 #include "common/record.h"
-#include "worker/trace.h"
 
 #include <pthread.h>
 #include <stdio.h>
@@ -92,7 +92,7 @@ static void *run(void *argument)
         int index = pop(&prepare->todo);
         struct slot *slot = &prepare->slots[index];
         pthread_mutex_unlock(&prepare->lock);
-        slot->start = lvp_trace_now();
+        slot->start = lvp_wall_seconds();
         lvp_record_work("decoding an image", &slot->sample, 1);
         load_image(prepare, slot);
         lvp_record_work(NULL, NULL, 0);

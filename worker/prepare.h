@@ -14,7 +14,7 @@ struct lvp_prepare;
 
 struct lvp_prepared {
     int slot;
-    double start;                  // lvp_trace_now() when its thread took it
+    double start;                  // lvp_wall_seconds() when its thread took it
     struct lvp_sample_error error; // code LVP_SAMPLE_OK: the pixels are ready; crashed: memory ran out over it
 };
 

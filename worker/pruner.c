@@ -1,5 +1,6 @@
 #include "worker/pruner.h"
 
+#include "common/mix.h"
 #include "worker/weights.h"
 
 #include <math.h>
@@ -162,15 +163,6 @@ static const float *score_modules(struct lvp_pruner *p, const struct module *mod
     return p->gate;
 }
 
-// splitmix64 (Steele, Lea, Flood 2014): one well-mixed word per counter.
-static uint64_t mix(uint64_t z)
-{
-    z += 0x9e3779b97f4a7c15U;
-    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9U;
-    z = (z ^ (z >> 27)) * 0x94d049bb133111ebU;
-    return z ^ (z >> 31);
-}
-
 // `rows_per_image`: vision rows of every image at this depth.
 static const float *score_random(struct lvp_pruner *p, int point, const struct lvp_step *step, int rows_per_image)
 {
@@ -178,7 +170,7 @@ static const float *score_random(struct lvp_pruner *p, int point, const struct l
     for (int s = 0; s < step->n_seqs; s++) {
         const struct lvp_step_seq *seq = &step->seqs[s];
         for (int place = 0; place < seq->n_images * rows_per_image; place++, row++) {
-            uint64_t word = mix(seq->random_key ^ mix(((uint64_t)point << 32) | (uint64_t)place));
+            uint64_t word = lvp_mix(seq->random_key ^ lvp_mix(((uint64_t)point << 32) | (uint64_t)place));
             p->host_gate[2 * row] = (float)(word >> 40) * 0x1p-24f;
         }
     }

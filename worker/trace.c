@@ -1,7 +1,8 @@
 #include "worker/trace.h"
 
+#include "common/clock.h"
+
 #include <stdlib.h>
-#include <time.h>
 
 void lvp_trace_start(struct lvp_trace *trace)
 {
@@ -17,13 +18,6 @@ void lvp_trace_free(struct lvp_trace *trace)
     *trace = (struct lvp_trace){0};
 }
 
-double lvp_trace_now(void)
-{
-    struct timespec now;
-    (void)clock_gettime(CLOCK_REALTIME, &now);
-    return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
-}
-
 void lvp_trace_add(struct lvp_trace *trace, enum lvp_trace_kind kind, uint64_t number, double start)
 {
     if (trace->spans == NULL || trace->n == LVP_MAX_TRACE) return;
@@ -32,6 +26,6 @@ void lvp_trace_add(struct lvp_trace *trace, enum lvp_trace_kind kind, uint64_t n
     span->kind = (int32_t)kind;
     span->number = number;
     span->start = start;
-    span->end = lvp_trace_now();
+    span->end = lvp_wall_seconds();
     trace->pointers[trace->n++] = span;
 }

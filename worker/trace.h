@@ -3,9 +3,8 @@
 #ifndef LVP_WORKER_TRACE_H
 #define LVP_WORKER_TRACE_H
 
+#include "common/measure.h"
 #include "lvpipe.pb-c.h"
-
-enum lvp_trace_kind { LVP_TRACE_ENCODE, LVP_TRACE_PREFILL, LVP_TRACE_DECODE, LVP_TRACE_SEND, LVP_TRACE_IMAGE };
 
 enum { LVP_MAX_TRACE = 20000 }; // spans between two questions; what comes after is left out
 
@@ -19,9 +18,7 @@ struct lvp_trace {
 void lvp_trace_start(struct lvp_trace *trace); // stays off where memory is short
 void lvp_trace_free(struct lvp_trace *trace);
 
-double lvp_trace_now(void); // seconds since 1970: the same clock on every host, as far as they agree
-
-// A span that ends now; `number` of the step or job, or the image slot.
+// A span from `start`, of lvp_wall_seconds(), to now; `number` of the step or job, or the image slot.
 void lvp_trace_add(struct lvp_trace *trace, enum lvp_trace_kind kind, uint64_t number, double start);
 
 #endif

@@ -53,13 +53,6 @@ static enum lvp_status make_folders(const char *dir)
     return failed ? not_writable(dir, reason) : LVP_OK;
 }
 
-static double wall_seconds(void)
-{
-    struct timespec now;
-    (void)clock_gettime(CLOCK_REALTIME, &now);
-    return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
-}
-
 // A line of a file, opened anew: a network file system then asks its server.
 static bool read_line(const char *path, char line[LINE_BYTES + 1])
 {
@@ -116,7 +109,7 @@ void lvp_lock_beat(void *context)
 {
     struct lvp_lock *lock = context;
     char text[64];
-    (void)snprintf(text, sizeof text, "%lld %.3f", ++lock->self.beat, wall_seconds());
+    (void)snprintf(text, sizeof text, "%lld %.3f", ++lock->self.beat, lvp_wall_seconds());
     if (!write_line(lock->beat_file, text)) lvp_debug("%s: %s", lock->beat_path, strerror(errno));
 }
 
@@ -133,7 +126,7 @@ static enum lvp_status watch(const char *dir, const struct lvp_lock_owner *owner
                              bool *lives)
 {
     *lives = false;
-    if (wall_seconds() - owner->time > LONG_AGO_SECONDS) return LVP_OK;
+    if (lvp_wall_seconds() - owner->time > LONG_AGO_SECONDS) return LVP_OK;
     lvp_info("the output folder was locked by %s on %s; watching for %d s whether it lives", owner->job, owner->host,
              WATCH_SECONDS);
     const struct timespec rest = {0, 50000000};

@@ -1,28 +1,23 @@
-// How many stages and replicas a number of ranks makes.
-#include "coordinator/caption.h"
+#include "coordinator/layout.h"
 
-static int asked_stages(const struct lvp_caption_options *options)
-{
-    int by_partition = lvp_partition_choice_stages(&options->partition, &options->prune);
-    return options->stages > 0 ? options->stages : by_partition;
-}
+#include "common/plan.h"
 
-enum lvp_status lvp_caption_workers(const struct lvp_caption_options *options, int *n_workers)
+enum lvp_status lvp_layout_workers(const struct lvp_layout_request *asked, int *n_workers)
 {
-    int stages = asked_stages(options), replicas = options->replicas > 0 ? options->replicas : 1;
+    int stages = asked->stages > 0 ? asked->stages : asked->by_partition;
+    int replicas = asked->replicas > 0 ? asked->replicas : 1;
     if (stages == 0) stages = 1;
     *n_workers = stages * replicas;
-    return lvp_caption_layout(options, *n_workers, &stages, &replicas);
+    return lvp_layout(asked, *n_workers, &stages, &replicas);
 }
 
-enum lvp_status lvp_caption_layout(const struct lvp_caption_options *options, int n_workers, int *stages, int *replicas)
+enum lvp_status lvp_layout(const struct lvp_layout_request *asked, int n_workers, int *stages, int *replicas)
 {
-    int by_partition = lvp_partition_choice_stages(&options->partition, &options->prune);
-    *stages = asked_stages(options);
-    *replicas = options->replicas;
-    if (by_partition > 0 && *stages != by_partition)
+    *stages = asked->stages > 0 ? asked->stages : asked->by_partition;
+    *replicas = asked->replicas;
+    if (asked->by_partition > 0 && *stages != asked->by_partition)
         return lvp_fail(LVP_ERR_USAGE, "--stages %d, but the partition has %d stages: leave --stages out", *stages,
-                        by_partition);
+                        asked->by_partition);
     if (*stages == 0 && *replicas == 0) *replicas = 1;
     if (*stages == 0 && n_workers % *replicas == 0) *stages = n_workers / *replicas;
     if (*stages > 0 && *replicas == 0 && n_workers % *stages == 0) *replicas = n_workers / *stages;
