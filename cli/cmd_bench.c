@@ -280,10 +280,6 @@ static enum lvp_status bench_point(struct command *command, MPI_Comm control, in
     if (bench.pruner == LVP_PRUNER_NONE && bench.partition.mode == LVP_PARTITION_PRUNE)
         bench.partition.mode = LVP_PARTITION_AUTO; // there are no prune points to cut at
     LVP_TRY(lay_out(command, n_workers, &bench));
-    int rows = command->text_tokens + lvp_vision_tokens(&config) + command->new_tokens;
-    if (rows > config.text.max_positions)
-        return lvp_fail(LVP_ERR_USAGE, "prompt and answer take %d positions, the model has %d", rows,
-                        config.text.max_positions);
     LVP_TRY(lvp_bench(&bench, control, n_workers, clean, &result));
     describe_machine(result);
     json_t *trace = json_incref(json_object_get(result, "trace"));

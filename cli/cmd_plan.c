@@ -205,10 +205,7 @@ static enum lvp_status forecast(const struct plan_arguments *arguments, const st
                                              .concurrency = arguments->concurrency,
                                              .batch_tokens = shared->batch_tokens};
     if (stages > devices) return lvp_fail(LVP_ERR_USAGE, "%d stages, but the cluster has %d devices", stages, devices);
-    int rows = report->workload.text_tokens + lvp_vision_tokens(report->workload.config) + report->workload.new_tokens;
-    if (rows > report->workload.config->text.max_positions)
-        return lvp_fail(LVP_ERR_USAGE, "prompt and answer take %d positions, the model has %d", rows,
-                        report->workload.config->text.max_positions);
+    LVP_TRY(lvp_workload_check(&report->workload));
     if (stages > 0)
         LVP_TRY(lvp_forecast(&input, stages, shared->replicas > 0 ? shared->replicas : devices / stages, forecasts));
     else

@@ -237,8 +237,10 @@ static enum lvp_status run(struct bench *bench, MPI_Comm control, int n_workers)
     const struct lvp_bench_options *options = bench->options;
     // Enough to fill every stage and page in what is used.
     int warm_up = options->images < options->stages + 1 ? options->images : options->stages + 1;
+    const struct lvp_workload workload = lvp_bench_workload(options);
+    LVP_TRY(lvp_world_open(control, n_workers, &bench->world)); // first: the workers wait to be told to finish
+    LVP_TRY(lvp_workload_check(&workload));
     LVP_TRY(create(bench, n_workers));
-    LVP_TRY(lvp_world_open(control, n_workers, &bench->world));
     bench->deployment = (struct lvp_deployment){.config = options->config,
                                                 .prune_plan = &options->prune,
                                                 .pruner_width = options->pruner_width,
@@ -254,7 +256,6 @@ static enum lvp_status run(struct bench *bench, MPI_Comm control, int n_workers)
                                                 .profile = options->profile,
                                                 .kernel_set = bench->world.kernel_set};
     LVP_TRY(lvp_deployment_plan(&bench->deployment, &bench->world));
-    const struct lvp_workload workload = lvp_bench_workload(options);
     const struct lvp_block_cost cost = lvp_range_cost(&workload, 0, lvp_block_count(options->config));
     lvp_info("keep %s, %d stages: loading %.2f GB of weights; %.3f TFLOPs an image", options->keep, options->stages,
              1e-9 * (double)cost.weight_bytes, 1e-12 * (cost.prefill_flops + cost.decode_flops));

@@ -99,6 +99,14 @@ double lvp_module_flops(const struct lvp_workload *w, double n_vision, double n_
     return 2 * (module_macs(w, n_vision, n_text) + module_attention_macs(w, n_vision, n_text));
 }
 
+enum lvp_status lvp_workload_check(const struct lvp_workload *w)
+{
+    int positions = w->text_tokens + lvp_vision_tokens(w->config) + w->new_tokens;
+    if (positions <= w->config->text.max_positions) return LVP_OK;
+    return lvp_fail(LVP_ERR_USAGE, "prompt and answer take %d positions, the model has %d", positions,
+                    w->config->text.max_positions);
+}
+
 static struct lvp_hop_bytes hop(const struct lvp_workload *w, int64_t rows, int64_t width, int64_t row_bytes)
 {
     return (struct lvp_hop_bytes){.payload = rows * width * (int64_t)lvp_dtype_size(w->dtype),

@@ -37,6 +37,9 @@ struct lvp_block_cost {
     struct lvp_hop_bytes decode_out;  // the same for one decode step; 0 before `merge`, which decode enters at
 };
 
+// LVP_ERR_USAGE where prompt and answer do not fit the model's context.
+enum lvp_status lvp_workload_check(const struct lvp_workload *workload) LVP_MUST_CHECK;
+
 // Costs of one block; index as in the chain.
 struct lvp_block_cost lvp_block_cost(const struct lvp_workload *workload, int index);
 

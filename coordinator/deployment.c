@@ -52,15 +52,6 @@ static void describe_devices(const struct lvp_deployment *deployment, const stru
     }
 }
 
-static bool fits(const struct lvp_planner_input *input, const struct lvp_partition *partition)
-{
-    for (int s = 0; s < input->n_stages; s++)
-        if (input->devices[s].memory > 0 &&
-            lvp_stage_memory(input, partition->first[s], partition->first[s + 1]) > input->devices[s].memory)
-            return false;
-    return true;
-}
-
 // The partition: as asked, or the planner's for the workers that are there; and how many requests have room.
 static enum lvp_status choose_partition(struct lvp_deployment *deployment, const struct lvp_world *world)
 {
@@ -75,14 +66,8 @@ static enum lvp_status choose_partition(struct lvp_deployment *deployment, const
                                       .n_stages = deployment->n_stages,
                                       .devices = devices,
                                       .sequences = concurrency(deployment)};
-    bool automatic = deployment->choice->mode == LVP_PARTITION_AUTO, fixed = deployment->concurrency > 0;
-    if (!automatic)
-        LVP_TRY(lvp_partition_resolve(deployment->choice, deployment->config, deployment->prune_plan,
-                                      &deployment->partition));
-    if (automatic && fixed) return lvp_plan_partition(&input, &deployment->partition);
-    if (automatic) LVP_TRY(lvp_plan_within_memory(&input, &deployment->partition));
-    while (!fixed && input.sequences > 1 && !fits(&input, &deployment->partition)) input.sequences /= 2;
-    if (!fixed) deployment->concurrency = input.sequences;
+    LVP_TRY(lvp_plan_choice(&input, deployment->choice, deployment->concurrency == 0, &deployment->partition));
+    deployment->concurrency = input.sequences;
     return LVP_OK;
 }
 

@@ -32,10 +32,7 @@ static enum lvp_status forecast_run(const struct lvp_forecast_input *input, cons
                                         .sequences = input->concurrency > 0 ? input->concurrency
                                                                             : lvp_usual_sequences(n_stages)};
     describe_devices(input, n_stages, rates, devices);
-    enum lvp_status status = input->choice->mode == LVP_PARTITION_AUTO
-                                 ? input->concurrency > 0 ? lvp_plan_partition(&planner, partition)
-                                                          : lvp_plan_within_memory(&planner, partition)
-                                 : lvp_partition_resolve(input->choice, workload->config, &workload->prune, partition);
+    enum lvp_status status = lvp_plan_choice(&planner, input->choice, input->concurrency == 0, partition);
     *fits = status == LVP_OK;
     *concurrency = planner.sequences;
     if (status == LVP_ERR_USAGE) lvp_error_clear();

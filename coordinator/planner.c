@@ -231,3 +231,22 @@ enum lvp_status lvp_plan_within_memory(struct lvp_planner_input *input, struct l
         lvp_error_clear();
     }
 }
+
+static bool fits(const struct lvp_planner_input *input, const struct lvp_partition *partition)
+{
+    for (int s = 0; s < input->n_stages; s++)
+        if (input->devices[s].memory > 0 &&
+            lvp_stage_memory(input, partition->first[s], partition->first[s + 1]) > input->devices[s].memory)
+            return false;
+    return true;
+}
+
+enum lvp_status lvp_plan_choice(struct lvp_planner_input *input, const struct lvp_partition_choice *choice,
+                                bool may_shrink, struct lvp_partition *partition)
+{
+    if (choice->mode == LVP_PARTITION_AUTO)
+        return may_shrink ? lvp_plan_within_memory(input, partition) : lvp_plan_partition(input, partition);
+    LVP_TRY(lvp_partition_resolve(choice, input->workload->config, &input->workload->prune, partition));
+    while (may_shrink && input->sequences > 1 && !fits(input, partition)) input->sequences /= 2;
+    return LVP_OK;
+}

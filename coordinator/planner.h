@@ -44,6 +44,11 @@ enum lvp_status lvp_plan_partition(const struct lvp_planner_input *input,
 // the slowest stage more than a little slower than memory without limit would. *input is changed to match.
 enum lvp_status lvp_plan_within_memory(struct lvp_planner_input *input, struct lvp_partition *partition) LVP_MUST_CHECK;
 
+// The partition of a choice: the planner's, or as it is asked for. `may_shrink`: *input takes as many sequences as the
+// memory has room for, down to one.
+enum lvp_status lvp_plan_choice(struct lvp_planner_input *input, const struct lvp_partition_choice *choice,
+                                bool may_shrink, struct lvp_partition *partition) LVP_MUST_CHECK;
+
 // Seconds that blocks first..end-1 take of the device of `stage` per request: compute, weights and KV read by decode,
 // and sending over the cut behind them.
 double lvp_stage_seconds(const struct lvp_planner_input *input, int stage, int first, int end);
