@@ -241,6 +241,7 @@ int main(int argc, char **argv)
                                           .stages = n_stages,
                                           .replicas = n_replicas,
                                           .dtype = LVP_BF16,
+                                          .weights = LVP_BF16,
                                           .input = input,
                                           .output = output,
                                           .prompts = prompts,

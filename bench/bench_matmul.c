@@ -263,7 +263,7 @@ static struct lvp_linear *pack(const struct bench *bench, const struct shape *sh
                                    .n_bytes = (size_t)shape->out * (size_t)shape->in * sizeof(float)};
     struct lvp_linear_part part = {.weight = &view};
     struct lvp_linear *linear;
-    if (lvp_linear_pack(bench->pool, bench->kernels, &part, 1, LVP_BF16, &linear) != LVP_OK) {
+    if (lvp_linear_pack(bench->pool, bench->kernels, &part, 1, LVP_BF16, LVP_BF16, &linear) != LVP_OK) {
         (void)fprintf(stderr, "bench_matmul: %s\n", lvp_error_text());
         exit(1);
     }

@@ -250,6 +250,7 @@ static enum lvp_status bench_point(struct command *command, MPI_Comm control, in
                                       .keep = keep,
                                       .partition = shared->partition,
                                       .dtype = shared->dtype,
+                                      .weights = lvp_options_weights(shared),
                                       .threads = shared->threads,
                                       .batch_tokens = shared->batch_tokens,
                                       .images = command->images,
@@ -263,9 +264,7 @@ static enum lvp_status bench_point(struct command *command, MPI_Comm control, in
     LVP_TRY(lvp_parse_int("--concurrency", concurrency, 0, 1 << 16, &bench.concurrency));
     if (command->profile != NULL) LVP_TRY(lvp_profile_read(command->profile, &profile));
     bench.profile = command->profile != NULL ? &profile : NULL;
-    if (bench.profile != NULL && profile.dtype != shared->dtype)
-        return lvp_fail(LVP_ERR_USAGE, "--profile %s was measured in %s", command->profile,
-                        lvp_dtype_name(profile.dtype));
+    if (bench.profile != NULL) LVP_TRY(lvp_profile_check(&profile, command->profile, bench.dtype, bench.weights));
     LVP_TRY(lvp_options_find_weights(shared, weights_path, sizeof weights_path));
     if (command->shape != NULL) {
         LVP_TRY(lvp_shape_load(command->shape, &config));
@@ -303,8 +302,11 @@ static enum lvp_status calibrate(const struct command *command, MPI_Comm control
     struct lvp_model_config config;
     struct lvp_profile profile;
     int threads = command->shared.threads > 0 ? command->shared.threads : lvp_available_cores();
-    struct lvp_calibration_options options = {
-        .model = command->shape, .config = &config, .dtype = command->shared.dtype, .threads = threads};
+    struct lvp_calibration_options options = {.model = command->shape,
+                                              .config = &config,
+                                              .dtype = command->shared.dtype,
+                                              .weights = lvp_options_weights(&command->shared),
+                                              .threads = threads};
     LVP_TRY(lvp_shape_load(command->shape, &config));
     LVP_TRY(lvp_calibrate_profile(&options, control, n_workers, clean, &profile));
     lvp_cpu_name(profile.cpu, sizeof profile.cpu);

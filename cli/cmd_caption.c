@@ -274,6 +274,7 @@ static enum lvp_status resolve(struct command *command)
     caption->replicas = shared->replicas;
     caption->partition = shared->partition;
     caption->dtype = shared->dtype;
+    caption->weights = lvp_options_weights(shared);
     caption->threads = shared->threads;
     caption->batch_tokens = shared->batch_tokens;
     caption->seed = shared->seed;

@@ -191,9 +191,7 @@ static enum lvp_status forecast(const struct plan_arguments *arguments, const st
     else
         describe_this_machine(arguments, stages > 0 ? stages : 1, &profile, &cluster);
     if (cluster.local.bytes <= 0) cluster.local = profile.link.bytes > 0 ? profile.link : cluster.link;
-    if (profile.dtype != shared->dtype)
-        return lvp_fail(LVP_ERR_USAGE, "--profile %s was measured in %s, not in %s", arguments->profile,
-                        lvp_dtype_name(profile.dtype), lvp_dtype_name(shared->dtype));
+    LVP_TRY(lvp_profile_check(&profile, arguments->profile, shared->dtype, lvp_options_weights(shared)));
     if (cluster.local.bytes <= 0)
         return lvp_fail(LVP_ERR_USAGE, "neither profile nor cluster says how fast the link between two ranks is");
     int devices = lvp_cluster_devices(&cluster);
@@ -237,7 +235,8 @@ enum lvp_status lvp_cmd_plan(int argc, char **argv)
     report.workload = (struct lvp_workload){.config = &config,
                                             .text_tokens = arguments.text_tokens,
                                             .new_tokens = arguments.new_tokens,
-                                            .dtype = arguments.shared.dtype};
+                                            .dtype = arguments.shared.dtype,
+                                            .weights = lvp_options_weights(&arguments.shared)};
     report.planner = (struct lvp_planner_input){
         .workload = &report.workload,
         .devices = devices,

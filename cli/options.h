@@ -20,6 +20,7 @@ enum lvp_option_code {
     LVP_OPTION_PARTITION,
     LVP_OPTION_DEVICE,
     LVP_OPTION_DTYPE,
+    LVP_OPTION_WEIGHTS,
     LVP_OPTION_THREADS,
     LVP_OPTION_BATCH_TOKENS,
     LVP_OPTION_SEED,
@@ -39,6 +40,7 @@ enum lvp_option_code {
     {"partition", required_argument, NULL, LVP_OPTION_PARTITION},      \
     {"device", required_argument, NULL, LVP_OPTION_DEVICE},            \
     {"dtype", required_argument, NULL, LVP_OPTION_DTYPE},              \
+    {"weights", required_argument, NULL, LVP_OPTION_WEIGHTS},          \
     {"threads", required_argument, NULL, LVP_OPTION_THREADS},          \
     {"batch-tokens", required_argument, NULL, LVP_OPTION_BATCH_TOKENS}, \
     {"seed", required_argument, NULL, LVP_OPTION_SEED},                \
@@ -58,11 +60,18 @@ struct lvp_options {
     struct lvp_partition_choice partition; // auto where not given
     enum lvp_device_choice device;
     enum lvp_dtype dtype;
+    bool int8_weights;
     int threads, batch_tokens;
     uint64_t seed;
     bool json;
     int verbosity; // -v counts up, -q down
 };
+
+// The type of the linear layers' weights.
+static inline enum lvp_dtype lvp_options_weights(const struct lvp_options *options)
+{
+    return options->int8_weights ? LVP_INT8 : options->dtype;
+}
 
 void lvp_options_init(struct lvp_options *options);
 

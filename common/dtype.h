@@ -1,25 +1,35 @@
 // Element types of weights and activations, and the conversions between them.
-// bf16 is the upper half of an IEEE binary32; narrowing rounds to nearest, ties to even, NaN stays NaN.
+// bf16 is the upper half of an IEEE binary32, f16 is binary16; narrowing rounds to nearest, ties to even, NaN stays
+// NaN.
 #ifndef LVP_COMMON_DTYPE_H
 #define LVP_COMMON_DTYPE_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <string.h>
 
-// LVP_DTYPE_OTHER: a tensor of a file whose type is none of these (I64, U8, F64, ...); nothing computes with it.
-enum lvp_dtype { LVP_F32, LVP_BF16, LVP_F16, LVP_DTYPE_OTHER };
+// LVP_INT8 is a type of packed weights only (worker/cpu/linear.h). LVP_DTYPE_OTHER: a tensor of a file whose type is
+// none of the float types (I64, U8, F64, ...); nothing computes with it.
+enum lvp_dtype { LVP_F32, LVP_BF16, LVP_F16, LVP_INT8, LVP_DTYPE_OTHER };
 
 // 0 for LVP_DTYPE_OTHER.
 static inline size_t lvp_dtype_size(enum lvp_dtype dtype)
 {
-    return dtype == LVP_F32 ? 4 : dtype == LVP_DTYPE_OTHER ? 0 : 2;
+    static const size_t sizes[] = {4, 2, 2, 1, 0};
+    return sizes[dtype];
 }
 
 static inline const char *lvp_dtype_name(enum lvp_dtype dtype)
 {
-    static const char *const names[] = {"f32", "bf16", "f16", "other"};
+    static const char *const names[] = {"f32", "bf16", "f16", "int8", "other"};
     return names[dtype];
+}
+
+// What a model can be computed in: the type of its residual stream and KV.
+static inline bool lvp_dtype_computes(int dtype)
+{
+    return dtype == LVP_F32 || dtype == LVP_BF16 || dtype == LVP_F16;
 }
 
 static inline float lvp_bf16_to_f32(uint16_t value)
@@ -36,12 +46,6 @@ static inline uint16_t lvp_f32_to_bf16(float value)
     memcpy(&bits, &value, sizeof bits);
     if ((bits & 0x7fffffffU) > 0x7f800000U) return (uint16_t)((bits >> 16) | 0x40U);
     return (uint16_t)((bits + 0x7fffU + ((bits >> 16) & 1U)) >> 16);
-}
-
-// Rounds to bf16 and back: what a value becomes when it is stored in the model's type.
-static inline float lvp_round_bf16(float value)
-{
-    return lvp_bf16_to_f32(lvp_f32_to_bf16(value));
 }
 
 static inline float lvp_f16_to_f32(uint16_t value)
@@ -64,7 +68,43 @@ static inline float lvp_f16_to_f32(uint16_t value)
     return result;
 }
 
-// Element i of an array of `dtype`, widened.
+static inline uint16_t lvp_f32_to_f16(float value)
+{
+    uint32_t bits;
+    memcpy(&bits, &value, sizeof bits);
+    uint16_t sign = (uint16_t)(bits >> 16 & 0x8000U);
+    bits &= 0x7fffffffU;
+    if (bits > 0x7f800000U) return (uint16_t)(sign | 0x7e00U | (bits >> 13 & 0x3ffU));
+    if (bits >= 0x477ff000U) return (uint16_t)(sign | 0x7c00U); // 65520 and more round to infinity
+    if (bits < 0x38800000U) { // below 2^-14, subnormal: 0.5 has a last place of 2^-24, so the addition rounds to that
+        float magnitude, sum;
+        memcpy(&magnitude, &bits, sizeof magnitude);
+        sum = magnitude + 0.5f;
+        memcpy(&bits, &sum, sizeof bits);
+        return (uint16_t)(sign | (bits - 0x3f000000U));
+    }
+    bits += 0xfffU + ((bits >> 13) & 1U);
+    return (uint16_t)(sign | ((bits >> 13) - (112U << 10)));
+}
+
+// A 16-bit type, LVP_BF16 or LVP_F16.
+static inline uint16_t lvp_to_half(float value, enum lvp_dtype dtype)
+{
+    return dtype == LVP_BF16 ? lvp_f32_to_bf16(value) : lvp_f32_to_f16(value);
+}
+
+static inline float lvp_from_half(uint16_t half, enum lvp_dtype dtype)
+{
+    return dtype == LVP_BF16 ? lvp_bf16_to_f32(half) : lvp_f16_to_f32(half);
+}
+
+// What a value becomes when it is stored in the model's type: f32, bf16 or f16.
+static inline float lvp_round_to(float value, enum lvp_dtype dtype)
+{
+    return dtype == LVP_F32 ? value : lvp_from_half(lvp_to_half(value, dtype), dtype);
+}
+
+// Element i of an array of a float type, widened.
 static inline float lvp_load_f32(const void *data, enum lvp_dtype dtype, size_t i)
 {
     if (dtype == LVP_F32) {
@@ -74,7 +114,7 @@ static inline float lvp_load_f32(const void *data, enum lvp_dtype dtype, size_t 
     }
     uint16_t half;
     memcpy(&half, (const char *)data + 2 * i, sizeof half);
-    return dtype == LVP_BF16 ? lvp_bf16_to_f32(half) : lvp_f16_to_f32(half);
+    return lvp_from_half(half, dtype);
 }
 
 #endif

@@ -46,7 +46,7 @@ enum lvp_status lvp_hop_header_unpack(const void *from, size_t n_bytes, struct l
     uint64_t kind = get(bytes, 6, 2), dtype = get(bytes, 24, 4);
     if (kind != LVP_HOP_STEP && kind != LVP_HOP_ENCODE)
         return lvp_fail(LVP_ERR_FORMAT, "hop header: unknown kind %u", (unsigned)kind);
-    if (dtype != LVP_F32 && dtype != LVP_BF16)
+    if (!lvp_dtype_computes(dtype > LVP_F16 ? -1 : (int)dtype))
         return lvp_fail(LVP_ERR_FORMAT, "hop header: unknown dtype %u", (unsigned)dtype);
     *header = (struct lvp_hop_header){.kind = (enum lvp_hop_kind)kind,
                                       .number = get(bytes, 8, 8),

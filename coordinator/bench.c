@@ -247,6 +247,7 @@ static enum lvp_status run(struct bench *bench, MPI_Comm control, int n_workers)
                                                 .text_tokens = options->text_tokens,
                                                 .new_tokens = options->new_tokens,
                                                 .dtype = options->dtype,
+                                                .weights = options->weights,
                                                 .choice = &options->partition,
                                                 .n_stages = options->stages,
                                                 .n_replicas = options->replicas,

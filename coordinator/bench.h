@@ -20,7 +20,7 @@ struct lvp_bench_options {
     struct lvp_prune_plan prune;
     int stages, replicas;
     struct lvp_partition_choice partition;
-    enum lvp_dtype dtype;
+    enum lvp_dtype dtype, weights;
     int threads, batch_tokens, concurrency; // 0: each worker's own; from the plan
     int images, text_tokens, new_tokens;    // of each repeat; rows of a prompt that are no image's
     int repeats;

@@ -59,7 +59,8 @@ struct lvp_workload lvp_bench_workload(const struct lvp_bench_options *options)
                                  .pruner_width = options->pruner_width,
                                  .text_tokens = options->text_tokens,
                                  .new_tokens = options->new_tokens,
-                                 .dtype = options->dtype};
+                                 .dtype = options->dtype,
+                                 .weights = options->weights};
 }
 
 // Costs of the part of a stage before `merge`, and from there on.
@@ -136,13 +137,13 @@ static json_t *setting_json(const struct lvp_bench_measurement *m)
         json_array_append_new(partition, json_integer(m->deployment->partition.first[s]));
     for (int d = 0; d <= m->deployment->prune.n_points; d++)
         json_array_append_new(rows, json_integer(m->deployment->prune.rows[d]));
-    return json_pack("{s:s, s:b, s:s, s:s, s:s, s:i, s:s, s:i, s:i, s:o, s:o, s:i, s:i, s:i, s:i, s:i}", "model",
-                     o->model, "synthetic", o->synthetic, "dtype", lvp_dtype_name(o->dtype), "keep", o->keep, "pruner",
-                     lvp_pruner_name(o->pruner), "pruner_width", o->pruner_width, "kernel_set",
-                     m->deployment->kernel_set, "stages", o->stages, "replicas", o->replicas, "first_blocks", partition,
-                     "vision_rows", rows, "concurrency", m->deployment->scheduler.max_seqs, "batch_tokens",
-                     m->deployment->scheduler.batch_tokens, "images", o->images, "text_tokens", o->text_tokens,
-                     "new_tokens", o->new_tokens);
+    return json_pack("{s:s, s:b, s:s, s:s, s:s, s:s, s:i, s:s, s:i, s:i, s:o, s:o, s:i, s:i, s:i, s:i, s:i}", "model",
+                     o->model, "synthetic", o->synthetic, "dtype", lvp_dtype_name(o->dtype), "weights",
+                     lvp_dtype_name(o->weights), "keep", o->keep, "pruner", lvp_pruner_name(o->pruner), "pruner_width",
+                     o->pruner_width, "kernel_set", m->deployment->kernel_set, "stages", o->stages, "replicas",
+                     o->replicas, "first_blocks", partition, "vision_rows", rows, "concurrency",
+                     m->deployment->scheduler.max_seqs, "batch_tokens", m->deployment->scheduler.batch_tokens, "images",
+                     o->images, "text_tokens", o->text_tokens, "new_tokens", o->new_tokens);
 }
 
 json_t *lvp_bench_result(const struct lvp_bench_measurement *m)

@@ -113,6 +113,7 @@ static enum lvp_status run(struct calibration *c, MPI_Comm control, int n_worker
                                         .text_tokens = 30,
                                         .new_tokens = 1,
                                         .dtype = c->options->dtype,
+                                        .weights = c->options->weights,
                                         .choice = &choice,
                                         .n_stages = 2,
                                         .n_replicas = 1,
@@ -143,11 +144,14 @@ enum lvp_status lvp_calibrate_profile(const struct lvp_calibration_options *opti
 {
     struct lvp_model_config narrow = lvp_shape_narrow(options->config);
     struct lvp_world world = {0};
-    struct calibration c = {
-        .options = options,
-        .workload = {.config = &narrow, .text_tokens = 30, .new_tokens = 1, .dtype = options->dtype},
-        .profile = profile};
-    *profile = (struct lvp_profile){.dtype = options->dtype};
+    struct calibration c = {.options = options,
+                            .workload = {.config = &narrow,
+                                         .text_tokens = 30,
+                                         .new_tokens = 1,
+                                         .dtype = options->dtype,
+                                         .weights = options->weights},
+                            .profile = profile};
+    *profile = (struct lvp_profile){.dtype = options->dtype, .weights = options->weights};
     enum lvp_status status = run(&c, control, n_workers, &world);
     bool orderly = status != LVP_ERR_LOST && status != LVP_STOPPED;
     *clean = world.control == NULL || (orderly && lvp_world_finish(&world, FINISH_SECONDS));

@@ -11,7 +11,7 @@
 struct lvp_calibration_options {
     const char *model;                     // a shape's name
     const struct lvp_model_config *config; // the shape
-    enum lvp_dtype dtype;
+    enum lvp_dtype dtype, weights;
     int threads; // 1, 2, 4, .. up to so many are measured
 };
 

@@ -155,13 +155,14 @@ static enum lvp_status open_output(struct job *job)
         json_array_append_new(keep, json_integer(options->prune.keep[s]));
         json_array_append_new(after, json_integer(options->prune.after[s]));
     }
-    json_t *identity = json_pack(
-        "{s:s, s:s, s:s, s:s, s:o, s:o, s:s?, s:b, s:i, s:s, s:s, s:s, s:s, s:b, s:[i,i], s:s}", "model",
-        job->model_hash, "tokenizer", lvp_tokenizer_hash(job->tokenizer), "pruner", lvp_pruner_name(options->pruner),
-        "pruner_weights", job->weights.hash, "keep", keep, "prune_after", after, "system", options->system,
-        "raw_prompt", options->raw_prompt, "max_new_tokens", options->max_new_tokens, "temperature", temperature,
-        "top_p", top_p, "seed", seed, "dtype", lvp_dtype_name(options->dtype), "logprobs", options->logprobs, "shard",
-        options->shard, options->n_shards, LVP_NUMERIC_PATH, numeric_path);
+    json_t *identity =
+        json_pack("{s:s, s:s, s:s, s:s, s:o, s:o, s:s?, s:b, s:i, s:s, s:s, s:s, s:s, s:s, s:b, s:[i,i], s:s}", "model",
+                  job->model_hash, "tokenizer", lvp_tokenizer_hash(job->tokenizer), "pruner",
+                  lvp_pruner_name(options->pruner), "pruner_weights", job->weights.hash, "keep", keep, "prune_after",
+                  after, "system", options->system, "raw_prompt", options->raw_prompt, "max_new_tokens",
+                  options->max_new_tokens, "temperature", temperature, "top_p", top_p, "seed", seed, "dtype",
+                  lvp_dtype_name(options->dtype), "weights", lvp_dtype_name(options->weights), "logprobs",
+                  options->logprobs, "shard", options->shard, options->n_shards, LVP_NUMERIC_PATH, numeric_path);
     if (identity == NULL) return lvp_fail(LVP_ERR_MEMORY, "out of memory for the run's identity");
     struct lvp_captions_options captions = {.dir = options->output,
                                             .requests = &job->requests,
@@ -192,6 +193,7 @@ static enum lvp_status plan(struct job *job)
     deployment->text_tokens = TYPICAL_TEXT;
     deployment->new_tokens = options->max_new_tokens;
     deployment->dtype = options->dtype;
+    deployment->weights = options->weights;
     deployment->choice = &options->partition;
     deployment->batch_tokens = options->batch_tokens;
     deployment->kernel_set = job->kernel_set;

@@ -17,8 +17,8 @@ struct lvp_caption_options {
     struct lvp_prune_plan prune; // n_points 0: nothing is pruned
     int stages, replicas;        // 0: from the number of workers
     struct lvp_partition_choice partition;
-    enum lvp_dtype dtype;
-    int threads, batch_tokens; // 0: each worker's own; from the plan
+    enum lvp_dtype dtype, weights; // of residual stream and KV; of linear layers
+    int threads, batch_tokens;     // 0: each worker's own; from the plan
     uint64_t seed;
     const char *input, *output;
     const char *const *prompts; // [n_prompts]

@@ -67,6 +67,12 @@ static int64_t decoder_params(const struct lvp_text_config *t)
     return params;
 }
 
+// Bytes of a value of a linear layer. Norms, biases and scales are too few to count.
+static int64_t weight_size(const struct lvp_workload *w)
+{
+    return (int64_t)lvp_dtype_size(w->weights);
+}
+
 static int rows_at(const struct lvp_workload *w, int layer)
 {
     return w->text_tokens + lvp_vision_rows_at(&w->prune, layer, lvp_vision_tokens(w->config));
@@ -136,7 +142,7 @@ static struct lvp_block_cost decoder_cost(const struct lvp_workload *w, int laye
     cost.prefill_flops = lvp_layer_linear_flops(t, rows) + lvp_layer_attention_flops(t, rows);
     // Decode step i (from 1) sees rows + i slots.
     cost.decode_flops = 2 * (steps * decoder_macs(t) + (steps * rows + steps * (steps + 1) / 2) * pair);
-    cost.weight_bytes = cost.decode_weight_bytes = decoder_params(t) * size;
+    cost.weight_bytes = cost.decode_weight_bytes = decoder_params(t) * weight_size(w);
     int64_t slots = (int64_t)rows_at(w, layer) + w->new_tokens;
     slots = (slots + LVP_COST_KV_PAGE - 1) / LVP_COST_KV_PAGE * LVP_COST_KV_PAGE;
     cost.kv_bytes = slots * 2 * t->kv_heads * t->head_dim * size;
@@ -151,7 +157,7 @@ static struct lvp_block_cost decoder_cost(const struct lvp_workload *w, int laye
 static struct lvp_block_cost vision_cost(const struct lvp_workload *w, struct lvp_block block)
 {
     const struct lvp_vision_config *v = &w->config->vision;
-    int64_t patches = lvp_patch_count(w->config), size = (int64_t)lvp_dtype_size(w->dtype);
+    int64_t patches = lvp_patch_count(w->config), size = weight_size(w);
     double rows = (double)patches + 1; // the class token takes part up to `project`
     struct lvp_block_cost cost = {0};
     if (block.kind == LVP_BLOCK_PATCH_EMBED) {
@@ -177,7 +183,8 @@ struct lvp_block_cost lvp_block_cost(const struct lvp_workload *w, int index)
         return vision_cost(w, block);
     case LVP_BLOCK_PROJECT:
         cost.prefill_flops = 2 * lvp_vision_tokens(config) * projector_macs(config);
-        cost.weight_bytes = (lvp_feature_width(config) * c + c * c + (config->projector_bias ? 2 * c : 0)) * size;
+        cost.weight_bytes =
+            (lvp_feature_width(config) * c + c * c + (config->projector_bias ? 2 * c : 0)) * weight_size(w);
         set_vision_out(w, lvp_vision_tokens(config), c, &cost);
         return cost;
     case LVP_BLOCK_MERGE:
@@ -187,7 +194,7 @@ struct lvp_block_cost lvp_block_cost(const struct lvp_workload *w, int index)
     case LVP_BLOCK_DEC:
         return decoder_cost(w, block.layer);
     case LVP_BLOCK_HEAD:
-        cost.weight_bytes = cost.decode_weight_bytes = (vocab * c + c) * size;
+        cost.weight_bytes = cost.decode_weight_bytes = (vocab * c + c) * weight_size(w);
         cost.prefill_flops = w->new_tokens > 0 ? 2.0 * (double)vocab * (double)c : 0;
         cost.decode_flops = 2.0 * lvp_decode_steps(w) * (double)vocab * (double)c;
         return cost;

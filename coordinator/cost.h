@@ -18,7 +18,8 @@ struct lvp_workload {
     int pruner_width;                      // inner width d of the decision modules; 0: the pruner has no weights
     int text_tokens;                       // prompt rows that are not vision rows, bos included
     int new_tokens;                        // generated per request; the first one comes out of the prefill
-    enum lvp_dtype dtype;                  // of weights, residual stream and KV
+    enum lvp_dtype dtype;                  // of residual stream, KV and embedding
+    enum lvp_dtype weights;                // of the linear layers: dtype or LVP_INT8
 };
 
 // The bytes of a `payload` are x; `framing` is header and row arrays.

@@ -29,7 +29,8 @@ static struct lvp_workload typical_workload(const struct lvp_deployment *deploym
                                  .pruner_width = deployment->pruner_width,
                                  .text_tokens = deployment->text_tokens,
                                  .new_tokens = deployment->new_tokens < context ? deployment->new_tokens : context,
-                                 .dtype = deployment->dtype};
+                                 .dtype = deployment->dtype,
+                                 .weights = deployment->weights};
 }
 
 static int concurrency(const struct lvp_deployment *deployment)
@@ -149,6 +150,7 @@ enum lvp_status lvp_deployment_set_up(const struct lvp_deployment *deployment, s
         pages[d] = deployment->scheduler.kv_pages[d];
     }
     setup->dtype = (int32_t)deployment->dtype;
+    setup->weights = (int32_t)deployment->weights;
     setup->n_prune_after = (size_t)prune->n_points;
     setup->prune_after = after;
     setup->n_prune_rows = setup->n_kv_pages = (size_t)prune->n_points + 1;

@@ -16,7 +16,7 @@ struct lvp_deployment {
     int pruner_width;                        // of the decision modules; 0: none
     int text_tokens;                         // rows of a typical prompt that are no image's
     int new_tokens;                          // generated per request at most
-    enum lvp_dtype dtype;
+    enum lvp_dtype dtype, weights;
     const struct lvp_partition_choice *choice;
     int n_stages, n_replicas;
     int concurrency;                   // requests in steps at once, of each replica; 0: from the number of stages

@@ -43,6 +43,7 @@ static enum lvp_status forecast_run(const struct lvp_forecast_input *input, cons
                                         .text_tokens = workload->text_tokens,
                                         .new_tokens = workload->new_tokens,
                                         .dtype = workload->dtype,
+                                        .weights = workload->weights,
                                         .choice = input->choice,
                                         .n_stages = n_stages,
                                         .n_replicas = n_replicas,

@@ -108,17 +108,27 @@ static const char *read_device(const json_t *json, struct lvp_device_rates *rate
     return NULL;
 }
 
+static bool read_dtype(const json_t *json, const char *key, enum lvp_dtype *dtype)
+{
+    const char *name = json_string_value(json_object_get(json, key));
+    for (int i = 0; name != NULL && i < LVP_DTYPE_OTHER; i++) {
+        *dtype = (enum lvp_dtype)i;
+        if (strcmp(name, lvp_dtype_name(*dtype)) == 0) return true;
+    }
+    return false;
+}
+
 static const char *read_profile(const json_t *json, struct lvp_profile *profile)
 {
     const json_t *devices = json_object_get(json, "devices"), *link = json_object_get(json, "link");
-    const char *dtype = json_string_value(json_object_get(json, "dtype"));
     const char *cpu = json_string_value(json_object_get(json, "cpu"));
     const char *kernel_set = json_string_value(json_object_get(json, "kernel_set"));
     if (json_integer_value(json_object_get(json, "lvpipe_profile")) != FORMAT) return "lvpipe_profile";
-    if (dtype == NULL || (strcmp(dtype, "bf16") != 0 && strcmp(dtype, "f32") != 0)) return "dtype";
+    *profile = (struct lvp_profile){0};
+    if (!read_dtype(json, "dtype", &profile->dtype) || !lvp_dtype_computes((int)profile->dtype)) return "dtype";
+    if (!read_dtype(json, "weights", &profile->weights)) return "weights";
     if (cpu == NULL) return "cpu";
     if (kernel_set == NULL) return "kernel_set";
-    *profile = (struct lvp_profile){.dtype = strcmp(dtype, "bf16") == 0 ? LVP_BF16 : LVP_F32};
     (void)snprintf(profile->cpu, sizeof profile->cpu, "%s", cpu);
     (void)snprintf(profile->kernel_set, sizeof profile->kernel_set, "%s", kernel_set);
     if (json_array_size(devices) < 1 || json_array_size(devices) > LVP_MAX_PROFILED_DEVICES) return "devices";
@@ -148,6 +158,15 @@ enum lvp_status lvp_profile_read(const char *path, struct lvp_profile *profile)
                     path, wrong);
 }
 
+enum lvp_status lvp_profile_check(const struct lvp_profile *profile, const char *path, enum lvp_dtype dtype,
+                                  enum lvp_dtype weights)
+{
+    if (profile->dtype == dtype && profile->weights == weights) return LVP_OK;
+    return lvp_fail(LVP_ERR_USAGE, "--profile %s was measured in %s with %s weights, not in %s with %s", path,
+                    lvp_dtype_name(profile->dtype), lvp_dtype_name(profile->weights), lvp_dtype_name(dtype),
+                    lvp_dtype_name(weights));
+}
+
 enum lvp_status lvp_profile_write(const char *path, const struct lvp_profile *profile)
 {
     json_t *devices = json_array();
@@ -163,8 +182,9 @@ enum lvp_status lvp_profile_write(const char *path, const struct lvp_profile *pr
                                                  rates->prefill_attention_flops, "decode_attention_bytes",
                                                  rates->decode_attention_bytes, "encode_flops", rates->encode_flops));
     }
-    json_t *json = json_pack("{s:i, s:s, s:s, s:s, s:o}", "lvpipe_profile", FORMAT, "cpu", profile->cpu, "kernel_set",
-                             profile->kernel_set, "dtype", lvp_dtype_name(profile->dtype), "devices", devices);
+    json_t *json = json_pack("{s:i, s:s, s:s, s:s, s:s, s:o}", "lvpipe_profile", FORMAT, "cpu", profile->cpu,
+                             "kernel_set", profile->kernel_set, "dtype", lvp_dtype_name(profile->dtype), "weights",
+                             lvp_dtype_name(profile->weights), "devices", devices);
     if (json != NULL && profile->link.bytes > 0)
         json_object_set_new(
             json, "link",

@@ -27,7 +27,7 @@ struct lvp_link {
 
 struct lvp_profile {
     char cpu[64], kernel_set[16];
-    enum lvp_dtype dtype;
+    enum lvp_dtype dtype, weights;
     int n_devices;
     struct lvp_device_rates devices[LVP_MAX_PROFILED_DEVICES]; // ascending threads
     struct lvp_link link;                                      // between ranks of this machine; bytes 0: not measured
@@ -36,6 +36,10 @@ struct lvp_profile {
 // LVP_ERR_USAGE naming file and field.
 enum lvp_status lvp_profile_read(const char *path, struct lvp_profile *profile) LVP_MUST_CHECK;
 enum lvp_status lvp_profile_write(const char *path, const struct lvp_profile *profile) LVP_MUST_CHECK; // LVP_ERR_IO
+
+// LVP_ERR_USAGE where the profile was measured with other types.
+enum lvp_status lvp_profile_check(const struct lvp_profile *profile, const char *path, enum lvp_dtype dtype,
+                                  enum lvp_dtype weights) LVP_MUST_CHECK;
 
 // The device of so many threads; where it was not measured, the next smaller one scaled up.
 struct lvp_device_rates lvp_profile_device(const struct lvp_profile *profile, int threads);

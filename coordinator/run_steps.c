@@ -56,7 +56,7 @@ enum lvp_status lvp_run_send_steps(struct run *run, bool *moved)
         while (replica->n_steps < config->max_steps) {
             int at = (replica->first_step + replica->n_steps) % config->max_steps;
             struct lvp_planned_seq *planned = replica->planned + (size_t)at * (size_t)config->max_seqs;
-            int n = lvp_scheduler_next(replica->scheduler, planned);
+            int n = lvp_scheduler_next(replica->scheduler, replica->n_encodes > 0, planned);
             if (n == 0) break;
             replica->planned_sizes[at] = n;
             replica->n_steps++;

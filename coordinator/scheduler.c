@@ -144,13 +144,17 @@ static int admit(struct lvp_scheduler *s, const struct waiting *next)
     return slot;
 }
 
-int lvp_scheduler_next(struct lvp_scheduler *s, struct lvp_planned_seq *seqs)
+int lvp_scheduler_next(struct lvp_scheduler *s, bool prompts_coming, struct lvp_planned_seq *seqs)
 {
     if (s->n_flights == s->config.max_steps) return 0;
-    struct flight *flight = &s->flights[(s->first_flight + s->n_flights) % s->config.max_steps];
-    int n = 0, n_rows = 0;
     // An equal share of the running sequences for each stage: one group computes in every stage at any time.
     int share = (s->n_running + s->config.n_stages - 1) / s->config.n_stages;
+    if (s->n_queued == 0) {
+        bool room = s->free_slots.n > 0, all_busy = s->n_flights >= s->config.n_stages;
+        if ((prompts_coming && room) || (all_busy && s->idle.n < share)) return 0;
+    }
+    struct flight *flight = &s->flights[(s->first_flight + s->n_flights) % s->config.max_steps];
+    int n = 0, n_rows = 0;
     while (s->idle.n > 0 && n < share && n_rows < s->config.batch_tokens) {
         int slot = pop(&s->idle);
         flight->slots[n] = slot;

@@ -41,8 +41,10 @@ bool lvp_scheduler_fits(const struct lvp_scheduler *scheduler, int n_text, int n
 enum lvp_status lvp_scheduler_add(struct lvp_scheduler *scheduler, void *request, int n_text, int n_images,
                                   int max_new) LVP_MUST_CHECK;
 
-// Plans the next step: seqs has room for max_seqs. Returns their number, 0 when nothing can run now.
-int lvp_scheduler_next(struct lvp_scheduler *scheduler, struct lvp_planned_seq *seqs);
+// Plans the next step: seqs has room for max_seqs. Returns their number, 0 when nothing can run now. prompts_coming:
+// images are being encoded, so lvp_scheduler_add will be called without any further step. Decode rows wait for such a
+// prompt: alone they would read all weights for a few rows.
+int lvp_scheduler_next(struct lvp_scheduler *scheduler, bool prompts_coming, struct lvp_planned_seq *seqs);
 
 // The oldest step in flight is done; finished[i] says that its i-th sequence needs no further step: its slot and pages
 // are free at once. LVP_ERR_INTERNAL when no step is in flight.

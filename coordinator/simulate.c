@@ -143,7 +143,7 @@ static void send_steps(struct simulation *s, struct replica *replica)
     struct station *first = &replica->stages[first_stage(s, STEPS)].lanes[STEPS];
     for (;;) {
         struct job *job = &replica->jobs[STEPS][first->announced % RING];
-        job->n_seqs = lvp_scheduler_next(replica->scheduler, job->seqs);
+        job->n_seqs = lvp_scheduler_next(replica->scheduler, replica->n_encoding > 0, job->seqs);
         if (job->n_seqs == 0) return;
         job->load = (struct lvp_step_load){0};
         for (int i = 0; i < job->n_seqs; i++) {

@@ -109,9 +109,10 @@ struct lvp_backend_ops {
                      size_t n_bytes); // waits for what wrote it
     enum lvp_status (*sync)(struct lvp_backend *backend) LVP_MUST_CHECK;
 
-    // Rounds to the model's dtype and packs for the kernels. The sources are not needed afterwards.
+    // Rounds to `weights` (the model's dtype, or LVP_INT8: worker/cpu/int8.h) and packs for the kernels. The sources
+    // are not needed afterwards.
     enum lvp_status (*linear_create)(struct lvp_backend *backend, const struct lvp_linear_part *parts, int n_parts,
-                                     struct lvp_linear **linear) LVP_MUST_CHECK;
+                                     enum lvp_dtype weights, struct lvp_linear **linear) LVP_MUST_CHECK;
     void (*linear_destroy)(struct lvp_backend *backend, struct lvp_linear *linear); // NULL is allowed
 
     // y [n_rows, out] = round(add + act(x [n_rows, in] W^T + bias)).
@@ -166,8 +167,10 @@ struct lvp_backend_ops {
 
 struct lvp_backend {
     const struct lvp_backend_ops *ops;
-    enum lvp_dtype dtype;   // of weights, residual stream and KV: LVP_BF16 or LVP_F32
-    const char *kernel_set; // "ref", "portable", "avx2", "avx512", "avx512bf16": the numeric path, with dtype
+    enum lvp_dtype dtype;   // of residual stream, KV and weights: LVP_BF16, LVP_F16 or LVP_F32
+    enum lvp_dtype weights; // of the model's linear layers: dtype, unless the owner sets LVP_INT8 before it creates any
+    const char
+        *kernel_set; // "ref", "portable", "avx2", "avx512", "avx512bf16": the numeric path, with dtype and weights
     int threads;
 };
 

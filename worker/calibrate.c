@@ -28,7 +28,8 @@ struct calibration {
     int n_results;
 };
 
-static enum lvp_status create(struct calibration *c, const char *kernel_set, enum lvp_dtype dtype, int threads)
+static enum lvp_status create(struct calibration *c, const char *kernel_set, enum lvp_dtype dtype,
+                              enum lvp_dtype weights, int threads)
 {
     struct lvp_stage_limits limits = {.max_rows = MAX_ROWS,
                                       .max_seqs = MAX_SEQS,
@@ -51,6 +52,7 @@ static enum lvp_status create(struct calibration *c, const char *kernel_set, enu
     if (of_vit.max_width > of_layer.max_width) of_layer.max_width = of_vit.max_width;
     if (of_vit.max_kv_len > of_layer.max_kv_len) of_layer.max_kv_len = of_vit.max_kv_len;
     LVP_TRY(lvp_cpu_backend_open(kernel_set, dtype, threads, &of_layer, &c->backend));
+    c->backend->weights = weights;
     layer.backend = vit.backend = c->backend;
     LVP_TRY(lvp_stage_create(&layer, &c->layers));
     LVP_TRY(lvp_stage_create(&vit, &c->vit));
@@ -170,7 +172,8 @@ static enum lvp_status run_all(struct calibration *c)
 }
 
 enum lvp_status lvp_calibrate(const struct lvp_model_config *config, const char *kernel_set, enum lvp_dtype dtype,
-                              int threads, struct lvp_experiment_result *results, int *n_results, struct lvp_roof *roof)
+                              enum lvp_dtype weights, int threads, struct lvp_experiment_result *results,
+                              int *n_results, struct lvp_roof *roof)
 {
     enum lvp_status status = LVP_OK;
     struct calibration *c = calloc(1, sizeof *c);
@@ -178,7 +181,7 @@ enum lvp_status lvp_calibrate(const struct lvp_model_config *config, const char 
     c->config = *config;
     c->results = results;
     LVP_CHECK(lvp_checkpoint_synthetic(&c->config, &c->checkpoint));
-    LVP_CHECK(create(c, kernel_set, dtype, threads));
+    LVP_CHECK(create(c, kernel_set, dtype, weights, threads));
     LVP_CHECK(run_all(c));
     if (c->backend->ops->roof != NULL) LVP_CHECK(c->backend->ops->roof(c->backend, roof));
 fail:

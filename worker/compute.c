@@ -103,6 +103,7 @@ static enum lvp_status load(struct lvp_compute *compute)
     lvp_stage_backend_limits(&compute->config, &setup->prune, weights.inner_width, options.range, &setup->limits,
                              &limits);
     LVP_CHECK(lvp_cpu_backend_open(setup->kernel_set, setup->dtype, setup->threads, &limits, &compute->backend));
+    compute->backend->weights = setup->weights;
     options.backend = compute->backend;
     LVP_CHECK(lvp_stage_create(&options, &compute->stage));
     if (options.range.patch_embed)

@@ -14,7 +14,7 @@
 struct lvp_worker_setup {
     char *model, *pruner_weights, *kernel_set, *model_hash; // owned
     char *output, *coordinator;                             // owned; folder of the run, host of rank 0
-    enum lvp_dtype dtype;
+    enum lvp_dtype dtype, weights;                          // of residual stream and KV; of linear layers
     int threads;
     enum lvp_pruner_kind pruner;
     struct lvp_prune_counts prune;

@@ -42,10 +42,10 @@ static enum lvp_status load_layer(struct lvp_backend *backend, const struct lvp_
     };
     LVP_TRY(lvp_vector_create(backend, lvp_checkpoint_weight(ckpt, LVP_W_NORM1, i), &layer->norm1));
     LVP_TRY(lvp_vector_create(backend, lvp_checkpoint_weight(ckpt, LVP_W_NORM2, i), &layer->norm2));
-    LVP_TRY(backend->ops->linear_create(backend, qkv, 3, &layer->qkv));
+    LVP_TRY(backend->ops->linear_create(backend, qkv, 3, backend->weights, &layer->qkv));
     LVP_TRY(lvp_linear_from(backend, lvp_checkpoint_weight(ckpt, LVP_W_O, i), lvp_checkpoint_weight(ckpt, LVP_W_O_B, i),
                             &layer->out));
-    LVP_TRY(backend->ops->linear_create(backend, gate_up, 2, &layer->gate_up));
+    LVP_TRY(backend->ops->linear_create(backend, gate_up, 2, backend->weights, &layer->gate_up));
     return lvp_linear_from(backend, lvp_checkpoint_weight(ckpt, LVP_W_DOWN, i),
                            lvp_checkpoint_weight(ckpt, LVP_W_DOWN_B, i), &layer->down);
 }

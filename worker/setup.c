@@ -53,7 +53,8 @@ static enum lvp_status read_limits(const Lvp__Setup *message, int n_points, stru
 
 enum lvp_status lvp_worker_setup_read(const Lvp__Setup *message, struct lvp_worker_setup *setup)
 {
-    if (message->dtype != LVP_F32 && message->dtype != LVP_BF16) return bad("dtype");
+    if (!lvp_dtype_computes(message->dtype)) return bad("dtype");
+    if (message->weights != message->dtype && message->weights != LVP_INT8) return bad("weights");
     if (!in_range(message->pruner, LVP_PRUNER_NONE, LVP_PRUNER_RANDOM)) return bad("pruner");
     if (!in_range(message->threads, 1, 4096)) return bad("threads");
     LVP_TRY(read_prune(message, &setup->prune));
@@ -71,6 +72,7 @@ enum lvp_status lvp_worker_setup_read(const Lvp__Setup *message, struct lvp_work
     setup->stage = message->stage;
     setup->replica = message->replica;
     setup->dtype = (enum lvp_dtype)message->dtype;
+    setup->weights = (enum lvp_dtype)message->weights;
     setup->pruner = (enum lvp_pruner_kind)message->pruner;
     setup->threads = message->threads;
     if (!in_range(message->pruner_width, 0, 1 << 16)) return bad("pruner_width");

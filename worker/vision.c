@@ -62,7 +62,7 @@ static enum lvp_status load_layer(struct lvp_backend *backend, const struct lvp_
     LVP_TRY(lvp_vector_create(backend, lvp_checkpoint_weight(ckpt, LVP_W_VIT_NORM1_B, i), &layer->norm1_b));
     LVP_TRY(lvp_vector_create(backend, lvp_checkpoint_weight(ckpt, LVP_W_VIT_NORM2_W, i), &layer->norm2_w));
     LVP_TRY(lvp_vector_create(backend, lvp_checkpoint_weight(ckpt, LVP_W_VIT_NORM2_B, i), &layer->norm2_b));
-    LVP_TRY(backend->ops->linear_create(backend, qkv, 3, &layer->qkv));
+    LVP_TRY(backend->ops->linear_create(backend, qkv, 3, backend->weights, &layer->qkv));
     LVP_TRY(lvp_linear_from(backend, lvp_checkpoint_weight(ckpt, LVP_W_VIT_O, i),
                             lvp_checkpoint_weight(ckpt, LVP_W_VIT_O_B, i), &layer->out));
     LVP_TRY(lvp_linear_from(backend, lvp_checkpoint_weight(ckpt, LVP_W_VIT_FC1, i),

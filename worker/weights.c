@@ -16,7 +16,7 @@ void lvp_narrow(const float *from, size_t n, enum lvp_dtype dtype, void *to)
         return;
     }
     uint16_t *halves = to;
-    for (size_t i = 0; i < n; i++) halves[i] = lvp_f32_to_bf16(from[i]);
+    for (size_t i = 0; i < n; i++) halves[i] = lvp_to_half(from[i], dtype);
 }
 
 void lvp_widen(const void *from, size_t n, enum lvp_dtype dtype, float *to)
@@ -26,7 +26,7 @@ void lvp_widen(const void *from, size_t n, enum lvp_dtype dtype, float *to)
         return;
     }
     const uint16_t *halves = from;
-    for (size_t i = 0; i < n; i++) to[i] = lvp_bf16_to_f32(halves[i]);
+    for (size_t i = 0; i < n; i++) to[i] = lvp_from_half(halves[i], dtype);
 }
 
 enum lvp_status lvp_table_create(struct lvp_backend *backend, const struct lvp_tensor_view *tensor,
@@ -71,7 +71,7 @@ enum lvp_status lvp_linear_from(struct lvp_backend *backend, const struct lvp_te
                                 const struct lvp_tensor_view *bias, struct lvp_linear **linear)
 {
     struct lvp_linear_part part = {.weight = weight, .bias = bias};
-    return backend->ops->linear_create(backend, &part, 1, linear);
+    return backend->ops->linear_create(backend, &part, 1, backend->weights, linear);
 }
 
 static enum lvp_status words_create(struct lvp_backend *backend, size_t n, void **memory)

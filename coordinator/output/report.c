@@ -101,11 +101,11 @@ static json_t *options_json(const struct lvp_report *report)
     for (int p = 0; p < options->n_prompts; p++) json_array_append_new(prompts, text_json(options->prompts[p]));
     for (int s = 0; s < options->prune.n_points; s++)
         json_array_append_new(keep, json_real((double)options->prune.keep[s] / (double)LVP_KEEP_ONE));
-    json_t *what = json_pack("{s:o, s:o, s:o, s:o, s:s, s:o, s:s, s:o, s:b}", "model", text_json(options->model),
+    json_t *what = json_pack("{s:o, s:o, s:o, s:o, s:s, s:o, s:s, s:s, s:o, s:b}", "model", text_json(options->model),
                              "input", text_json(options->input), "output", text_json(options->output), "pruner_weights",
                              text_json(options->pruner_weights), "pruner", lvp_pruner_name(options->pruner), "keep",
-                             keep, "dtype", lvp_dtype_name(options->dtype), "system", text_json(options->system),
-                             "raw_prompt", options->raw_prompt);
+                             keep, "dtype", lvp_dtype_name(options->dtype), "weights", lvp_dtype_name(options->weights),
+                             "system", text_json(options->system), "raw_prompt", options->raw_prompt);
     json_t *how = json_pack("{s:o, s:i, s:f, s:f, s:I, s:b, s:I, s:i, s:i, s:i, s:i}", "prompts", prompts,
                             "max_new_tokens", options->max_new_tokens, "temperature", (double)options->temperature,
                             "top_p", (double)options->top_p, "seed", (json_int_t)options->seed, "logprobs",

@@ -36,6 +36,7 @@ static void open_worker(void)
     const struct lvp_model_config *config = &compute.config;
     compute.setup =
         (struct lvp_worker_setup){.dtype = LVP_F32,
+                                  .weights = LVP_F32,
                                   .pruner = LVP_PRUNER_RANDOM,
                                   .prune = {.n_points = 1, .after = {1}, .rows = {lvp_vision_tokens(config), 2}},
                                   .partition = {.n_stages = 1, .first = {0, lvp_block_count(config)}},

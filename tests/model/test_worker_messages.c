@@ -48,7 +48,7 @@ static void tell(struct told *told, int n_stages, const int *cuts, int stage)
     setup->model = strdup(MODEL);
     setup->model_hash = hash;
     setup->kernel_set = (char *)(size_t)lvp_cpu_best_kernel_set();
-    setup->dtype = LVP_F32;
+    setup->dtype = setup->weights = LVP_F32;
     setup->pruner = LVP_PRUNER_RANDOM;
     setup->threads = 1;
     setup->n_prune_after = 1;
@@ -104,7 +104,8 @@ static void test_setup(void **state)
 {
     (void)state;
     EXPECT_REFUSED(NULL, (void)setup);
-    EXPECT_REFUSED("dtype", setup->dtype = LVP_F16);
+    EXPECT_REFUSED("dtype", setup->dtype = LVP_INT8);
+    EXPECT_REFUSED("weights", setup->weights = LVP_BF16);
     EXPECT_REFUSED("dtype", setup->dtype = -1);
     EXPECT_REFUSED("pruner", setup->pruner = 3);
     EXPECT_REFUSED("pruner", setup->pruner = -1);

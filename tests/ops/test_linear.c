@@ -37,15 +37,13 @@ static void *checked_malloc(size_t bytes)
     return memory;
 }
 
-// f16 of a value in the range of the tests, by truncation; the test reads it back, so it need not round well.
-static uint16_t to_f16(float value)
-{
-    uint32_t bits;
-    memcpy(&bits, &value, sizeof bits);
-    int exponent = (int)((bits >> 23) & 0xff) - 112;
-    if (exponent <= 0) return 0;
-    return (uint16_t)(((bits >> 16) & 0x8000U) | (uint32_t)exponent << 10 | ((bits >> 13) & 0x3ffU));
-}
+// How a layer computes: the model's type and the weights'.
+struct path {
+    enum lvp_dtype dtype, weights;
+};
+static const struct path paths[] = {
+    {LVP_F32, LVP_F32}, {LVP_BF16, LVP_BF16}, {LVP_F16, LVP_F16}, {LVP_BF16, LVP_INT8}, {LVP_F32, LVP_INT8}};
+enum { N_PATHS = sizeof paths / sizeof *paths };
 
 // A tensor of random values whose bytes start at an odd address, as in a mapped file.
 struct tensor {
@@ -65,7 +63,7 @@ static struct tensor random_tensor(int n_dims, const int64_t *shape, enum lvp_dt
     tensor.memory = checked_malloc(tensor.view.n_bytes + 1);
     for (size_t i = 0; i < n; i++) {
         float value = random_value(state);
-        uint16_t half = dtype == LVP_BF16 ? lvp_f32_to_bf16(value) : to_f16(value);
+        uint16_t half = lvp_to_half(value, dtype);
         memcpy(tensor.memory + 1 + i * lvp_dtype_size(dtype), dtype == LVP_F32 ? (void *)&value : (void *)&half,
                lvp_dtype_size(dtype));
     }
@@ -82,7 +80,7 @@ struct layer {
 };
 
 static void create_layer(struct layer *layer, struct lvp_pool *pool, const struct lvp_matmul_kernels *kernels,
-                         const int *outs, int n_parts, int in, enum lvp_dtype dtype)
+                         const int *outs, int n_parts, int in, struct path path)
 {
     uint64_t state = (uint64_t)in;
     *layer = (struct layer){.n_parts = n_parts, .in = in};
@@ -93,7 +91,8 @@ static void create_layer(struct layer *layer, struct lvp_pool *pool, const struc
             (struct lvp_linear_part){.weight = &layer->weights[p].view, .bias = p == 1 ? NULL : &layer->biases[p].view};
         layer->out += outs[p];
     }
-    assert_int_equal(lvp_linear_pack(pool, kernels, layer->parts, n_parts, dtype, &layer->linear), LVP_OK);
+    assert_int_equal(lvp_linear_pack(pool, kernels, layer->parts, n_parts, path.dtype, path.weights, &layer->linear),
+                     LVP_OK);
     assert_int_equal(layer->linear->out, layer->out);
     assert_int_equal(layer->linear->in, in);
 }
@@ -112,11 +111,6 @@ static float *random_rows(int n_rows, int width, uint64_t seed)
     float *x = checked_malloc((size_t)n_rows * (size_t)width * sizeof *x);
     for (size_t i = 0; i < (size_t)n_rows * (size_t)width; i++) x[i] = random_value(&seed);
     return x;
-}
-
-static float rounded(enum lvp_dtype dtype, float value)
-{
-    return dtype == LVP_BF16 ? lvp_round_bf16(value) : value;
 }
 
 static double activate(enum lvp_activation activation, double x)
@@ -141,38 +135,56 @@ static double activate(enum lvp_activation activation, double x)
 // The exact result, and a bound on what f32 in a fixed order may lose: a sum of n terms added one by one is off by at
 // most n * eps times the sum of their magnitudes (Higham, Accuracy and Stability, section 4.2); products may round too,
 // and so does the bias. No activation here has a slope above 1.13; its own error is below 2e-7 of 1 + |value|. Rounding
-// to bf16 adds half a unit of 8 bits.
-static double reference(const struct layer *layer, enum lvp_dtype dtype, bool rounds_x, const float *x, int column,
+// to bf16 or f16 adds half a unit of 8 or 11 bits. Of int8 weights the integers must be the same ones: what f32 adds
+// are a few roundings of the sum.
+static double reference(const struct layer *layer, struct path path, bool rounds_x, const float *x, int column,
                         struct lvp_epilogue epilogue, size_t at, double *bound)
 {
+    enum lvp_dtype dtype = path.dtype;
     int part = 0, row = column;
     while (row >= layer->weights[part].view.shape[0]) row -= (int)layer->weights[part++].view.shape[0];
     const struct lvp_tensor_view *weight = &layer->weights[part].view, *bias = layer->parts[part].bias;
-    double sum = bias ? (double)rounded(dtype, lvp_load_f32(bias->data, bias->dtype, (size_t)row)) : 0.0;
+    double sum = bias ? (double)lvp_round_to(lvp_load_f32(bias->data, bias->dtype, (size_t)row), dtype) : 0.0;
     double magnitude = fabs(sum);
+    float largest_w = 0, largest_x = 0;
     for (int k = 0; k < layer->in; k++) {
-        size_t i = (size_t)row * (size_t)layer->in + (size_t)k;
-        double w = (double)rounded(dtype, lvp_load_f32(weight->data, weight->dtype, i));
-        double product = w * (double)(rounds_x && dtype == LVP_BF16 ? lvp_round_bf16(x[k]) : x[k]);
-        sum += product;
-        magnitude += fabs(product);
+        largest_w = fmaxf(largest_w, fabsf(lvp_load_f32(weight->data, weight->dtype, (size_t)(row * layer->in + k))));
+        largest_x = fmaxf(largest_x, fabsf(x[k]));
     }
+    double limit = floor(2147483647.0 / 127 / layer->in);
+    float to_w = 127 / largest_w, to_x = (float)fmin(limit, 32767) / largest_x,
+          back_x = largest_x / (float)fmin(limit, 32767);
+    double products = 0;
+    for (int k = 0; k < layer->in; k++) {
+        float w = lvp_load_f32(weight->data, weight->dtype, (size_t)(row * layer->in + k));
+        double product = path.weights == LVP_INT8
+                             ? (double)rintf(w * to_w) * (double)rintf(x[k] * to_x)
+                             : (double)lvp_round_to(w, dtype) *
+                                   (double)(rounds_x && dtype == LVP_BF16 ? lvp_round_to(x[k], LVP_BF16) : x[k]);
+        products += product;
+        magnitude += path.weights == LVP_INT8 ? 0 : fabs(product);
+    }
+    if (path.weights == LVP_INT8) products *= (double)(largest_w / 127) * (double)back_x;
+    sum += products;
+    if (path.weights == LVP_INT8) magnitude += fabs(products);
+    int roundings = path.weights == LVP_INT8 ? 4 : layer->in + 2;
     double value = activate(epilogue.activation, sum);
-    *bound = 1.13 * magnitude * (layer->in + 2) * (FLT_EPSILON / 2) + 2e-7 * (1.0 + fabs(value));
+    *bound = 1.13 * magnitude * roundings * (FLT_EPSILON / 2) + 2e-7 * (1.0 + fabs(value));
     if (epilogue.add) value += (double)epilogue.add[at];
     *bound += FLT_EPSILON * fabs(value);
-    if (epilogue.round && dtype == LVP_BF16) *bound += (fabs(value) + *bound) / 256.0;
+    if (epilogue.round && dtype != LVP_F32)
+        *bound += (fabs(value) + *bound) / (dtype == LVP_BF16 ? 256.0 : 2048.0) + 0x1p-25; // f16 has subnormals
     return value;
 }
 
-static void check_against_reference(const char *kernel_set, enum lvp_dtype dtype, const int *outs, int n_parts, int in,
+static void check_against_reference(const char *kernel_set, struct path path, const int *outs, int n_parts, int in,
                                     int n_rows, struct lvp_epilogue epilogue, bool add)
 {
     const struct lvp_matmul_kernels *kernels = lvp_matmul_kernels_find(kernel_set);
     struct lvp_pool *pool;
     struct layer layer;
     assert_int_equal(lvp_pool_create(1, &pool), LVP_OK);
-    create_layer(&layer, pool, kernels, outs, n_parts, in, dtype);
+    create_layer(&layer, pool, kernels, outs, n_parts, in, path);
     float *x = random_rows(n_rows, in, 7), *sums = random_rows(n_rows, layer.out, 11);
     float *y = random_rows(n_rows, layer.out, 11); // holds what is added, as the residual stream does
     void *scratch = checked_malloc(lvp_linear_scratch_bytes(1, n_rows, in));
@@ -185,13 +197,13 @@ static void check_against_reference(const char *kernel_set, enum lvp_dtype dtype
             size_t at = (size_t)row * (size_t)layer.out + (size_t)column;
             double bound;
             double expected =
-                reference(&layer, dtype, kernels->rounds_x, x + (size_t)row * (size_t)in, column, epilogue, at, &bound);
+                reference(&layer, path, kernels->rounds_x, x + (size_t)row * (size_t)in, column, epilogue, at, &bound);
             if (!(fabs((double)y[at] - expected) <= bound)) {
-                fail_msg("%s %s [%d, %d], %d rows, activation %d: y[%d, %d] = %.9g, not %.9g within %.2g", kernel_set,
-                         lvp_dtype_name(dtype), layer.out, in, n_rows, (int)epilogue.activation, row, column,
-                         (double)y[at], expected, bound);
+                fail_msg("%s %s, %s weights [%d, %d], %d rows, activation %d: y[%d, %d] = %.9g, not %.9g within %.2g",
+                         kernel_set, lvp_dtype_name(path.dtype), lvp_dtype_name(path.weights), layer.out, in, n_rows,
+                         (int)epilogue.activation, row, column, (double)y[at], expected, bound);
             }
-            if (epilogue.round) assert_true(y[at] == rounded(dtype, y[at]));
+            if (epilogue.round) assert_true(y[at] == lvp_round_to(y[at], path.dtype));
         }
     }
     free(scratch), free(y), free(sums), free(x);
@@ -209,10 +221,9 @@ static void test_values(void **state)
         for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
             for (size_t r = 0; r < sizeof rows / sizeof *rows; r++) {
                 struct lvp_epilogue epilogue = {.activation = LVP_ACT_NONE, .round = r % 2 == 0};
-                check_against_reference(kernel_sets[set], LVP_BF16, &shapes[i][0], 1, shapes[i][1], rows[r], epilogue,
-                                        r % 3 == 0);
-                check_against_reference(kernel_sets[set], LVP_F32, &shapes[i][0], 1, shapes[i][1], rows[r], epilogue,
-                                        r % 3 == 1);
+                for (size_t p = 0; p < N_PATHS; p++)
+                    check_against_reference(kernel_sets[set], paths[p], &shapes[i][0], 1, shapes[i][1], rows[r],
+                                            epilogue, (r + p) % 3 == 0);
             }
         }
     }
@@ -225,23 +236,23 @@ static void test_epilogues(void **state)
     for (int set = 0; set < N_SETS; set++) {
         if (!can_run(kernel_sets[set])) continue;
         for (int activation = LVP_ACT_NONE; activation <= LVP_ACT_RELU; activation++) {
-            for (int variant = 0; variant < 8; variant++) {
+            for (int variant = 0; variant < 4 * N_PATHS; variant++) {
                 struct lvp_epilogue epilogue = {.activation = (enum lvp_activation)activation, .round = variant & 1};
-                check_against_reference(kernel_sets[set], variant & 2 ? LVP_BF16 : LVP_F32, outs, 3, 45, 9, epilogue,
-                                        (variant & 4) != 0);
+                check_against_reference(kernel_sets[set], paths[variant / 4], outs, 3, 45, 9, epilogue,
+                                        (variant & 2) != 0);
             }
         }
     }
 }
 
 // A batch of every size, at 1 to 4 threads, gives each row the bits that it has alone.
-static void sweep(const char *kernel_set, enum lvp_dtype dtype, int out, int in, int max_rows, int every)
+static void sweep(const char *kernel_set, struct path path, int out, int in, int max_rows, int every)
 {
     const struct lvp_matmul_kernels *kernels = lvp_matmul_kernels_find(kernel_set);
     struct lvp_pool *pools[4];
     struct layer layer;
     for (int t = 0; t < 4; t++) assert_int_equal(lvp_pool_create(t + 1, &pools[t]), LVP_OK);
-    create_layer(&layer, pools[0], kernels, &out, 1, in, dtype);
+    create_layer(&layer, pools[0], kernels, &out, 1, in, path);
     float *x = random_rows(max_rows, in, 3), *add = random_rows(max_rows, out, 5);
     float *alone = random_rows(max_rows, out, 0), *y = random_rows(max_rows, out, 1);
     void *scratch = checked_malloc(lvp_linear_scratch_bytes(4, max_rows, in));
@@ -259,8 +270,8 @@ static void sweep(const char *kernel_set, enum lvp_dtype dtype, int out, int in,
         memset(y, 0, bytes);
         lvp_linear_run(pools[n % 4], kernels, layer.linear, x + first * (size_t)in, n, epilogue, y, scratch);
         if (memcmp(y, alone + first * (size_t)out, bytes) != 0) {
-            fail_msg("%s %s [%d, %d]: %d rows on %d threads give other bits than one by one", kernel_set,
-                     lvp_dtype_name(dtype), out, in, n, n % 4 + 1);
+            fail_msg("%s %s, %s weights [%d, %d]: %d rows on %d threads give other bits than one by one", kernel_set,
+                     lvp_dtype_name(path.dtype), lvp_dtype_name(path.weights), out, in, n, n % 4 + 1);
         }
     }
     free(scratch), free(y), free(alone), free(add), free(x);
@@ -273,12 +284,53 @@ static void test_bits(void **state)
     (void)state;
     for (int set = 0; set < N_SETS; set++) {
         if (!can_run(kernel_sets[set])) continue;
-        sweep(kernel_sets[set], LVP_BF16, 70, 67, 700, 1);
-        sweep(kernel_sets[set], LVP_F32, 70, 67, 700, 1);
-        // Several K blocks and column blocks.
-        sweep(kernel_sets[set], LVP_BF16, 600, 1101, 130, 13);
-        sweep(kernel_sets[set], LVP_F32, 600, 1101, 130, 13);
+        for (size_t p = 0; p < N_PATHS; p++) {
+            sweep(kernel_sets[set], paths[p], 70, 67, 700, 1);
+            sweep(kernel_sets[set], paths[p], 600, 1101, 130, 13); // several K blocks and column blocks
+        }
     }
+}
+
+// Weights and rows of 127 and of the largest magnitude reach the edges of 32 bits and no further; rows that are not
+// finite give NaN, and rows of zeros the bias.
+static void test_int8_extremes(void **state)
+{
+    (void)state;
+    enum { IN = 4097, OUT = 17, ROWS = 8 };
+    float *weights = checked_malloc(sizeof(float[OUT * IN])), *x = checked_malloc(sizeof(float[ROWS * IN]));
+    float y[ROWS * OUT];
+    for (int i = 0; i < OUT * IN; i++) weights[i] = i / IN % 2 == 0 ? 2.0f : -2.0f;
+    for (int i = 0; i < ROWS * IN; i++) x[i] = i / IN == 7 ? 0.0f : 3.0f;
+    x[5 * IN + 4096] = NAN, x[6 * IN] = -INFINITY;
+    struct lvp_tensor_view view = {.name = "w",
+                                   .dtype = LVP_F32,
+                                   .n_dims = 2,
+                                   .shape = {OUT, IN},
+                                   .data = weights,
+                                   .n_bytes = sizeof(float[OUT * IN])};
+    struct lvp_linear_part part = {.weight = &view};
+    struct lvp_pool *pool;
+    assert_int_equal(lvp_pool_create(1, &pool), LVP_OK);
+    for (int set = 0; set < N_SETS; set++) {
+        if (!can_run(kernel_sets[set])) continue;
+        const struct lvp_matmul_kernels *kernels = lvp_matmul_kernels_find(kernel_sets[set]);
+        struct lvp_linear *linear;
+        void *scratch = checked_malloc(lvp_linear_scratch_bytes(1, ROWS, IN));
+        assert_int_equal(lvp_linear_pack(pool, kernels, &part, 1, LVP_F32, LVP_INT8, &linear), LVP_OK);
+        lvp_linear_run(pool, kernels, linear, x, ROWS, (struct lvp_epilogue){.activation = LVP_ACT_NONE}, y, scratch);
+        for (int i = 0; i < ROWS * OUT; i++) {
+            int row = i / OUT;
+            double expected = row == 7 ? 0 : (i % OUT % 2 == 0 ? 6.0 : -6.0) * IN;
+            if (row == 5 || row == 6)
+                assert_true(isnan(y[i]));
+            else
+                assert_true(fabs((double)y[i] - expected) <= 1e-6 * fabs(expected));
+        }
+        lvp_linear_free(linear);
+        free(scratch);
+    }
+    lvp_pool_destroy(pool);
+    free(weights), free(x);
 }
 
 static void test_rejects(void **state)
@@ -292,17 +344,19 @@ static void test_rejects(void **state)
     struct tensor b = random_tensor(4, (int64_t[]){4, 3, 2, 2}, LVP_F32, &seed);
     assert_int_equal(lvp_pool_create(1, &pool), LVP_OK);
     struct lvp_linear_part parts[2] = {{.weight = &a.view}, {.weight = &b.view}};
-    assert_int_equal(lvp_linear_pack(pool, kernels, parts, 2, LVP_BF16, &linear), LVP_ERR_MODEL); // 6 and 12 features
+    assert_int_equal(lvp_linear_pack(pool, kernels, parts, 2, LVP_BF16, LVP_BF16, &linear),
+                     LVP_ERR_MODEL); // 6 and 12 features
     assert_null(linear);
     lvp_error_clear();
     parts[0].bias = &b.view;
-    assert_int_equal(lvp_linear_pack(pool, kernels, parts, 1, LVP_BF16, &linear), LVP_ERR_MODEL);
+    assert_int_equal(lvp_linear_pack(pool, kernels, parts, 1, LVP_BF16, LVP_BF16, &linear), LVP_ERR_MODEL);
     lvp_error_clear();
     a.view.n_bytes--;
     parts[0].bias = NULL;
-    assert_int_equal(lvp_linear_pack(pool, kernels, parts, 1, LVP_BF16, &linear), LVP_ERR_MODEL);
+    assert_int_equal(lvp_linear_pack(pool, kernels, parts, 1, LVP_BF16, LVP_BF16, &linear), LVP_ERR_MODEL);
     lvp_error_clear();
-    assert_int_equal(lvp_linear_pack(pool, kernels, parts + 1, 1, LVP_BF16, &linear), LVP_OK); // a convolution
+    assert_int_equal(lvp_linear_pack(pool, kernels, parts + 1, 1, LVP_BF16, LVP_BF16, &linear),
+                     LVP_OK); // a convolution
     assert_int_equal(linear->in, 12);
     lvp_linear_free(linear);
     assert_null(lvp_matmul_kernels_find("sse9"));
@@ -313,10 +367,8 @@ static void test_rejects(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_values),
-        cmocka_unit_test(test_epilogues),
-        cmocka_unit_test(test_bits),
-        cmocka_unit_test(test_rejects),
+        cmocka_unit_test(test_values),        cmocka_unit_test(test_epilogues), cmocka_unit_test(test_bits),
+        cmocka_unit_test(test_int8_extremes), cmocka_unit_test(test_rejects),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

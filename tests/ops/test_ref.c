@@ -74,7 +74,7 @@ static void linear(void **state)
     };
     struct lvp_linear_part parts[] = {{&views[0], &views[2]}, {&views[1], NULL}};
     struct lvp_linear *layer = NULL;
-    assert_int_equal(ref->ops->linear_create(ref, parts, 2, &layer), LVP_OK);
+    assert_int_equal(ref->ops->linear_create(ref, parts, 2, ref->dtype, &layer), LVP_OK);
     const float x[] = {1, 0, -1, 3, 1, 1}, add[] = {1, 1, 1, 1, 1, 1};
     float y[6];
     ref->ops->linear(ref, layer, x, 2, (struct lvp_epilogue){LVP_ACT_NONE, NULL, false}, y);
@@ -84,7 +84,7 @@ static void linear(void **state)
     ref->ops->linear_destroy(ref, layer);
 
     parts[1].weight = &views[2];
-    assert_int_equal(ref->ops->linear_create(ref, parts, 2, &layer), LVP_ERR_MODEL);
+    assert_int_equal(ref->ops->linear_create(ref, parts, 2, ref->dtype, &layer), LVP_ERR_MODEL);
     lvp_error_clear();
     ref->ops->close(ref);
 }
@@ -220,7 +220,7 @@ static void refused(void **state)
 {
     (void)state;
     struct lvp_backend *backend = NULL;
-    assert_int_equal(lvp_ref_backend_open(LVP_F16, &backend), LVP_ERR_USAGE);
+    assert_int_equal(lvp_ref_backend_open(LVP_INT8, &backend), LVP_ERR_USAGE);
     lvp_error_clear();
     assert_int_equal(lvp_cpu_backend_open("sse9", LVP_F32, 1, &test_limits, &backend), LVP_ERR_USAGE);
     assert_non_null(strstr(lvp_error_text(), "sse9"));

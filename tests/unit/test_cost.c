@@ -1,6 +1,6 @@
 // The counts behind `lvpipe plan`: the LVPruning paper's FLOPs, bytes over a cut and KV, and sums over the chain.
-#include "coordinator/cost.h"
 #include "common/shapes.h"
+#include "coordinator/cost.h"
 #include "shapes_for_tests.h"
 
 #include <math.h>
@@ -21,7 +21,8 @@ static struct lvp_workload workload(const struct lvp_model_config *config, const
                                  .pruner_width = config->text.hidden,
                                  .text_tokens = 30,
                                  .new_tokens = 64,
-                                 .dtype = LVP_BF16};
+                                 .dtype = LVP_BF16,
+                                 .weights = LVP_BF16};
 }
 
 static void expect_near(double value, double low, double high)
@@ -86,7 +87,7 @@ static void test_bytes_over_a_cut(void **state)
     assert_int_equal(cost.prefill_out.payload, 576 * 4096 * 2);
     cost = lvp_block_cost(&w, lvp_block_index(&config, LVP_BLOCK_HEAD, 0));
     assert_int_equal(cost.prefill_out.payload + cost.decode_out.payload, 0);
-    w.dtype = LVP_F32;
+    w.dtype = w.weights = LVP_F32;
     cost = lvp_block_cost(&w, lvp_block_index(&config, LVP_BLOCK_DEC, 0));
     assert_int_equal(cost.prefill_out.payload, 318 * 16384);
 }

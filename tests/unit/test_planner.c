@@ -18,7 +18,8 @@ static struct lvp_workload workload(const struct lvp_model_config *config, const
                                  .pruner_width = config->text.hidden,
                                  .text_tokens = 30,
                                  .new_tokens = 16,
-                                 .dtype = LVP_BF16};
+                                 .dtype = LVP_BF16,
+                                 .weights = LVP_BF16};
 }
 
 static double slowest(const struct lvp_planner_input *input, const struct lvp_partition *p)

@@ -104,11 +104,11 @@ static bool plan(struct simulation *sim)
 {
     if (sim->n_flights == sim->config.max_steps) {
         struct lvp_planned_seq none[MAX_SEQS];
-        assert_int_equal(lvp_scheduler_next(sim->scheduler, none), 0);
+        assert_int_equal(lvp_scheduler_next(sim->scheduler, false, none), 0);
         return false;
     }
     struct flight *flight = &sim->flights[(sim->first + sim->n_flights) % MAX_STEPS];
-    flight->n = lvp_scheduler_next(sim->scheduler, flight->seqs);
+    flight->n = lvp_scheduler_next(sim->scheduler, false, flight->seqs);
     if (flight->n == 0) return false;
     assert_in_range(flight->n, 1, sim->config.max_seqs);
     int n_rows = 0;
@@ -255,8 +255,8 @@ static void test_admission_is_exact(void **state)
             for (int i = 0; i < 2; i++)
                 assert_int_equal(
                     lvp_scheduler_add(sim.scheduler, &requests[i], requests[i].n_text, 1, requests[i].max_new), LVP_OK);
-            assert_int_equal(lvp_scheduler_next(sim.scheduler, seqs), missing == 0 ? 2 : 1);
-            assert_int_equal(lvp_scheduler_next(sim.scheduler, seqs), 0);
+            assert_int_equal(lvp_scheduler_next(sim.scheduler, false, seqs), missing == 0 ? 2 : 1);
+            assert_int_equal(lvp_scheduler_next(sim.scheduler, false, seqs), 0);
             lvp_scheduler_destroy(sim.scheduler);
         }
     }
@@ -272,10 +272,10 @@ static void test_decodes_are_spread_over_the_stages(void **state)
     bool finished[MAX_SEQS] = {false};
     assert_int_equal(lvp_scheduler_create(&config, &scheduler), LVP_OK);
     for (int i = 0; i < 8; i++) assert_int_equal(lvp_scheduler_add(scheduler, &seqs[i], 10, 1, 20), LVP_OK);
-    assert_int_equal(lvp_scheduler_next(scheduler, seqs), 8);
+    assert_int_equal(lvp_scheduler_next(scheduler, false, seqs), 8);
     assert_int_equal(lvp_scheduler_step_done(scheduler, finished), LVP_OK);
-    for (int s = 0; s < 4; s++) assert_int_equal(lvp_scheduler_next(scheduler, seqs), 2);
-    assert_int_equal(lvp_scheduler_next(scheduler, seqs), 0);
+    for (int s = 0; s < 4; s++) assert_int_equal(lvp_scheduler_next(scheduler, false, seqs), 2);
+    assert_int_equal(lvp_scheduler_next(scheduler, false, seqs), 0);
     lvp_scheduler_destroy(scheduler);
 }
 

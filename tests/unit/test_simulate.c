@@ -18,7 +18,8 @@ static const double rate = 1e9; // of everything, whatever the rows
 
 static struct lvp_profile even_profile(void)
 {
-    struct lvp_profile profile = {.cpu = "a test's", .kernel_set = "avx2", .dtype = LVP_BF16, .n_devices = 1};
+    struct lvp_profile profile = {
+        .cpu = "a test's", .kernel_set = "avx2", .dtype = LVP_BF16, .weights = LVP_BF16, .n_devices = 1};
     profile.devices[0] = (struct lvp_device_rates){.threads = 1,
                                                    .roof_flops = rate,
                                                    .roof_read_bytes = rate,
@@ -39,7 +40,8 @@ static struct lvp_workload workload_of(const struct lvp_model_config *config, co
                                  .pruner_width = keep != NULL ? 32 : 0,
                                  .text_tokens = 30,
                                  .new_tokens = new_tokens,
-                                 .dtype = LVP_BF16};
+                                 .dtype = LVP_BF16,
+                                 .weights = LVP_BF16};
 }
 
 // `devices` on each of `nodes` nodes with `cores` cores.
@@ -222,9 +224,11 @@ static void test_profile_file(void **state)
         {"{", "line 1"},
         {"{\"lvpipe_profile\": 2}", "lvpipe_profile"},
         {"{\"lvpipe_profile\": 1, \"dtype\": \"int3\", \"cpu\": \"\", \"kernel_set\": \"\"}", "dtype"},
-        {"{\"lvpipe_profile\": 1, \"dtype\": \"bf16\", \"cpu\": \"\", \"kernel_set\": \"\", \"devices\": []}",
+        {"{\"lvpipe_profile\": 1, \"dtype\": \"bf16\", \"weights\": \"bf16\", \"cpu\": \"\", \"kernel_set\": \"\", "
+         "\"devices\": []}",
          "devices"},
-        {"{\"lvpipe_profile\": 1, \"dtype\": \"bf16\", \"cpu\": \"\", \"kernel_set\": \"\", \"devices\": "
+        {"{\"lvpipe_profile\": 1, \"dtype\": \"bf16\", \"weights\": \"bf16\", \"cpu\": \"\", \"kernel_set\": \"\", "
+         "\"devices\": "
          "[{\"threads\": "
          "-1}]}",
          "threads"},

@@ -106,9 +106,9 @@ static void run_attention(struct attention_job *job)
 // --- operations
 
 static enum lvp_status cpu_linear_create(struct lvp_backend *backend, const struct lvp_linear_part *parts, int n_parts,
-                                         struct lvp_linear **linear)
+                                         enum lvp_dtype weights, struct lvp_linear **linear)
 {
-    return lvp_linear_pack(self(backend)->pool, self(backend)->matmul, parts, n_parts, backend->dtype, linear);
+    return lvp_linear_pack(self(backend)->pool, self(backend)->matmul, parts, n_parts, backend->dtype, weights, linear);
 }
 
 static void cpu_linear_destroy(struct lvp_backend *backend, struct lvp_linear *linear)
@@ -127,7 +127,7 @@ static void cpu_linear(struct lvp_backend *backend, const struct lvp_linear *lin
 static void cpu_layer_norm(struct lvp_backend *backend, const float *x, int n_rows, int width, const float *weight,
                            const float *bias, float eps, const float *add, bool round, float *y)
 {
-    struct lvp_norm_args args = {x, width, weight, bias, eps, add, round && backend->dtype == LVP_BF16, y};
+    struct lvp_norm_args args = {x, width, weight, bias, eps, add, round ? backend->dtype : LVP_F32, y};
     run_rows(backend, self(backend)->kernels->layer_norm, &args, n_rows, width);
 }
 
@@ -335,15 +335,15 @@ enum lvp_status lvp_cpu_backend_open(const char *kernel_set, enum lvp_dtype dtyp
     enum lvp_status status = LVP_OK;
     const struct lvp_kernels *kernels = NULL;
     *backend = NULL;
-    if (dtype != LVP_BF16 && dtype != LVP_F32) {
-        return lvp_fail(LVP_ERR_USAGE, "the CPU computes in bf16 or f32, not in %s", lvp_dtype_name(dtype));
+    if (!lvp_dtype_computes((int)dtype)) {
+        return lvp_fail(LVP_ERR_USAGE, "the CPU computes in bf16, f16 or f32, not in %s", lvp_dtype_name(dtype));
     }
     if (threads < 1) return lvp_fail(LVP_ERR_USAGE, "a CPU backend with %d threads", threads);
     LVP_TRY(check_limits(limits));
     LVP_TRY(lvp_kernels_find(kernel_set, &kernels));
     struct cpu_backend *cpu = calloc(1, sizeof *cpu);
     if (cpu == NULL) return lvp_fail(LVP_ERR_MEMORY, "out of memory for the CPU backend");
-    cpu->base = (struct lvp_backend){&cpu_ops, dtype, kernels->name, threads};
+    cpu->base = (struct lvp_backend){&cpu_ops, dtype, dtype, kernels->name, threads};
     cpu->kernels = kernels;
     cpu->matmul = lvp_matmul_kernels_find(kernels->name); // both are built for the same instruction sets
     cpu->limits = *limits;

@@ -15,7 +15,7 @@ struct lvp_norm_args { // layer_norm and rms_norm; the latter uses x, width, wei
     const float *weight, *bias; // [width]
     float eps;
     const float *add; // [n_rows, width] or NULL
-    bool round_bf16;
+    enum lvp_dtype round_to;
     float *y; // [n_rows, width]
 };
 

@@ -3,6 +3,7 @@
 #include "common/checked.h"
 
 #include <limits.h>
+#include <math.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <sys/mman.h>
@@ -90,10 +91,10 @@ static enum lvp_status check_parts(const struct lvp_linear_part *parts, int n_pa
 
 // Packing
 
-// k as packed: bf16 weights come in pairs.
-static int packed_k(enum lvp_dtype dtype, int in)
+// k as packed: all but f32 weights come in pairs.
+static int packed_k(enum lvp_dtype weights_dtype, int in)
 {
-    return dtype == LVP_BF16 ? in + in % 2 : in;
+    return weights_dtype == LVP_F32 ? in : in + in % 2;
 }
 
 static int count_panels(int out, int panel)
@@ -134,60 +135,88 @@ static const struct lvp_linear_part *find_row(const struct packing *packing, int
     return part;
 }
 
-static float round_to(enum lvp_dtype dtype, float value)
+// Values [first, first + n) of a tensor.
+static void read_values(const struct lvp_tensor_view *tensor, size_t first, size_t n, float *values)
 {
-    return dtype == LVP_BF16 ? lvp_round_bf16(value) : value;
+    for (size_t i = 0; i < n; i++) values[i] = lvp_load_f32(tensor->data, tensor->dtype, first + i);
 }
 
-// Values [first, first + n) of a tensor as 32-bit words of the packed dtype; bf16 in pairs, the last padded with 0.
-// Returns the number of words.
-static size_t to_words(const struct lvp_tensor_view *tensor, size_t first, size_t n, enum lvp_dtype dtype,
-                       uint32_t *words)
+static void read_halves(const struct lvp_tensor_view *tensor, size_t first, size_t n, enum lvp_dtype dtype,
+                        uint16_t *halves)
 {
-    if (n < 1) return 0; // never; without it GCC 12 with sanitizers warns of a negative size
-    const char *from = (const char *)tensor->data + first * lvp_dtype_size(tensor->dtype);
+    if (tensor->dtype == dtype) {
+        memcpy(halves, (const char *)tensor->data + first * sizeof *halves, n * sizeof *halves);
+        return;
+    }
+    for (size_t i = 0; i < n; i++) halves[i] = lvp_to_half(lvp_load_f32(tensor->data, tensor->dtype, first + i), dtype);
+}
+
+// Where value k of a column lies in a panel.
+static size_t place(enum lvp_dtype weights_dtype, size_t panel, size_t k, size_t column)
+{
+    bool in_rows = weights_dtype == LVP_F32 || weights_dtype == LVP_F16;
+    return in_rows ? k * panel + column : (k / 2 * panel + column) * 2 + k % 2;
+}
+
+// Rows [first, first + n) of `weight` along K into their column of a panel. `scale` is of int8 weights.
+static void pack_chunk(const struct lvp_linear *linear, const struct lvp_tensor_view *weight, size_t row, size_t k,
+                       size_t n, float scale, size_t panel, size_t column, void *to)
+{
+    enum lvp_dtype dtype = linear->weights_dtype;
+    size_t first = row * (size_t)linear->in + k;
+    if (dtype == LVP_BF16 || dtype == LVP_F16) {
+        uint16_t halves[PACK_CHUNK];
+        read_halves(weight, first, n, dtype, halves);
+        for (size_t i = 0; i < n; i++) ((uint16_t *)to)[place(dtype, panel, k + i, column)] = halves[i];
+        return;
+    }
+    float values[PACK_CHUNK];
+    read_values(weight, first, n, values);
     if (dtype == LVP_F32) {
-        float values[PACK_CHUNK];
-        for (size_t i = 0; i < n; i++) values[i] = lvp_load_f32(from, tensor->dtype, i);
-        memcpy(words, values, n * sizeof *values);
-        return n;
-    }
-    uint16_t halves[PACK_CHUNK];
-    if (tensor->dtype == LVP_BF16) {
-        memcpy(halves, from, n * sizeof *halves);
+        for (size_t i = 0; i < n; i++) ((float *)to)[place(dtype, panel, k + i, column)] = values[i];
     } else {
-        for (size_t i = 0; i < n; i++) halves[i] = lvp_f32_to_bf16(lvp_load_f32(from, tensor->dtype, i));
+        for (size_t i = 0; i < n; i++)
+            ((int8_t *)to)[place(dtype, panel, k + i, column)] = (int8_t)lrintf(values[i] * scale);
     }
-    if (n % 2 != 0) halves[n] = 0;
-    memcpy(words, halves, (n + n % 2) * sizeof *halves);
-    return (n + 1) / 2;
+}
+
+static float largest_magnitude(const struct lvp_tensor_view *weight, size_t row, size_t in)
+{
+    float largest = 0;
+    for (size_t i = row * in; i < (row + 1) * in; i++) {
+        float magnitude = fabsf(lvp_load_f32(weight->data, weight->dtype, i));
+        if (!(magnitude <= largest)) largest = magnitude; // a NaN stays
+    }
+    return largest;
 }
 
 static void pack_panel(const struct packing *packing, int index)
 {
-    const struct lvp_linear *linear = packing->linear;
+    struct lvp_linear *linear = packing->linear;
     int first = index * packing->panel;
     int columns = linear->out - first < packing->panel ? linear->out - first : packing->panel;
     size_t panel = (size_t)packing->panel, in = (size_t)linear->in;
-    size_t k_words = linear->dtype == LVP_BF16 ? (in + 1) / 2 : in;
-    uint32_t *to = (uint32_t *)linear->weights + (size_t)index * k_words * panel;
-    for (size_t k = 0; k < in; k += PACK_CHUNK) {
-        size_t n = in - k < PACK_CHUNK ? in - k : PACK_CHUNK, n_words = 0;
-        for (int column = 0; column < packing->panel; column++) {
-            uint32_t words[PACK_CHUNK] = {0}; // what columns behind the last one hold
-            if (column < columns) {
-                size_t row;
-                const struct lvp_linear_part *part = find_row(packing, first + column, &row);
-                n_words = to_words(part->weight, row * in + k, n, linear->dtype, words);
-            }
-            for (size_t i = 0; i < n_words; i++) to[i * panel + (size_t)column] = words[i];
-        }
-        to += n_words * panel;
-    }
+    size_t bytes = panel * (size_t)packed_k(linear->weights_dtype, linear->in) * lvp_dtype_size(linear->weights_dtype);
+    char *to = (char *)linear->weights + (size_t)index * bytes;
+    if (columns < packing->panel || in % 2 != 0) memset(to, 0, bytes);
+    struct lvp_int8_scale scales[LVP_MATMUL_MAX_PANEL] = {0};
     for (int column = 0; column < columns; column++) {
         size_t row;
-        const struct lvp_tensor_view *bias = find_row(packing, first + column, &row)->bias;
-        if (bias) linear->bias[first + column] = round_to(linear->dtype, lvp_load_f32(bias->data, bias->dtype, row));
+        const struct lvp_linear_part *part = find_row(packing, first + column, &row);
+        if (part->bias)
+            linear->bias[first + column] =
+                lvp_round_to(lvp_load_f32(part->bias->data, part->bias->dtype, row), linear->dtype);
+        if (linear->weights_dtype != LVP_INT8) continue;
+        scales[column] = lvp_int8_scale(largest_magnitude(part->weight, row, in), LVP_INT8_LARGEST);
+        linear->weight_scale[first + column] = scales[column].back;
+    }
+    for (size_t k = 0; k < in; k += PACK_CHUNK) { // all columns of a chunk: their words share cache lines
+        size_t n = in - k < PACK_CHUNK ? in - k : PACK_CHUNK;
+        for (int column = 0; column < columns; column++) {
+            size_t row;
+            const struct lvp_linear_part *part = find_row(packing, first + column, &row);
+            pack_chunk(linear, part->weight, row, k, n, scales[column].to, panel, (size_t)column, to);
+        }
     }
 }
 
@@ -205,25 +234,29 @@ static void pack_some(void *arg, int thread, int threads)
 
 enum lvp_status lvp_linear_pack(struct lvp_pool *pool, const struct lvp_matmul_kernels *kernels,
                                 const struct lvp_linear_part *parts, int n_parts, enum lvp_dtype dtype,
-                                struct lvp_linear **linear)
+                                enum lvp_dtype weights_dtype, struct lvp_linear **linear)
 {
     int out = 0, in = 0;
     *linear = NULL;
-    if (dtype != LVP_F32 && dtype != LVP_BF16) {
-        return lvp_fail(LVP_ERR_INTERNAL, "linear layers are packed as f32 or bf16, not %s", lvp_dtype_name(dtype));
-    }
+    if (!lvp_dtype_computes((int)dtype) || (weights_dtype != dtype && weights_dtype != LVP_INT8))
+        return lvp_fail(LVP_ERR_INTERNAL, "%s weights in a model of %s", lvp_dtype_name(weights_dtype),
+                        lvp_dtype_name(dtype));
     LVP_TRY(check_parts(parts, n_parts, &out, &in));
+    if (weights_dtype == LVP_INT8 && in > LVP_INT8_MOST_FEATURES)
+        return lvp_fail(LVP_ERR_MODEL, "%s reads %d features; int8 weights take up to %d", parts[0].weight->name, in,
+                        (int)LVP_INT8_MOST_FEATURES);
     struct lvp_linear *packed = calloc(1, sizeof *packed);
     if (packed) {
         size_t columns = (size_t)count_panels(out, kernels->panel) * (size_t)kernels->panel, bytes;
-        *packed = (struct lvp_linear){.out = out, .in = in, .dtype = dtype};
-        if (lvp_checked_mul(columns, (size_t)packed_k(dtype, in) * lvp_dtype_size(dtype), &bytes)) {
+        *packed = (struct lvp_linear){.out = out, .in = in, .dtype = dtype, .weights_dtype = weights_dtype};
+        if (lvp_checked_mul(columns, (size_t)packed_k(weights_dtype, in) * lvp_dtype_size(weights_dtype), &bytes)) {
             packed->weights = alloc_weights(bytes);
             packed->weights_bytes = bytes;
             packed->bias = calloc(columns, sizeof *packed->bias);
+            packed->weight_scale = calloc(columns, sizeof *packed->weight_scale);
         }
     }
-    if (!packed || !packed->weights || !packed->bias) {
+    if (!packed || !packed->weights || !packed->bias || !packed->weight_scale) {
         lvp_linear_free(packed);
         return lvp_fail(LVP_ERR_MEMORY, "no memory for the weights of %s [%d, %d]", parts[0].weight->name, out, in);
     }
@@ -239,6 +272,7 @@ void lvp_linear_free(struct lvp_linear *linear)
     if (!linear) return;
     free(linear->weights);
     free(linear->bias);
+    free(linear->weight_scale);
     free(linear);
 }
 
@@ -247,7 +281,8 @@ void lvp_linear_free(struct lvp_linear *linear)
 static size_t packed_x_bytes(int max_rows, int max_in)
 {
     size_t bytes;
-    if (!lvp_checked_mul((size_t)max_rows, ((size_t)max_in + 1) * sizeof(uint32_t), &bytes)) return 0;
+    size_t row_bytes = ((size_t)max_in + 1) * sizeof(uint32_t) + sizeof(struct lvp_int8_scale);
+    if (!lvp_checked_mul((size_t)max_rows, row_bytes, &bytes)) return 0;
     if (!lvp_checked_add(bytes, ALIGNMENT - 1, &bytes)) return 0;
     return bytes - bytes % ALIGNMENT;
 }
@@ -330,16 +365,20 @@ void lvp_linear_run(struct lvp_pool *pool, const struct lvp_matmul_kernels *kern
     if (n_rows <= 0) return;
     int threads = lvp_pool_threads(pool);
     struct lvp_matmul_scratch *thread_scratch = scratch;
+    struct lvp_int8_scale *x_scale = (struct lvp_int8_scale *)(void *)(thread_scratch + threads);
     struct product product = {
         .m = {.n_rows = n_rows,
               .out = linear->out,
               .in = linear->in,
-              .k = packed_k(linear->dtype, linear->in),
+              .k = packed_k(linear->weights_dtype, linear->in),
               .dtype = linear->dtype,
+              .weights_dtype = linear->weights_dtype,
               .weights = linear->weights,
+              .weight_scale = linear->weight_scale,
               .bias = linear->bias,
               .x = x,
-              .packed_x = (uint32_t *)(void *)(thread_scratch + threads),
+              .x_scale = x_scale,
+              .packed_x = (uint32_t *)(void *)(x_scale + n_rows),
               .epilogue = epilogue,
               .y = y},
         .kernels = kernels,

@@ -11,22 +11,24 @@
 
 struct lvp_linear {
     int out, in;
-    enum lvp_dtype dtype; // LVP_F32 or LVP_BF16
-    void *weights;        // packed as kernels/matmul.h describes
+    enum lvp_dtype dtype;         // the model's: of biases and of what the epilogue rounds to
+    enum lvp_dtype weights_dtype; // the same, or LVP_INT8
+    void *weights;                // packed as kernels/matmul.h describes
     size_t weights_bytes;
-    float *bias; // [out, padded to whole panels], rounded to dtype; 0 where a part has none
+    float *weight_scale; // [out, padded to whole panels], used by int8 weights
+    float *bias;         // [out, padded to whole panels], rounded to dtype; 0 where a part has none
 };
 
 // The matmul kernels of "portable", "avx2", "avx512" or "avx512bf16"; NULL for a name this build lacks. Does not ask
 // whether this CPU can run them.
 const struct lvp_matmul_kernels *lvp_matmul_kernels_find(const char *kernel_set);
 
-// Rounds to `dtype` (LVP_F32 or LVP_BF16) and packs for `kernels` on the pool's threads. The parts are [out, ...] of
-// any float type at any alignment and become consecutive output columns; they are not needed afterwards. LVP_ERR_MODEL
-// names the tensor that does not fit, LVP_ERR_MEMORY.
+// Rounds to `weights_dtype` (`dtype`, the model's, or LVP_INT8) and packs for `kernels` on the pool's threads. The
+// parts are [out, ...] of any float type at any alignment and become consecutive output columns; they are not needed
+// afterwards. LVP_ERR_MODEL names the tensor that does not fit, LVP_ERR_MEMORY.
 enum lvp_status lvp_linear_pack(struct lvp_pool *pool, const struct lvp_matmul_kernels *kernels,
                                 const struct lvp_linear_part *parts, int n_parts, enum lvp_dtype dtype,
-                                struct lvp_linear **linear) LVP_MUST_CHECK;
+                                enum lvp_dtype weights_dtype, struct lvp_linear **linear) LVP_MUST_CHECK;
 void lvp_linear_free(struct lvp_linear *linear); // NULL is allowed
 
 // Bytes of scratch for lvp_linear_run with up to max_rows rows and max_in features; 0 where the product overflows.

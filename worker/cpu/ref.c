@@ -78,12 +78,13 @@ static const struct lvp_backend_ops ref_ops = {
 enum lvp_status lvp_ref_backend_open(enum lvp_dtype dtype, struct lvp_backend **backend)
 {
     *backend = NULL;
-    if (dtype != LVP_BF16 && dtype != LVP_F32) {
-        return lvp_fail(LVP_ERR_USAGE, "the CPU computes in bf16 or f32, not in %s", lvp_dtype_name(dtype));
+    if (!lvp_dtype_computes((int)dtype)) {
+        return lvp_fail(LVP_ERR_USAGE, "the CPU computes in bf16, f16 or f32, not in %s", lvp_dtype_name(dtype));
     }
     struct lvp_backend *opened = malloc(sizeof *opened);
     if (opened == NULL) return lvp_fail(LVP_ERR_MEMORY, "out of memory for the reference backend");
-    *opened = (struct lvp_backend){.ops = &ref_ops, .dtype = dtype, .kernel_set = "ref", .threads = 1};
+    *opened =
+        (struct lvp_backend){.ops = &ref_ops, .dtype = dtype, .weights = dtype, .kernel_set = "ref", .threads = 1};
     *backend = opened;
     return LVP_OK;
 }

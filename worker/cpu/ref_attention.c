@@ -5,11 +5,10 @@
 
 static void store(const struct lvp_backend *backend, void *data, size_t i, float value)
 {
-    if (backend->dtype == LVP_BF16) {
-        ((uint16_t *)data)[i] = lvp_f32_to_bf16(value);
-    } else {
+    if (backend->dtype == LVP_F32)
         ((float *)data)[i] = value;
-    }
+    else
+        ((uint16_t *)data)[i] = lvp_to_half(value, backend->dtype);
 }
 
 // Rotary position embedding (Su et al., arXiv 2104.09864) with the pairing of Hugging Face's LLaMA: x -> y [head_dim].

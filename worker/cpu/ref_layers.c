@@ -1,4 +1,5 @@
 // Reference of the operations that mix the features of one row: linear layers, norms, gated units.
+#include "worker/cpu/int8.h"
 #include "worker/cpu/ref_ops.h"
 
 #include <limits.h>
@@ -8,8 +9,10 @@
 // struct lvp_linear is opaque, and every backend packs its own; this is what the pointer means here.
 struct ref_linear {
     int out, in;
-    float *weight; // [out, in], rounded to the model's dtype
-    float *bias;   // [out], rounded likewise; zeros where a part has none
+    bool int8;
+    float *weight; // [out, in], rounded to the model's dtype, or integers
+    float *scale;  // [out] of int8 weights
+    float *bias;   // [out], rounded to the model's dtype; zeros where a part has none
 };
 
 // Elements behind the first dimension; false where the tensor has no rows of features or is too large.
@@ -49,18 +52,40 @@ static enum lvp_status check_parts(const struct lvp_linear_part *parts, int n_pa
     return LVP_OK;
 }
 
+static float largest_magnitude(const float *x, size_t n)
+{
+    float largest = 0;
+    for (size_t i = 0; i < n; i++) {
+        if (!(fabsf(x[i]) <= largest)) largest = fabsf(x[i]); // a NaN stays
+    }
+    return largest;
+}
+
+// Row `from` of the tensor, as it is in the file, to integers of output `o`.
+static void quantize_weights(struct ref_linear *packed, const struct lvp_tensor_view *weight, size_t from, size_t o)
+{
+    size_t in = (size_t)packed->in;
+    float *to = packed->weight + o * in;
+    for (size_t i = 0; i < in; i++) to[i] = lvp_load_f32(weight->data, weight->dtype, from * in + i);
+    struct lvp_int8_scale scale = lvp_int8_scale(largest_magnitude(to, in), LVP_INT8_LARGEST);
+    for (size_t i = 0; i < in; i++) to[i] = rintf(to[i] * scale.to);
+    packed->scale[o] = scale.back;
+}
+
 enum lvp_status lvp_ref_linear_create(struct lvp_backend *backend, const struct lvp_linear_part *parts, int n_parts,
-                                      struct lvp_linear **linear)
+                                      enum lvp_dtype weights, struct lvp_linear **linear)
 {
     int out = 0, in = 0;
     *linear = NULL;
     LVP_TRY(check_parts(parts, n_parts, &out, &in));
     struct ref_linear *packed = calloc(1, sizeof *packed);
     if (packed != NULL) {
-        *packed = (struct ref_linear){.out = out, .in = in, .bias = calloc((size_t)out, sizeof(float))};
+        *packed = (struct ref_linear){.out = out, .in = in, .int8 = weights == LVP_INT8};
+        packed->bias = calloc((size_t)out, sizeof(float));
+        packed->scale = calloc((size_t)out, sizeof(float));
         packed->weight = calloc((size_t)out, (size_t)in * sizeof(float));
     }
-    if (packed == NULL || packed->weight == NULL || packed->bias == NULL) {
+    if (packed == NULL || packed->weight == NULL || packed->scale == NULL || packed->bias == NULL) {
         lvp_ref_linear_destroy(backend, (struct lvp_linear *)packed);
         return lvp_fail(LVP_ERR_MEMORY, "out of memory for %s", parts[0].weight->name);
     }
@@ -76,6 +101,13 @@ enum lvp_status lvp_ref_linear_create(struct lvp_backend *backend, const struct 
         }
         row += n;
     }
+    if (packed->int8) {
+        row = 0;
+        for (int p = 0; p < n_parts; p++) {
+            for (int64_t o = 0; o < parts[p].weight->shape[0]; o++, row++)
+                quantize_weights(packed, parts[p].weight, (size_t)o, row);
+        }
+    }
     *linear = (struct lvp_linear *)packed;
     return LVP_OK;
 }
@@ -86,6 +118,7 @@ void lvp_ref_linear_destroy(struct lvp_backend *backend, struct lvp_linear *line
     struct ref_linear *packed = (struct ref_linear *)linear;
     if (packed == NULL) return;
     free(packed->weight);
+    free(packed->scale);
     free(packed->bias);
     free(packed);
 }
@@ -117,9 +150,15 @@ void lvp_ref_linear(struct lvp_backend *backend, const struct lvp_linear *linear
     const struct ref_linear *packed = (const struct ref_linear *)linear;
     size_t in = (size_t)packed->in, out = (size_t)packed->out;
     for (size_t row = 0; row < (size_t)n_rows; row++) {
+        struct lvp_int8_scale scale = lvp_int8_scale(largest_magnitude(x + row * in, in), lvp_int8_x_limit(packed->in));
         for (size_t o = 0; o < out; o++) {
             double sum = 0.0;
-            for (size_t i = 0; i < in; i++) sum += (double)x[row * in + i] * (double)packed->weight[o * in + i];
+            for (size_t i = 0; i < in; i++) {
+                float value = x[row * in + i];
+                if (packed->int8) value = rintf(value * scale.to);
+                sum += (double)value * (double)packed->weight[o * in + i];
+            }
+            if (packed->int8) sum *= (double)packed->scale[o] * (double)scale.back;
             double value = activate(epilogue.activation, sum + (double)packed->bias[o]);
             if (epilogue.add != NULL) value += (double)epilogue.add[row * out + o];
             y[row * out + o] = epilogue.round ? lvp_ref_round(backend, (float)value) : (float)value;

@@ -15,7 +15,7 @@ enum lvp_status lvp_ref_sync(struct lvp_backend *backend) LVP_MUST_CHECK;
 
 // ref_layers.c
 enum lvp_status lvp_ref_linear_create(struct lvp_backend *backend, const struct lvp_linear_part *parts, int n_parts,
-                                      struct lvp_linear **linear) LVP_MUST_CHECK;
+                                      enum lvp_dtype weights, struct lvp_linear **linear) LVP_MUST_CHECK;
 void lvp_ref_linear_destroy(struct lvp_backend *backend, struct lvp_linear *linear);
 void lvp_ref_linear(struct lvp_backend *backend, const struct lvp_linear *linear, const float *x, int n_rows,
                     struct lvp_epilogue epilogue, float *y);
@@ -51,7 +51,7 @@ void lvp_ref_sample(struct lvp_backend *backend, const float *logits, int n, int
 // The value as the backend's dtype holds it.
 static inline float lvp_ref_round(const struct lvp_backend *backend, float value)
 {
-    return backend->dtype == LVP_BF16 ? lvp_round_bf16(value) : value;
+    return lvp_round_to(value, backend->dtype);
 }
 
 #endif

@@ -205,8 +205,7 @@ static void widen(const void *from, enum lvp_dtype dtype, size_t at, float *to, 
         if (dtype == LVP_F32) {
             vf_store(to + i, vf_load_n((const float *)from + at + i, n - i));
         } else {
-            const uint16_t *half = (const uint16_t *)from + at + i;
-            vf_store(to + i, n - i >= VF_LANES ? vf_load_bf16(half) : vf_load_bf16_partial(half, n - i));
+            vf_store(to + i, vf_load_half_n((const uint16_t *)from + at + i, n - i, dtype));
         }
     }
 }

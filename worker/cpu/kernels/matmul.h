@@ -5,15 +5,18 @@
 //   f32   [out / panel][in][panel] f32
 //   bf16  [out / panel][in / 2][panel][2] bf16: one 32-bit word holds k and k + 1 of a column. vdpbf16ps takes words as
 //         they are; the other sets widen one with shifts.
+//   f16   [out / panel][in / 2][2][panel] f16: vectors of columns, as vcvtph2ps takes them
+//   int8  [out / panel][in / 2][panel][2] int8
 // Columns behind `out` and the k behind an odd `in` are 0.
 //
 // Rows of x are packed as panels of `row_tile` rows or fewer, in blocks over K, so that a kernel reads one contiguous
-// stream: [K block][row panel][k in block][row in panel] in 32-bit words: f32, or a pair of bf16 (k, k + 1) where the
-// kernels take x rounded.
+// stream: [K block][row panel][k in block][row in panel] in 32-bit words: f32, or a pair (k, k + 1) of bf16 where the
+// kernels take x rounded, or of 16-bit integers for int8 weights.
 #ifndef LVP_WORKER_CPU_KERNELS_MATMUL_H
 #define LVP_WORKER_CPU_KERNELS_MATMUL_H
 
 #include "worker/backend.h"
+#include "worker/cpu/int8.h"
 
 enum {
     LVP_MATMUL_K_BLOCK = 512,       // k of a block where several row panels share it; even
@@ -31,12 +34,15 @@ struct lvp_matmul_scratch {
 // One product y = round(add + act(x W^T + bias)) and how it is cut. The cut never changes a result's bits.
 struct lvp_matmul {
     int n_rows, out, in;
-    int k;                // in, made even for bf16 weights
-    enum lvp_dtype dtype; // of the weights
-    const void *weights;  // packed
-    const float *bias;    // [out, padded to whole panels]
-    const float *x;       // [n_rows, in]
-    uint32_t *packed_x;   // n_rows * k words or half of that
+    int k;                          // in, made even where weights come in pairs
+    enum lvp_dtype dtype;           // what the epilogue rounds to
+    enum lvp_dtype weights_dtype;   // as packed: dtype or LVP_INT8
+    const void *weights;            // packed
+    const float *weight_scale;      // [out, padded to whole panels], of int8 weights
+    const float *bias;              // [out, padded to whole panels]
+    const float *x;                 // [n_rows, in]
+    uint32_t *packed_x;             // n_rows * k words or half of that
+    struct lvp_int8_scale *x_scale; // [n_rows], for int8 weights: pack_rows fills it
     struct lvp_epilogue epilogue;
     float *y; // [n_rows, out]
 

@@ -64,7 +64,7 @@ void LVP_KERNEL(lvp_layer_norm)(const void *arguments, int begin, int end)
             vf normed = (vf_load_n(x + i, n) - middle) * scale;
             vf value = vf_fma(normed, vf_load_n(args->weight + i, n), vf_load_n(args->bias + i, n));
             if (add != NULL) value += vf_load_n(add + i, n);
-            vf_store_n(y + i, args->round_bf16 ? vf_round_bf16(value) : value, n);
+            vf_store_n(y + i, vf_round(value, args->round_to), n);
         }
     }
 }
@@ -111,9 +111,8 @@ void LVP_KERNEL(lvp_embed)(const void *arguments, int begin, int end)
             continue;
         }
         const uint16_t *x = (const uint16_t *)args->table + from;
-        int i = 0;
-        for (; i + VF_LANES <= args->width; i += VF_LANES) vf_store(y + i, vf_load_bf16(x + i));
-        if (i < args->width) vf_store_partial(y + i, vf_load_bf16_partial(x + i, args->width - i), args->width - i);
+        for (int i = 0; i < args->width; i += VF_LANES)
+            vf_store_n(y + i, vf_load_half_n(x + i, args->width - i, args->dtype), args->width - i);
     }
 }
 
@@ -146,9 +145,9 @@ static void write_kv(const struct lvp_rope_args *args, size_t tile, int place, c
     for (int i = 0; i < head_dim; i += VF_LANES) {
         int n = head_dim - i < VF_LANES ? head_dim - i : VF_LANES;
         uint16_t lanes[VF_LANES];
-        vf_store_bf16(lanes, vf_load_n(k + i, n));
+        vf_store_half_n(lanes, vf_load_n(k + i, n), VF_LANES, args->dtype);
         for (int j = 0; j < n; j++) k_to[(i + j) * LVP_KV_PAGE] = lanes[j];
-        vf_store_bf16_partial(v_to + i, vf_load_n(v + i, n), n);
+        vf_store_half_n(v_to + i, vf_load_n(v + i, n), n, args->dtype);
     }
 }
 

@@ -7,6 +7,8 @@
 #ifndef LVP_WORKER_CPU_KERNELS_VEC_H
 #define LVP_WORKER_CPU_KERNELS_VEC_H
 
+#include "common/dtype.h"
+
 #include <math.h>
 #include <stdbool.h>
 #include <stdint.h>
@@ -32,7 +34,7 @@ enum { VF_LANES = 4 };
 typedef float vf __attribute__((vector_size(VF_LANES * 4)));
 typedef int32_t vi __attribute__((vector_size(VF_LANES * 4)));
 typedef uint32_t vu __attribute__((vector_size(VF_LANES * 4)));
-typedef uint16_t vh __attribute__((vector_size(VF_LANES * 2))); // bf16 as stored
+typedef uint16_t vh __attribute__((vector_size(VF_LANES * 2))); // bf16 or f16 as stored
 
 static inline vf vf_zero(void)
 {
@@ -168,49 +170,64 @@ static inline float vf_largest(vf x)
     return largest;
 }
 
-static inline vf vf_from_bf16(vh x)
+// 16-bit types. `dtype` is a constant where these are inlined, or the same for a whole row.
+static inline vf vf_from_half(vh x, enum lvp_dtype dtype)
 {
-    return (vf)(__builtin_convertvector(x, vu) << 16);
+    if (dtype == LVP_BF16) return (vf)(__builtin_convertvector(x, vu) << 16);
+#if defined(__AVX512F__)
+    return (vf)_mm512_cvtph_ps((__m256i)x);
+#elif defined(__AVX2__)
+    return (vf)_mm256_cvtph_ps((__m128i)x);
+#else
+    vf wide;
+    for (int i = 0; i < VF_LANES; i++) wide[i] = lvp_f16_to_f32(x[i]);
+    return wide;
+#endif
 }
 
-static inline vf vf_load_bf16(const uint16_t *from)
+// lvp_to_half of each lane. bf16 in integers in every ISA: vcvtneps2bf16 flushes subnormals, and one rule keeps the
+// kernel sets' stored values alike.
+static inline vh vf_to_half(vf x, enum lvp_dtype dtype)
 {
-    vh x;
-    memcpy(&x, from, sizeof x);
-    return vf_from_bf16(x);
+    if (dtype == LVP_BF16) {
+        vu bits = (vu)x;
+        vu rounded = bits + 0x7fffU + ((bits >> 16) & 1U);
+        return __builtin_convertvector((vu)vf_select(x == x, (vf)rounded, (vf)(bits | 0x400000U)) >> 16, vh);
+    }
+#if defined(__AVX512F__)
+    return (vh)_mm512_cvtps_ph((__m512)x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+#elif defined(__AVX2__)
+    return (vh)_mm256_cvtps_ph((__m256)x, _MM_FROUND_TO_NEAREST_INT);
+#else
+    vh half;
+    for (int i = 0; i < VF_LANES; i++) half[i] = lvp_f32_to_f16(x[i]);
+    return half;
+#endif
 }
 
-static inline vf vf_load_bf16_partial(const uint16_t *from, int n)
+static inline vf vf_round(vf x, enum lvp_dtype dtype)
+{
+    return dtype == LVP_F32 ? x : vf_from_half(vf_to_half(x, dtype), dtype);
+}
+
+// The first n lanes, as vf_load_n and vf_store_n.
+static inline vf vf_load_half_n(const uint16_t *from, int n, enum lvp_dtype dtype)
 {
     vh x = {0};
-    for (int i = 0; i < n; i++) x[i] = from[i];
-    return vf_from_bf16(x);
+    if (n >= VF_LANES)
+        memcpy(&x, from, sizeof x);
+    else
+        for (int i = 0; i < n; i++) x[i] = from[i];
+    return vf_from_half(x, dtype);
 }
 
-// The bits of lvp_f32_to_bf16 in the upper halves, zeros below: round to nearest, ties to even, NaN stays NaN. Done in
-// integers in every ISA: vcvtneps2bf16 flushes subnormals, and one rule keeps the kernel sets' stored values alike.
-static inline vf vf_round_bf16(vf x)
+static inline void vf_store_half_n(uint16_t *to, vf x, int n, enum lvp_dtype dtype)
 {
-    vu bits = (vu)x;
-    vu rounded = (bits + 0x7fffU + ((bits >> 16) & 1U)) & 0xffff0000U;
-    return vf_select(x == x, (vf)rounded, (vf)((bits | 0x400000U) & 0xffff0000U));
-}
-
-static inline vh vf_to_bf16(vf x)
-{
-    return __builtin_convertvector((vu)vf_round_bf16(x) >> 16, vh);
-}
-
-static inline void vf_store_bf16(uint16_t *to, vf x)
-{
-    vh half = vf_to_bf16(x);
-    memcpy(to, &half, sizeof half);
-}
-
-static inline void vf_store_bf16_partial(uint16_t *to, vf x, int n)
-{
-    vh half = vf_to_bf16(x);
-    for (int i = 0; i < n; i++) to[i] = half[i];
+    vh half = vf_to_half(x, dtype);
+    if (n >= VF_LANES)
+        memcpy(to, &half, sizeof half);
+    else
+        for (int i = 0; i < n; i++) to[i] = half[i];
 }
 
 #endif
