@@ -32,6 +32,19 @@ static struct stage_figures figures_of(const struct lvp_plan_report *report, int
     return f;
 }
 
+// TFLOPs, but GFLOPs where all images together take less than a tenth of one.
+struct unit {
+    const char *name;
+    double size;
+};
+
+static struct unit flops_unit(const struct lvp_plan_report *report)
+{
+    struct lvp_block_cost all = lvp_range_cost(&report->workload, 0, lvp_block_count(report->workload.config));
+    bool small = report->images * (all.prefill_flops + all.decode_flops) < 0.1e12;
+    return small ? (struct unit){"GFLOPs", 1e9} : (struct unit){"TFLOPs", 1e12};
+}
+
 static int64_t decode_bytes(const struct lvp_plan_report *report, const struct lvp_block_cost *cost)
 {
     return (int64_t)report->images * lvp_decode_steps(&report->workload) *
@@ -56,7 +69,8 @@ static void print_head(const struct lvp_plan_report *report)
 
 static void print_stages(const struct lvp_plan_report *report)
 {
-    (void)printf("%5s  %-30s %6s %19s %11s %19s\n", "", "", "", "TFLOPs", "weights", "KV MB");
+    const struct unit unit = flops_unit(report);
+    (void)printf("%5s  %-30s %6s %19s %11s %19s\n", "", "", "", unit.name, "weights", "KV MB");
     (void)printf("%5s  %-30s %6s %9s %9s %11s %9s %9s\n", "stage", "blocks", "load", "pruned", "dense", "MB", "pruned",
                  "dense");
     for (int s = 0; s < report->partition.n_stages; s++) {
@@ -65,21 +79,24 @@ static void print_stages(const struct lvp_plan_report *report)
         (void)snprintf(blocks, sizeof blocks, "%d-%d %s..%s", f.first, f.end - 1,
                        lvp_block_name(report->workload.config, f.first, first),
                        lvp_block_name(report->workload.config, f.end - 1, last));
-        (void)printf("%5d  %-30s %5.0f%% %9.3f %9.3f %11.1f %9.2f %9.2f\n", s, blocks, 100 * f.load, f.flops / 1e12,
-                     f.dense_flops / 1e12, (double)f.weights / 1e6, (double)f.kv / 1e6, (double)f.dense_kv / 1e6);
+        (void)printf("%5d  %-30s %5.0f%% %9.3f %9.3f %11.1f %9.2f %9.2f\n", s, blocks, 100 * f.load,
+                     f.flops / unit.size, f.dense_flops / unit.size, (double)f.weights / 1e6, (double)f.kv / 1e6,
+                     (double)f.dense_kv / 1e6);
     }
 }
 
 static void print_cuts(const struct lvp_plan_report *report)
 {
     if (report->partition.n_stages < 2) return;
-    (void)printf("\n%12s %19s %23s %21s\n", "", "prefill rows", "prefill MB", "decode MB");
-    (void)printf("%12s %9s %9s %11s %11s %10s %10s\n", "cut at block", "pruned", "dense", "pruned", "dense", "payload",
-                 "framing");
+    (void)printf("\n%22s %19s %23s %21s\n", "", "prefill rows", "prefill MB", "decode MB");
+    (void)printf("%-22s %9s %9s %11s %11s %10s %10s\n", "cut before block", "pruned", "dense", "pruned", "dense",
+                 "payload", "framing");
     for (int s = 0; s + 1 < report->partition.n_stages; s++) {
         struct stage_figures f = figures_of(report, s);
         double steps = (double)report->images * lvp_decode_steps(&report->workload);
-        (void)printf("%12d %9lld %9lld %11.3f %11.3f %10.3f %10.3f\n", f.end,
+        char name[LVP_BLOCK_NAME], block[LVP_BLOCK_NAME + 16];
+        (void)snprintf(block, sizeof block, "%d %s", f.end, lvp_block_name(report->workload.config, f.end, name));
+        (void)printf("%-22s %9lld %9lld %11.3f %11.3f %10.3f %10.3f\n", block,
                      (long long)(report->images * f.cost.rows_out), (long long)(report->images * f.dense.rows_out),
                      (double)(report->images * f.cost.prefill_out.payload) / 1e6,
                      (double)(report->images * f.dense.prefill_out.payload) / 1e6,
@@ -98,12 +115,14 @@ void lvp_plan_report_print(const struct lvp_plan_report *report)
     print_stages(report);
     print_cuts(report);
     (void)printf("\n%-34s %10s %10s\n", "total", "pruned", "dense");
-    (void)printf("%-34s %10.3f %10.3f\n", "prefill TFLOPs, the paper's count", images * lvp_paper_flops(w) / 1e12,
-                 images * lvp_paper_flops(&dense) / 1e12);
-    (void)printf("%-34s %10.3f %10.3f\n", "prefill TFLOPs, executed", images * all.prefill_flops / 1e12,
-                 images * all_dense.prefill_flops / 1e12);
-    (void)printf("%-34s %10.3f %10.3f\n", "decode TFLOPs, executed", images * all.decode_flops / 1e12,
-                 images * all_dense.decode_flops / 1e12);
+    const struct unit unit = flops_unit(report);
+    double scale = images / unit.size;
+    (void)printf("prefill %s, %-18s %10.3f %10.3f\n", unit.name, "the paper's count", scale * lvp_paper_flops(w),
+                 scale * lvp_paper_flops(&dense));
+    (void)printf("prefill %s, %-18s %10.3f %10.3f\n", unit.name, "executed", scale * all.prefill_flops,
+                 scale * all_dense.prefill_flops);
+    (void)printf("decode %s, %-19s %10.3f %10.3f\n", unit.name, "executed", scale * all.decode_flops,
+                 scale * all_dense.decode_flops);
     (void)printf("%-34s %10.2f %10.2f\n", "KV of the prompt, MB", images * (double)lvp_prompt_kv_bytes(w) / 1e6,
                  images * (double)lvp_prompt_kv_bytes(&dense) / 1e6);
     (void)printf("%-34s %10.2f %10.2f\n", "KV reserved (pages, answer), MB", images * (double)all.kv_bytes / 1e6,

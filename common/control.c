@@ -146,17 +146,17 @@ enum lvp_status lvp_control_unpack_from_worker(const uint8_t *bytes, size_t n_by
 
 void lvp_poll_rest(enum lvp_expectation expectation, int idle_rounds)
 {
-    enum { SPIN_ROUNDS = 2000, SOON_ROUNDS = 200, SHORTEST = 50000, SOON_LONGEST = 400000, LONGEST = 2000000 };
+    enum { SPIN_ROUNDS = 2000, SOON_ROUNDS = 200, SHORTEST = 50000, MOVING_LONGEST = 400000, LONGEST = 2000000 };
     if (expectation == LVP_IN_TRANSFER && idle_rounds < SPIN_ROUNDS) {
         // The transfer moves while this side polls; yielding lets a computing thread on the same core go on. One that
         // has not moved for long waits for a receiver that computes, and waiting must not cost a core.
         sched_yield();
         return;
     }
-    // Work that has not come for a while comes from a long step: a rest of 0.4 ms is small beside it.
-    int patience = expectation == LVP_EXPECT_NOTHING ? 16 : SOON_ROUNDS;
-    long longest = expectation == LVP_EXPECT_NOTHING ? LONGEST : SOON_LONGEST;
-    int doublings = idle_rounds / patience;
+    // Work that has not come for a while comes from a long step, beside which the rest is small; a payload may be
+    // halfway.
+    int doublings = idle_rounds / (expectation == LVP_EXPECT_NOTHING ? 16 : SOON_ROUNDS);
+    long longest = expectation == LVP_IN_TRANSFER ? MOVING_LONGEST : LONGEST;
     long nanoseconds = doublings >= 6 ? longest : (long)SHORTEST << doublings;
     if (nanoseconds > longest) nanoseconds = longest;
     struct timespec rest = {0, nanoseconds};

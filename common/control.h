@@ -36,8 +36,9 @@ enum lvp_status lvp_control_unpack_to_worker(const uint8_t *bytes, size_t n_byte
 enum lvp_status lvp_control_unpack_from_worker(const uint8_t *bytes, size_t n_bytes,
                                                Lvp__FromWorker **message) LVP_MUST_CHECK;
 
-// How long a communication thread rests before it polls again: not at all while a payload moves, 50 us to 0.4 ms while
-// something is expected, up to 2 ms when nothing is. `idle_rounds` counts polls in a row that found nothing.
+// Rests before a communication thread polls again: not at all while a payload moves (up to 0.4 ms where it waits for
+// its receiver), else from 50 us to 2 ms, the longer nothing has come. `idle_rounds` counts polls in a row that found
+// nothing.
 enum lvp_expectation { LVP_EXPECT_NOTHING, LVP_EXPECT_SOON, LVP_IN_TRANSFER };
 void lvp_poll_rest(enum lvp_expectation expectation, int idle_rounds);
 

@@ -3,6 +3,7 @@
 #include "common/job.h"
 #include "common/log.h"
 #include "coordinator/bench_result.h"
+#include "coordinator/link.h"
 #include "coordinator/run.h"
 
 #include <stdio.h>
@@ -169,7 +170,15 @@ static enum lvp_status probe(struct bench *bench)
     Lvp__Probe body = LVP__PROBE__INIT;
     question.body_case = LVP__TO_WORKER__BODY_PROBE;
     question.probe = &body;
-    return ask_all(bench, &question, LVP__FROM_WORKER__BODY_ROOF, take_roof);
+    LVP_TRY(ask_all(bench, &question, LVP__FROM_WORKER__BODY_ROOF, take_roof));
+    for (int r = 0; r < bench->world.n_replicas; r++) {
+        for (int s = 0; s + 1 < bench->world.n_stages; s++) {
+            int rank = lvp_world_rank(&bench->world, r, s);
+            LVP_TRY(lvp_link_measure(&bench->world, rank, lvp_world_rank(&bench->world, r, s + 1),
+                                     &bench->roofs[rank - 1].link));
+        }
+    }
+    return LVP_OK;
 }
 
 // One repeat of `images` requests, into repeats[n_repeats].

@@ -94,13 +94,13 @@ static json_t *worker_json(const struct lvp_bench_measurement *m, const struct l
     double decode_bytes = (double)cost.language.decode_weight_bytes * (double)s->decode_steps;
     double read_rate = ratio(decode_bytes, s->decode_seconds);
     char first[LVP_BLOCK_NAME], last[LVP_BLOCK_NAME];
-    json_t *what =
-        json_pack("{s:i, s:s, s:i, s:i, s:s, s:s, s:i, s:f, s:f, s:f}", "rank", w + 1, "host", worker->host, "replica",
-                  worker->replica, "stage", worker->stage, "first_block",
-                  lvp_block_name(workload->config, m->deployment->partition.first[worker->stage], first), "last_block",
-                  lvp_block_name(workload->config, m->deployment->partition.first[worker->stage + 1] - 1, last),
-                  "threads", worker->threads, "load_seconds", worker->load_seconds, "roof_flops", roof->flops,
-                  "roof_read_bytes", roof->read_bytes);
+    json_t *what = json_pack(
+        "{s:i, s:s, s:i, s:i, s:s, s:s, s:i, s:f, s:f, s:f, s:f, s:f}", "rank", w + 1, "host", worker->host, "replica",
+        worker->replica, "stage", worker->stage, "first_block",
+        lvp_block_name(workload->config, m->deployment->partition.first[worker->stage], first), "last_block",
+        lvp_block_name(workload->config, m->deployment->partition.first[worker->stage + 1] - 1, last), "threads",
+        worker->threads, "load_seconds", worker->load_seconds, "roof_flops", roof->flops, "roof_read_bytes",
+        roof->read_bytes, "link_bytes_per_second", roof->link.bytes, "link_seconds", roof->link.seconds);
     json_t *time =
         json_pack("{s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:I, s:I, s:I}", "busy_seconds", s->compute_seconds,
                   "encode_seconds", s->encode_seconds, "prefill_seconds", s->prefill_seconds, "select_seconds",

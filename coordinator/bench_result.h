@@ -18,6 +18,7 @@ void lvp_bench_add_spans(struct lvp_bench_repeat *repeat, int rank, const Lvp__S
 // What the device of a worker could do.
 struct lvp_roof_rates {
     double flops, read_bytes; // a second
+    struct lvp_link link;     // to the next stage; zeros for the last
 };
 
 struct lvp_bench_measurement {

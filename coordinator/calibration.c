@@ -5,6 +5,7 @@
 #include "common/measure.h"
 #include "common/shapes.h"
 #include "coordinator/deployment.h"
+#include "coordinator/link.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -69,13 +70,6 @@ static void take_rates(void *context, int rank, const Lvp__FromWorker *answer)
     rates->roof_read_bytes = answer->roof->read_bytes;
 }
 
-static void take_link(void *context, int rank, const Lvp__FromWorker *answer)
-{
-    const struct calibration *c = context;
-    if (rank != 1) return;
-    c->profile->link = (struct lvp_link){.bytes = answer->roof->link_bytes, .seconds = answer->roof->link_seconds};
-}
-
 static enum lvp_status measure(struct calibration *c, struct lvp_world *world)
 {
     Lvp__ToWorker question = LVP__TO_WORKER__INIT;
@@ -95,12 +89,7 @@ static enum lvp_status measure(struct calibration *c, struct lvp_world *world)
         if (threads == c->options->threads) break;
     }
     lvp_info("measuring the link between two ranks");
-    probe.calibrate = 0;
-    for (int rank = 1; rank <= 2; rank++) { // one message each: they name each other
-        probe.peer = 3 - rank;
-        LVP_TRY(lvp_world_send(world, rank, &question));
-    }
-    return lvp_world_collect(world, 2, LVP__FROM_WORKER__BODY_ROOF, take_link, c);
+    return lvp_link_measure(world, 1, 2, &c->profile->link);
 }
 
 static enum lvp_status run(struct calibration *c, MPI_Comm control, int n_workers, struct lvp_world *world)

@@ -126,12 +126,18 @@ enum lvp_status lvp_scheduler_add(struct lvp_scheduler *s, void *request, int n_
     return LVP_OK;
 }
 
+static bool has_room(const struct lvp_scheduler *s, const struct waiting *next)
+{
+    if (s->free_slots.n == 0) return false;
+    for (int d = 0; d <= s->config.prune.n_points; d++)
+        if (pages_at(s, next->n_text, next->n_images, next->max_new, d) > s->free_pages[d]) return false;
+    return true;
+}
+
 // Takes a slot and pages for the request at the head of the queue if there is room; -1 if not.
 static int admit(struct lvp_scheduler *s, const struct waiting *next)
 {
-    if (s->free_slots.n == 0) return -1;
-    for (int d = 0; d <= s->config.prune.n_points; d++)
-        if (pages_at(s, next->n_text, next->n_images, next->max_new, d) > s->free_pages[d]) return -1;
+    if (!has_room(s, next)) return -1;
     int slot = pop(&s->free_slots);
     s->seqs[slot].request = next->request;
     for (int d = 0; d <= s->config.prune.n_points; d++) {
@@ -149,9 +155,10 @@ int lvp_scheduler_next(struct lvp_scheduler *s, bool prompts_coming, struct lvp_
     if (s->n_flights == s->config.max_steps) return 0;
     // An equal share of the running sequences for each stage: one group computes in every stage at any time.
     int share = (s->n_running + s->config.n_stages - 1) / s->config.n_stages;
-    if (s->n_queued == 0) {
-        bool room = s->free_slots.n > 0, all_busy = s->n_flights >= s->config.n_stages;
-        if ((prompts_coming && room) || (all_busy && s->idle.n < share)) return 0;
+    if (s->n_queued == 0 || !has_room(s, &s->queue[s->queue_first])) { // no prompt: decode rows wait for company
+        bool all_busy = s->n_flights >= s->config.n_stages;
+        if (prompts_coming && s->n_queued == 0 && s->free_slots.n > 0) return 0;
+        if (all_busy && s->idle.n < share) return 0;
     }
     struct flight *flight = &s->flights[(s->first_flight + s->n_flights) % s->config.max_steps];
     int n = 0, n_rows = 0;

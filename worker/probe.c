@@ -60,19 +60,24 @@ static enum lvp_status ping(struct lvp_transport *transport, bool begins, int pe
 }
 
 // Both ranks get the question; the lower one begins.
-static enum lvp_status measure_link(struct lvp_transport *transport, int rank, int n_ranks, int peer, Lvp__Roof *answer)
+static enum lvp_status measure_link(struct lvp_transport *transport, int rank, int n_ranks, const Lvp__Probe *question,
+                                    Lvp__Roof *answer)
 {
-    enum { LARGE = 8 << 20 };
+    enum { MOST = 64 << 20 };
+    int peer = question->peer;
     double small = 0, large = 0;
     if (peer == rank || peer < 1 || peer >= n_ranks)
         return lvp_fail(LVP_ERR_FORMAT, "asked to measure the link to rank %d", peer);
-    void *buffer = calloc(1, LARGE);
+    if (question->bytes < 1 || question->bytes > MOST)
+        return lvp_fail(LVP_ERR_FORMAT, "asked to measure a link with %d bytes", question->bytes);
+    size_t n_bytes = (size_t)question->bytes;
+    void *buffer = calloc(1, n_bytes);
     if (buffer == NULL) return lvp_fail(LVP_ERR_MEMORY, "out of memory for measuring a link");
     enum lvp_status status = ping(transport, rank < peer, peer, buffer, 1, 200, &small);
-    if (status == LVP_OK) status = ping(transport, rank < peer, peer, buffer, LARGE, 10, &large);
+    if (status == LVP_OK) status = ping(transport, rank < peer, peer, buffer, n_bytes, 4, &large);
     free(buffer);
-    answer->link_seconds = small / 2;
-    answer->link_bytes = large > small ? LARGE / ((large - small) / 2) : 0;
+    answer->link_small_seconds = small / 2;
+    answer->link_seconds = large / 2;
     return status;
 }
 
@@ -83,7 +88,7 @@ enum lvp_status lvp_probe_run(struct lvp_compute *compute, struct lvp_transport 
     lvp__roof__init(&probe->answer);
     if (compute->steps.computed < compute->steps.announced || compute->encodes.computed < compute->encodes.announced)
         return lvp_fail(LVP_ERR_FORMAT, "the coordinator asks for the device's limits while work is under way");
-    if (question->peer > 0) LVP_TRY(measure_link(transport, rank, n_ranks, question->peer, &probe->answer));
+    if (question->peer > 0) LVP_TRY(measure_link(transport, rank, n_ranks, question, &probe->answer));
     if (question->calibrate > 0)
         LVP_TRY(run_experiments(compute, question->calibrate, probe, &roof));
     else if (question->peer == 0 && compute->backend->ops->roof != NULL)

@@ -244,9 +244,10 @@ wait_job() { # wait_job JOB [SECONDS]; of an array, its worst state
       grep -vx COMPLETED <<<"$states" || { echo COMPLETED; return 0; }
       return 1
     fi
-    # Not in the second in which the job was revoked: slurmd takes the new start for the old one, and the job fails.
+    # Not while a slurmd still ends the old start, which takes seconds on a busy machine or behind a cut link: it takes the
+    # new start for the old one, and the job fails.
     if [[ $jobs == *" Reason=BeginTime "* ]]; then
-      sleep 2
+      sleep 6
       slurm scontrol update JobId="$1" StartTime=now 2>/dev/null || true # it may have just started
     fi
     ((SECONDS < end)) || { echo "$states"; return 124; }

@@ -2,6 +2,7 @@
 // never crashes the rank. No MPI: the messages are handed over as the communication thread would.
 #include "common/checkpoint.h"
 #include "worker/compute.h"
+#include "worker/probe.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
@@ -327,6 +328,37 @@ static void test_step(void **state)
     EXPECT_STEP("KV pages", 1, step.sequences[0].max_new = MAX_KV);
 }
 
+static void expect_probe(struct lvp_compute *compute, int calibrate, int peer, const char *text)
+{
+    enum { RANK = 1, RANKS = 3 };
+    Lvp__Probe question = LVP__PROBE__INIT;
+    static struct lvp_probe probe;
+    question.calibrate = calibrate;
+    question.peer = peer;
+    question.bytes = -1;
+    lvp_error_clear();
+    assert_int_equal(lvp_probe_run(compute, NULL, RANK, RANKS, &question, &probe), LVP_ERR_FORMAT);
+    if (strstr(lvp_error_text(), text) == NULL) fail_msg("'%s' does not say '%s'", lvp_error_text(), text);
+}
+
+static void test_probe(void **state)
+{
+    (void)state;
+    struct told told;
+    struct lvp_compute *compute = NULL;
+    start_whole(&told, &compute);
+    expect_probe(compute, compute->setup.threads + 1, 0, "threads");
+    expect_probe(compute, INT32_MAX, 0, "threads");
+    expect_probe(compute, 0, 1, "link to rank 1"); // itself
+    expect_probe(compute, 0, 3, "link to rank 3");
+    expect_probe(compute, 0, INT32_MAX, "link to rank");
+    expect_probe(compute, 0, 2, "-1 bytes");
+    compute->steps.announced++;
+    expect_probe(compute, 0, 0, "work is under way");
+    compute->steps.announced--;
+    stop(compute);
+}
+
 static enum lvp_status encode(struct lvp_compute *compute, size_t n, int32_t *slots)
 {
     static uint64_t samples[8];
@@ -419,6 +451,7 @@ int main(void)
         cmocka_unit_test(test_setup),
         cmocka_unit_test(test_setup_against_the_model),
         cmocka_unit_test(test_step),
+        cmocka_unit_test(test_probe),
         cmocka_unit_test(test_encode),
         cmocka_unit_test(test_release),
         cmocka_unit_test(test_work_for_another_stage),

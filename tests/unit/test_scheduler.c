@@ -279,6 +279,55 @@ static void test_decodes_are_spread_over_the_stages(void **state)
     lvp_scheduler_destroy(scheduler);
 }
 
+// Decode rows alone wait while images are being encoded, but not for a prompt that would find no room; and they wait
+// for a group in flight that they can join, so that one stage does not decode two halves in turns.
+static void test_decodes_wait_for_company(void **state)
+{
+    (void)state;
+    struct lvp_scheduler_config config = config_of(1, 3, 4096, 1000);
+    struct lvp_scheduler *scheduler = NULL;
+    struct lvp_planned_seq seqs[MAX_SEQS];
+    bool finished[MAX_SEQS] = {false};
+    assert_int_equal(lvp_scheduler_create(&config, &scheduler), LVP_OK);
+    assert_int_equal(lvp_scheduler_add(scheduler, &seqs[0], 10, 1, 20), LVP_OK);
+    assert_int_equal(lvp_scheduler_next(scheduler, true, seqs), 1);
+    assert_int_equal(lvp_scheduler_step_done(scheduler, finished), LVP_OK);
+    assert_int_equal(lvp_scheduler_next(scheduler, true, seqs), 0); // until the image is there
+    assert_int_equal(lvp_scheduler_add(scheduler, &seqs[1], 10, 1, 20), LVP_OK);
+    assert_int_equal(lvp_scheduler_next(scheduler, true, seqs), 2); // and then they go together
+    assert_false(seqs[0].prefill);
+    assert_true(seqs[1].prefill);
+    assert_int_equal(lvp_scheduler_add(scheduler, &seqs[2], 10, 1, 20), LVP_OK);
+    assert_int_equal(lvp_scheduler_next(scheduler, true, seqs), 1); // a prompt does not wait for a step in flight
+    assert_int_equal(lvp_scheduler_step_done(scheduler, finished), LVP_OK);
+    assert_int_equal(lvp_scheduler_next(scheduler, true, seqs), 0); // two of three are back
+    assert_int_equal(lvp_scheduler_step_done(scheduler, finished), LVP_OK);
+    assert_int_equal(lvp_scheduler_next(scheduler, true, seqs), 3); // no slot is free for what is encoded
+    assert_int_equal(lvp_scheduler_step_done(scheduler, finished), LVP_OK);
+    assert_int_equal(lvp_scheduler_next(scheduler, false, seqs), 3);
+    lvp_scheduler_destroy(scheduler);
+}
+
+// A prompt that finds no room does not let decode rows go in pieces.
+static void test_groups_stay_together_before_a_full_house(void **state)
+{
+    (void)state;
+    struct lvp_scheduler_config config = config_of(1, 3, 200, 1000); // one prompt of 154 rows in a step
+    struct lvp_scheduler *scheduler = NULL;
+    struct lvp_planned_seq seqs[MAX_SEQS];
+    bool finished[MAX_SEQS] = {false};
+    assert_int_equal(lvp_scheduler_create(&config, &scheduler), LVP_OK);
+    for (int i = 0; i < 5; i++) assert_int_equal(lvp_scheduler_add(scheduler, &seqs[i], 10, 1, 20), LVP_OK);
+    for (int i = 0; i < 2; i++) assert_int_equal(lvp_scheduler_next(scheduler, false, seqs), 1);
+    assert_int_equal(lvp_scheduler_step_done(scheduler, finished), LVP_OK);
+    assert_int_equal(lvp_scheduler_next(scheduler, false, seqs), 2); // with the third prompt: the house is full
+    assert_int_equal(lvp_scheduler_step_done(scheduler, finished), LVP_OK);
+    assert_int_equal(lvp_scheduler_next(scheduler, false, seqs), 0); // one is back, two are in flight
+    assert_int_equal(lvp_scheduler_step_done(scheduler, finished), LVP_OK);
+    assert_int_equal(lvp_scheduler_next(scheduler, false, seqs), 3);
+    lvp_scheduler_destroy(scheduler);
+}
+
 static void test_what_never_fits_is_said(void **state)
 {
     (void)state;
@@ -304,6 +353,8 @@ int main(void)
         cmocka_unit_test(test_oversize_prompt_runs_alone),
         cmocka_unit_test(test_admission_is_exact),
         cmocka_unit_test(test_decodes_are_spread_over_the_stages),
+        cmocka_unit_test(test_decodes_wait_for_company),
+        cmocka_unit_test(test_groups_stay_together_before_a_full_house),
         cmocka_unit_test(test_what_never_fits_is_said),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -18,6 +18,12 @@ enum {
     LVP_INT8_MOST_FEATURES = INT32_MAX / (LVP_INT8_LARGEST * LVP_INT8_LARGEST),
 };
 
+// The largest of `largest` and |value|; what is not a number stays.
+static inline float lvp_int8_larger(float largest, float value)
+{
+    return fabsf(value) <= largest || isnan(largest) ? largest : fabsf(value);
+}
+
 static inline float lvp_int8_x_limit(int in)
 {
     int32_t limit = INT32_MAX / LVP_INT8_LARGEST / in;

@@ -183,10 +183,8 @@ static void pack_chunk(const struct lvp_linear *linear, const struct lvp_tensor_
 static float largest_magnitude(const struct lvp_tensor_view *weight, size_t row, size_t in)
 {
     float largest = 0;
-    for (size_t i = row * in; i < (row + 1) * in; i++) {
-        float magnitude = fabsf(lvp_load_f32(weight->data, weight->dtype, i));
-        if (!(magnitude <= largest)) largest = magnitude; // a NaN stays
-    }
+    for (size_t i = row * in; i < (row + 1) * in; i++)
+        largest = lvp_int8_larger(largest, lvp_load_f32(weight->data, weight->dtype, i));
     return largest;
 }
 

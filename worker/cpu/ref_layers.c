@@ -55,9 +55,7 @@ static enum lvp_status check_parts(const struct lvp_linear_part *parts, int n_pa
 static float largest_magnitude(const float *x, size_t n)
 {
     float largest = 0;
-    for (size_t i = 0; i < n; i++) {
-        if (!(fabsf(x[i]) <= largest)) largest = fabsf(x[i]); // a NaN stays
-    }
+    for (size_t i = 0; i < n; i++) largest = lvp_int8_larger(largest, x[i]);
     return largest;
 }
 
