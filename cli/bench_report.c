@@ -1,6 +1,7 @@
 #include "cli/bench_report.h"
 
 #include <stdio.h>
+#include <string.h>
 
 static double number(const json_t *object, const char *field)
 {
@@ -24,11 +25,13 @@ void lvp_bench_report_row(const json_t *result, bool first, double *base)
     double rate = median(result, "images_per_second");
     if (first) {
         *base = rate;
-        (void)printf("%s, %s on %s; %.0f images a repeat, %.0f text tokens, %.0f new tokens\n\n"
+        const char *int8 = strcmp(text(result, "weights"), "int8") == 0 ? " with int8 weights" : "";
+        (void)printf("%s, %s%s on %s; %.0f images a repeat, %.0f text tokens, %.0f new tokens\n\n"
                      "%-14s %7s %5s %12s %9s %7s %11s %10s %10s %9s %8s %7s\n",
-                     text(result, "model"), text(result, "dtype"), text(result, "kernel_set"), number(result, "images"),
-                     number(result, "text_tokens"), number(result, "new_tokens"), "keep", "stages", "conc", "images/s",
-                     "min-max", "ratio", "prompt r/s", "tokens/s", "first s", "later ms", "GFLOP/s", "of roof");
+                     text(result, "model"), text(result, "dtype"), int8, text(result, "kernel_set"),
+                     number(result, "images"), number(result, "text_tokens"), number(result, "new_tokens"), "keep",
+                     "stages", "conc", "images/s", "min-max", "ratio", "prompt r/s", "tokens/s", "first s", "later ms",
+                     "GFLOP/s", "of roof");
     }
     char spread[32], stages[24];
     (void)snprintf(spread, sizeof spread, "%+.0f/%+.0f%%", 100 * (number(images, "min") / rate - 1),

@@ -55,9 +55,10 @@ static void print_head(const struct lvp_plan_report *report)
 {
     const struct lvp_workload *w = &report->workload;
     int tokens = lvp_vision_tokens(w->config);
-    (void)printf("%s, %s: %d blocks; %d image%s of %d tokens, each with %d text and %d new tokens\n", report->model,
-                 lvp_dtype_name(w->dtype), lvp_block_count(w->config), report->images, report->images == 1 ? "" : "s",
-                 tokens, w->text_tokens, w->new_tokens);
+    (void)printf("%s, %s%s: %d blocks; %d image%s of %d tokens, each with %d text and %d new tokens\n", report->model,
+                 lvp_dtype_name(w->dtype), w->weights == LVP_INT8 ? " with int8 weights" : "",
+                 lvp_block_count(w->config), report->images, report->images == 1 ? "" : "s", tokens, w->text_tokens,
+                 w->new_tokens);
     (void)printf("pruner %s", report->pruner);
     if (report->source == LVP_PRUNER_FROM_FILE) (void)printf(", inner width %d", w->pruner_width);
     if (report->source == LVP_PRUNER_ASSUMED) (void)printf(", inner width %d (assumed)", w->pruner_width);
@@ -190,10 +191,10 @@ json_t *lvp_plan_report_json(const struct lvp_plan_report *report)
         (void)json_array_append_new(partition, json_integer(report->partition.first[s + 1]));
         (void)json_array_append_new(cuts, cut_json(report, s));
     }
-    return json_pack("{s:s, s:s, s:s, s:i, s:i, s:i, s:i, s:i, s:o, s:o, s:o, s:o, s:o, s:o, s:o}", "model",
-                     report->model, "dtype", lvp_dtype_name(w->dtype), "pruner", report->pruner, "pruner_width",
-                     w->pruner_width, "images", report->images, "text_tokens", w->text_tokens, "new_tokens",
-                     w->new_tokens, "blocks", lvp_block_count(w->config), "prune_after", after, "vision_tokens",
-                     vision_tokens_json(w), "partition", partition, "stages", stages, "cuts", cuts, "total",
-                     totals_json(w, report->images), "dense_total", totals_json(&dense, report->images));
+    return json_pack("{s:s, s:s, s:s, s:s, s:i, s:i, s:i, s:i, s:i, s:o, s:o, s:o, s:o, s:o, s:o, s:o}", "model",
+                     report->model, "dtype", lvp_dtype_name(w->dtype), "weights", lvp_dtype_name(w->weights), "pruner",
+                     report->pruner, "pruner_width", w->pruner_width, "images", report->images, "text_tokens",
+                     w->text_tokens, "new_tokens", w->new_tokens, "blocks", lvp_block_count(w->config), "prune_after",
+                     after, "vision_tokens", vision_tokens_json(w), "partition", partition, "stages", stages, "cuts",
+                     cuts, "total", totals_json(w, report->images), "dense_total", totals_json(&dense, report->images));
 }

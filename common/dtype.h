@@ -60,7 +60,7 @@ static inline float lvp_f16_to_f32(uint16_t value)
         memcpy(&bits, &result, sizeof bits);
         bits |= sign;
     } else if (exponent == 0x1f) {
-        bits = sign | 0x7f800000U | (mantissa << 13);
+        bits = sign | 0x7f800000U | (mantissa << 13) | (mantissa != 0 ? 0x400000U : 0); // as the hardware: a quiet NaN
     } else {
         bits = sign | ((exponent + 112U) << 23) | (mantissa << 13);
     }

@@ -7,6 +7,7 @@
 #include "coordinator/deployment.h"
 #include "coordinator/link.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -37,7 +38,7 @@ static void take_experiment(const struct calibration *c, const Lvp__Roof__Experi
 {
     const struct lvp_text_config *text = &c->workload.config->text;
     int vit = lvp_block_index(c->workload.config, LVP_BLOCK_VIT, 0);
-    if (e->seconds <= 0 || e->n < 1) return;
+    if (!(e->seconds > 0) || !isfinite(e->seconds) || e->n < 1) return;
     switch (e->kind) {
     case LVP_EXPERIMENT_ROWS:
         if (rates->n_points == LVP_MAX_RATE_POINTS) return;

@@ -13,7 +13,7 @@ struct lvp_layout_request {
 enum lvp_status lvp_layout(const struct lvp_layout_request *asked, int n_workers, int *stages,
                            int *replicas) LVP_MUST_CHECK;
 
-// Workers that a bare launch starts.
+// Workers that a bare launch starts. Errors as lvp_layout.
 enum lvp_status lvp_layout_workers(const struct lvp_layout_request *asked, int *n_workers) LVP_MUST_CHECK;
 
 #endif

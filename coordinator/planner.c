@@ -247,6 +247,8 @@ enum lvp_status lvp_plan_choice(struct lvp_planner_input *input, const struct lv
     if (choice->mode == LVP_PARTITION_AUTO)
         return may_shrink ? lvp_plan_within_memory(input, partition) : lvp_plan_partition(input, partition);
     LVP_TRY(lvp_partition_resolve(choice, input->workload->config, &input->workload->prune, partition));
-    while (may_shrink && input->sequences > 1 && !fits(input, partition)) input->sequences /= 2;
-    return LVP_OK;
+    if (!may_shrink) return LVP_OK;
+    while (input->sequences > 1 && !fits(input, partition)) input->sequences /= 2;
+    if (fits(input, partition)) return LVP_OK;
+    return lvp_fail(LVP_ERR_USAGE, "a stage of this partition does not fit the memory; cut elsewhere, or more often");
 }

@@ -45,7 +45,7 @@ enum lvp_status lvp_plan_partition(const struct lvp_planner_input *input,
 enum lvp_status lvp_plan_within_memory(struct lvp_planner_input *input, struct lvp_partition *partition) LVP_MUST_CHECK;
 
 // The partition of a choice: the planner's, or as it is asked for. `may_shrink`: *input takes as many sequences as the
-// memory has room for, down to one.
+// memory has room for, down to one. LVP_ERR_USAGE where even that does not fit, or the partition cannot be.
 enum lvp_status lvp_plan_choice(struct lvp_planner_input *input, const struct lvp_partition_choice *choice,
                                 bool may_shrink, struct lvp_partition *partition) LVP_MUST_CHECK;
 

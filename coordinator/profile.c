@@ -126,7 +126,8 @@ static const char *read_profile(const json_t *json, struct lvp_profile *profile)
     if (json_integer_value(json_object_get(json, "lvpipe_profile")) != FORMAT) return "lvpipe_profile";
     *profile = (struct lvp_profile){0};
     if (!read_dtype(json, "dtype", &profile->dtype) || !lvp_dtype_computes((int)profile->dtype)) return "dtype";
-    if (!read_dtype(json, "weights", &profile->weights)) return "weights";
+    profile->weights = profile->dtype; // of a profile that does not say
+    if (json_object_get(json, "weights") != NULL && !read_dtype(json, "weights", &profile->weights)) return "weights";
     if (cpu == NULL) return "cpu";
     if (kernel_set == NULL) return "kernel_set";
     (void)snprintf(profile->cpu, sizeof profile->cpu, "%s", cpu);

@@ -170,7 +170,7 @@ struct lvp_backend {
     enum lvp_dtype dtype;   // of residual stream, KV and weights: LVP_BF16, LVP_F16 or LVP_F32
     enum lvp_dtype weights; // of the model's linear layers: dtype, unless the owner sets LVP_INT8 before it creates any
     const char
-        *kernel_set; // "ref", "portable", "avx2", "avx512", "avx512bf16": the numeric path, with dtype and weights
+        *kernel_set; // "ref", "portable", "avx2", "avx512", "avx512bf16"; with dtype and weights the numeric path
     int threads;
 };
 

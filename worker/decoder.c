@@ -44,10 +44,10 @@ static enum lvp_status load_layer(struct lvp_backend *backend, const struct lvp_
     LVP_TRY(lvp_vector_create(backend, lvp_checkpoint_weight(ckpt, LVP_W_NORM2, i), &layer->norm2));
     LVP_TRY(backend->ops->linear_create(backend, qkv, 3, backend->weights, &layer->qkv));
     LVP_TRY(lvp_linear_from(backend, lvp_checkpoint_weight(ckpt, LVP_W_O, i), lvp_checkpoint_weight(ckpt, LVP_W_O_B, i),
-                            &layer->out));
+                            backend->weights, &layer->out));
     LVP_TRY(backend->ops->linear_create(backend, gate_up, 2, backend->weights, &layer->gate_up));
     return lvp_linear_from(backend, lvp_checkpoint_weight(ckpt, LVP_W_DOWN, i),
-                           lvp_checkpoint_weight(ckpt, LVP_W_DOWN_B, i), &layer->down);
+                           lvp_checkpoint_weight(ckpt, LVP_W_DOWN_B, i), backend->weights, &layer->down);
 }
 
 // Angles are products of f32 numbers, as transformers computes them: position / factor * theta^(-2i / head_dim).

@@ -36,21 +36,14 @@ struct lvp_pruner {
 };
 
 // The modules are small and decide what is lost for good: they keep the model's dtype whatever its weights have.
-static enum lvp_status module_linear(struct lvp_backend *backend, const struct lvp_tensor_view *weight,
-                                     const struct lvp_tensor_view *bias, struct lvp_linear **linear)
-{
-    struct lvp_linear_part part = {.weight = weight, .bias = bias};
-    return backend->ops->linear_create(backend, &part, 1, backend->dtype, linear);
-}
-
 static enum lvp_status load_block(struct lvp_backend *backend, const struct lvp_pruner_block *from, struct block *to)
 {
     struct lvp_linear_part kv[2] = {{.weight = from->k}, {.weight = from->v}};
-    LVP_TRY(module_linear(backend, from->q, NULL, &to->q));
+    LVP_TRY(lvp_linear_from(backend, from->q, NULL, backend->dtype, &to->q));
     LVP_TRY(backend->ops->linear_create(backend, kv, 2, backend->dtype, &to->kv));
-    LVP_TRY(module_linear(backend, from->o, NULL, &to->out));
-    LVP_TRY(module_linear(backend, from->fc1_w, from->fc1_b, &to->fc1));
-    LVP_TRY(module_linear(backend, from->fc2_w, from->fc2_b, &to->fc2));
+    LVP_TRY(lvp_linear_from(backend, from->o, NULL, backend->dtype, &to->out));
+    LVP_TRY(lvp_linear_from(backend, from->fc1_w, from->fc1_b, backend->dtype, &to->fc1));
+    LVP_TRY(lvp_linear_from(backend, from->fc2_w, from->fc2_b, backend->dtype, &to->fc2));
     LVP_TRY(lvp_vector_create(backend, from->norm1_w, &to->norm1_w));
     LVP_TRY(lvp_vector_create(backend, from->norm1_b, &to->norm1_b));
     LVP_TRY(lvp_vector_create(backend, from->norm2_w, &to->norm2_w));
@@ -70,7 +63,7 @@ static enum lvp_status create_modules(struct lvp_pruner *p, const struct lvp_pru
         int point = p->first_point + m;
         for (int b = 0; b < BLOCKS; b++)
             LVP_TRY(load_block(backend, &weights->blocks[point][b], &p->modules[m].blocks[b]));
-        LVP_TRY(module_linear(backend, weights->gate[point], NULL, &p->modules[m].gate));
+        LVP_TRY(lvp_linear_from(backend, weights->gate[point], NULL, backend->dtype, &p->modules[m].gate));
     }
     size_t width = (size_t)p->width;
     LVP_TRY(lvp_floats_create(backend, rows * (size_t)p->hidden, &p->vision));

@@ -69,7 +69,8 @@ static enum lvp_status create_head(struct lvp_stage *stage, const struct lvp_che
     struct lvp_head *head = &stage->head;
     size_t seqs = (size_t)stage->limits.max_seqs;
     LVP_TRY(lvp_vector_create(backend, lvp_checkpoint_weight(checkpoint, LVP_W_FINAL_NORM, 0), &head->norm));
-    LVP_TRY(lvp_linear_from(backend, lvp_checkpoint_weight(checkpoint, LVP_W_LM_HEAD, 0), NULL, &head->lm_head));
+    LVP_TRY(lvp_linear_from(backend, lvp_checkpoint_weight(checkpoint, LVP_W_LM_HEAD, 0), NULL, backend->weights,
+                            &head->lm_head));
     LVP_TRY(lvp_floats_create(backend, seqs * (size_t)stage->config.text.hidden, &head->rows));
     LVP_TRY(lvp_floats_create(backend, seqs * (size_t)stage->config.text.vocab, &head->logits));
     LVP_TRY(lvp_ints_create(backend, seqs, &head->tokens));

@@ -64,18 +64,19 @@ static enum lvp_status load_layer(struct lvp_backend *backend, const struct lvp_
     LVP_TRY(lvp_vector_create(backend, lvp_checkpoint_weight(ckpt, LVP_W_VIT_NORM2_B, i), &layer->norm2_b));
     LVP_TRY(backend->ops->linear_create(backend, qkv, 3, backend->weights, &layer->qkv));
     LVP_TRY(lvp_linear_from(backend, lvp_checkpoint_weight(ckpt, LVP_W_VIT_O, i),
-                            lvp_checkpoint_weight(ckpt, LVP_W_VIT_O_B, i), &layer->out));
+                            lvp_checkpoint_weight(ckpt, LVP_W_VIT_O_B, i), backend->weights, &layer->out));
     LVP_TRY(lvp_linear_from(backend, lvp_checkpoint_weight(ckpt, LVP_W_VIT_FC1, i),
-                            lvp_checkpoint_weight(ckpt, LVP_W_VIT_FC1_B, i), &layer->fc1));
+                            lvp_checkpoint_weight(ckpt, LVP_W_VIT_FC1_B, i), backend->weights, &layer->fc1));
     return lvp_linear_from(backend, lvp_checkpoint_weight(ckpt, LVP_W_VIT_FC2, i),
-                           lvp_checkpoint_weight(ckpt, LVP_W_VIT_FC2_B, i), &layer->fc2);
+                           lvp_checkpoint_weight(ckpt, LVP_W_VIT_FC2_B, i), backend->weights, &layer->fc2);
 }
 
 static enum lvp_status load_weights(struct lvp_vision *v, const struct lvp_checkpoint *ckpt)
 {
     struct lvp_backend *backend = v->backend;
     if (v->range.patch_embed) {
-        LVP_TRY(lvp_linear_from(backend, lvp_checkpoint_weight(ckpt, LVP_W_VIT_PATCH, 0), NULL, &v->patch));
+        LVP_TRY(lvp_linear_from(backend, lvp_checkpoint_weight(ckpt, LVP_W_VIT_PATCH, 0), NULL, backend->weights,
+                                &v->patch));
         LVP_TRY(lvp_vector_create(backend, lvp_checkpoint_weight(ckpt, LVP_W_VIT_CLASS, 0), &v->cls));
         LVP_TRY(lvp_vector_create(backend, lvp_checkpoint_weight(ckpt, LVP_W_VIT_POSITION, 0), &v->position));
         LVP_TRY(lvp_vector_create(backend, lvp_checkpoint_weight(ckpt, LVP_W_VIT_PRE_NORM_W, 0), &v->pre_norm_w));
@@ -87,9 +88,9 @@ static enum lvp_status load_weights(struct lvp_vision *v, const struct lvp_check
     }
     if (v->range.project) {
         LVP_TRY(lvp_linear_from(backend, lvp_checkpoint_weight(ckpt, LVP_W_PROJ1, 0),
-                                lvp_checkpoint_weight(ckpt, LVP_W_PROJ1_B, 0), &v->project1));
+                                lvp_checkpoint_weight(ckpt, LVP_W_PROJ1_B, 0), backend->weights, &v->project1));
         LVP_TRY(lvp_linear_from(backend, lvp_checkpoint_weight(ckpt, LVP_W_PROJ2, 0),
-                                lvp_checkpoint_weight(ckpt, LVP_W_PROJ2_B, 0), &v->project2));
+                                lvp_checkpoint_weight(ckpt, LVP_W_PROJ2_B, 0), backend->weights, &v->project2));
     }
     return LVP_OK;
 }

@@ -68,10 +68,10 @@ enum lvp_status lvp_vector_create(struct lvp_backend *backend, const struct lvp_
 }
 
 enum lvp_status lvp_linear_from(struct lvp_backend *backend, const struct lvp_tensor_view *weight,
-                                const struct lvp_tensor_view *bias, struct lvp_linear **linear)
+                                const struct lvp_tensor_view *bias, enum lvp_dtype type, struct lvp_linear **linear)
 {
     struct lvp_linear_part part = {.weight = weight, .bias = bias};
-    return backend->ops->linear_create(backend, &part, 1, backend->weights, linear);
+    return backend->ops->linear_create(backend, &part, 1, type, linear);
 }
 
 static enum lvp_status words_create(struct lvp_backend *backend, size_t n, void **memory)

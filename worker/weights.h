@@ -13,9 +13,10 @@ enum lvp_status lvp_vector_create(struct lvp_backend *backend, const struct lvp_
 enum lvp_status lvp_table_create(struct lvp_backend *backend, const struct lvp_tensor_view *tensor,
                                  enum lvp_dtype dtype, void **table) LVP_MUST_CHECK;
 
-// A linear layer of one weight in backend->weights; bias may be NULL.
+// A linear layer of one weight, packed as `type` (backend->weights for the model's own); bias may be NULL.
 enum lvp_status lvp_linear_from(struct lvp_backend *backend, const struct lvp_tensor_view *weight,
-                                const struct lvp_tensor_view *bias, struct lvp_linear **linear) LVP_MUST_CHECK;
+                                const struct lvp_tensor_view *bias, enum lvp_dtype type,
+                                struct lvp_linear **linear) LVP_MUST_CHECK;
 
 // n elements of backend memory, zeroed. n = 0 gives a valid pointer.
 enum lvp_status lvp_floats_create(struct lvp_backend *backend, size_t n, float **memory) LVP_MUST_CHECK;

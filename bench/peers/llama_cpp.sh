@@ -2,7 +2,8 @@
 # lvpipe beside llama.cpp on this machine: tiny-llava (CLIP-L/336 and 22 layers of 2048), random weights, a batch of
 # prompts of 606 rows (576 of an image, 30 of text) that are prefilled and then decoded together. llama.cpp's batched-bench
 # gets token numbers in place of an image's rows; its CLIP code is timed apart, one image after the other as its command
-# line runs it, with f16 weights. Everything runs on all cores, one after the other.
+# line runs it, with f16 weights. Everything runs on all cores, one after the other. lvpipe decodes rows of earlier prompts in
+# the steps of later ones, so it has no rate of prompts or of decoding alone.
 #
 #   bench/peers/llama_cpp.sh [IMAGES [NEW_TOKENS [TYPE...]]]     16 32 BF16 F16 Q8_0 Q4_0; 25 minutes and more
 #
@@ -16,17 +17,18 @@ types=("${@:3}")
 ((${#types[@]})) || types=(BF16 F16 Q8_0 Q4_0)
 dir=$(realpath -m "${PEERS_DIR:-build/peers}")
 lvpipe=build/release/lvpipe
+version=0.3.36 # clip_bench.cpp uses what its llama.cpp calls internal
+sources=$dir/llama_cpp_python-$version/vendor/llama.cpp
 mkdir -p "$dir"
 
 if [[ ! -x $dir/clip_bench ]]; then
   python3 -m venv "$dir/venv"
   "$dir/venv/bin/pip" install -q numpy gguf
-  "$dir/venv/bin/pip" download -q --no-deps --no-binary :all: -d "$dir" llama-cpp-python
-  tar -xzf "$dir"/llama_cpp_python-*.tar.gz -C "$dir"
-  cmake -S "$dir"/llama_cpp_python-*/vendor/llama.cpp -B "$dir/llama" -G Ninja -DCMAKE_BUILD_TYPE=Release -DLLAMA_CURL=OFF \
+  "$dir/venv/bin/pip" download -q --no-deps --no-binary :all: -d "$dir" llama-cpp-python==$version
+  tar -xzf "$dir"/llama_cpp_python-$version.tar.gz -C "$dir"
+  cmake -S "$sources" -B "$dir/llama" -G Ninja -DCMAKE_BUILD_TYPE=Release -DLLAMA_CURL=OFF \
     -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_EXAMPLES=OFF -DLLAMA_BUILD_SERVER=OFF -DLLAMA_BUILD_MTMD=ON -DMTMD_VIDEO=OFF >"$dir/cmake.log"
   cmake --build "$dir/llama" --target llama-batched-bench llama-quantize mtmd >"$dir/build.log"
-  sources=$(echo "$dir"/llama_cpp_python-*/vendor/llama.cpp)
   c++ -O2 -std=c++17 -o "$dir/clip_bench" bench/peers/clip_bench.cpp -I "$sources/tools/mtmd" -I "$sources/include" \
     -I "$sources/ggml/include" -I "$sources/vendor" -L "$dir/llama/bin" -Wl,-rpath,"$dir/llama/bin" -lmtmd -lllama -lggml -lggml-base
 fi
@@ -38,10 +40,8 @@ done
 
 # report NAME ENCODE PREFILL DECODE: seconds of all images to a row of the table
 report() {
-  awk -v name="$1" -v encode="$2" -v prefill="$3" -v decode="$4" -v images="$images" -v rows=$rows -v new="$new_tokens" 'BEGIN {
-    decoded = images * (new - 1)
-    printf "%-26s %10.1f %10.1f %16.4f %16.4f\n", name, images * rows / prefill, decoded / decode, images / (prefill + decode),
-      images / (encode + prefill + decode) }'
+  awk -v name="$1" -v encode="$2" -v prefill="$3" -v decode="$4" -v images="$images" 'BEGIN {
+    printf "%-26s %16.4f %16.4f\n", name, images / (prefill + decode), images / (encode + prefill + decode) }'
 }
 
 ours() { # ours NAME OPTIONS...
@@ -51,8 +51,8 @@ ours() { # ours NAME OPTIONS...
 }
 
 lscpu | sed -n 's/^Model name: *//p'
-echo "llama-cpp-python $(basename "$dir"/llama_cpp_python-*.tar.gz .tar.gz | sed 's/.*-//'), $("$lvpipe" --version | head -1); $images images, $new_tokens new tokens"
-printf '%-26s %10s %10s %16s %16s\n' "" "prompt r/s" "decode t/s" "language, img/s" "with CLIP, img/s"
+echo "llama-cpp-python $version, $("$lvpipe" --version | head -1); $images images, $new_tokens new tokens"
+printf '%-26s %16s %16s\n' "" "language, img/s" "with CLIP, img/s"
 ours bf16 --keep none,0.5 --pruner-width 256
 ours int8 --keep none,0.5 --pruner-width 256 --weights int8
 clip=$("$dir/clip_bench" "$dir/vision.gguf" "$(nproc)" 4 2>"$dir/clip.log")

@@ -3,8 +3,7 @@
 
     transformers_llava.py IMAGES NEW_TOKENS [DTYPE[:BATCH]...]        float32:8 bfloat16:8
 
-Prints, for each dtype and batch size, rows of prompt per second, decoded tokens per second and images per second, the last
-with the vision encoder. Needs torch and transformers (train/requirements.txt).
+Prints images per second for each dtype and batch size, of the language part and with the vision encoder. Needs torch and transformers (train/requirements.txt).
 """
 
 import sys
@@ -57,16 +56,19 @@ def measure(model: transformers.LlavaForConditionalGeneration, images: int, new_
 
 def main() -> None:
     images, new_tokens = int(sys.argv[1]), int(sys.argv[2])
+    print(f"{'':<26} {'language, img/s':>16} {'with CLIP, img/s':>16}")
     print(f"torch {torch.__version__}, transformers {transformers.__version__}, {torch.get_num_threads()} threads")
     for setting in sys.argv[3:] or ["float32:8", "bfloat16:8"]:
         name, _, batch = setting.partition(":")
+        batch_size = min(int(batch or 8), images)
+        if images % batch_size:
+            sys.exit(f"{images} images do not divide into batches of {batch_size}")
         model = make_model(getattr(torch, name))
         with torch.inference_mode():
-            s = measure(model, images, new_tokens, int(batch or 8))
-        total = sum(s.values())
-        print(f"{'transformers ' + setting:<22} {images * 606 / s['prefill']:12.1f} "
-              f"{images * (new_tokens - 1) / s['decode']:12.1f} {images / (s['prefill'] + s['decode']):12.4f} "
-              f"{images / total:12.4f}", flush=True)
+            measure(model, 1, 2, 1)  # warms up
+            s = measure(model, images, new_tokens, batch_size)
+        print(f"{'transformers ' + setting:<26} {images / (s['prefill'] + s['decode']):16.4f} {images / sum(s.values()):16.4f}",
+              flush=True)
         del model
 
 

@@ -193,9 +193,14 @@ static void invariance_f32(void **state)
 {
     check(state, LVP_F32);
 }
+static void invariance_f16(void **state)
+{
+    check(state, LVP_F16);
+}
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(invariance_bf16), cmocka_unit_test(invariance_f32)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(invariance_bf16), cmocka_unit_test(invariance_f32),
+                                       cmocka_unit_test(invariance_f16)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

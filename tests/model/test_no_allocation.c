@@ -186,6 +186,7 @@ static void test_steps(void **state)
         check("tests/golden/models/plain-f32", best, LVP_F32, threads, 0.0f);
         check("tests/golden/models/gqa-sharded-bf16", best, LVP_BF16, threads, 0.8f);
         check("tests/golden/models/plain-f32", "portable", LVP_BF16, threads, 0.8f);
+        check("tests/golden/models/plain-f32", best, LVP_F16, threads, 0.8f);
         check("tests/golden/models/feature-list", best, LVP_BF16, threads, 0.8f);
     }
 }

@@ -14,7 +14,7 @@
 #include <cmocka.h>
 
 static const char *const kernel_sets[] = {"portable", "avx2", "avx512", "avx512bf16"};
-static const enum lvp_dtype dtypes[] = {LVP_F32, LVP_BF16};
+static const enum lvp_dtype dtypes[] = {LVP_F32, LVP_BF16, LVP_F16};
 static const struct lvp_backend_limits test_limits = {
     .max_rows = 1024, .max_width = 2048, .max_kv_len = 2200, .max_vocab = 4096};
 
@@ -121,10 +121,11 @@ static inline void check_bits(const char *what, const void *got, const void *wan
     }
 }
 
-// One step of bf16 is 2^-8 of the value; where the operation rounds, a last-place f32 difference can cost one step.
+// One step of bf16 is 2^-7 of the value at most, of f16 2^-10; where the operation rounds, a last-place f32 difference
+// can cost one step.
 static inline double rounding_step(const struct lvp_backend *backend, bool rounds)
 {
-    return rounds && backend->dtype == LVP_BF16 ? 0x1p-7 : 0.0;
+    return !rounds || backend->dtype == LVP_F32 ? 0.0 : backend->dtype == LVP_BF16 ? 0x1p-7 : 0x1p-10;
 }
 
 #endif

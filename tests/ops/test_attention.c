@@ -14,11 +14,10 @@ struct scene {
 
 static void put(struct lvp_backend *backend, void *data, size_t i, float value)
 {
-    if (backend->dtype == LVP_BF16) {
-        ((uint16_t *)data)[i] = lvp_f32_to_bf16(value);
-    } else {
+    if (backend->dtype == LVP_F32)
         ((float *)data)[i] = value;
-    }
+    else
+        ((uint16_t *)data)[i] = lvp_to_half(value, backend->dtype);
 }
 
 // n_seqs sequences with kv_len[s] slots, of which the last rows[s] are this step's.

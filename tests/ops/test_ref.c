@@ -216,6 +216,53 @@ static void sampling(void **state)
     ref->ops->close(ref);
 }
 
+// The reference and the fast kernels, each with its own packing: int8 weights must become the same integers in both.
+static void linear_agrees(struct lvp_backend *fast, struct lvp_backend *ref)
+{
+    enum { OUT = 37, IN = 301, ROWS = 9 };
+    float *weight = random_floats((size_t)OUT * IN), *bias = random_floats(OUT), *x = random_floats((size_t)ROWS * IN);
+    float *got = make((size_t)ROWS * OUT, 4), *want = make((size_t)ROWS * OUT, 4);
+    for (int i = 0; i < IN; i++) x[i] *= i == 7 ? 1000.0f : 1.0f; // a row with one large feature
+    const struct lvp_tensor_view weights = {.name = "w",
+                                            .dtype = LVP_F32,
+                                            .n_dims = 2,
+                                            .shape = {OUT, IN},
+                                            .data = weight,
+                                            .n_bytes = sizeof(float[OUT * IN])};
+    const struct lvp_tensor_view biases = {
+        .name = "b", .dtype = LVP_F32, .n_dims = 1, .shape = {OUT}, .data = bias, .n_bytes = sizeof(float[OUT])};
+    const struct lvp_linear_part part = {&weights, &biases};
+    for (int int8 = 0; int8 < 2; int8++) {
+        enum lvp_dtype type = int8 ? LVP_INT8 : fast->dtype;
+        struct lvp_linear *layers[2] = {NULL};
+        const struct lvp_epilogue plain = {.activation = LVP_ACT_NONE};
+        assert_int_equal(fast->ops->linear_create(fast, &part, 1, type, &layers[0]), LVP_OK);
+        assert_int_equal(ref->ops->linear_create(ref, &part, 1, type, &layers[1]), LVP_OK);
+        fast->ops->linear(fast, layers[0], x, ROWS, plain, got);
+        ref->ops->linear(ref, layers[1], x, ROWS, plain, want);
+        // Of exact integers only the scales are rounded; else 301 products of up to 1000, on avx512bf16 of bf16 rows.
+        bool rounds_x = strcmp(fast->kernel_set, "avx512bf16") == 0 && type == LVP_BF16;
+        for (int i = 0; i < ROWS * OUT; i++) {
+            double largest = i / OUT == 0 ? 1000 : 1;
+            double bound = int8       ? 1e-6 * (fabs((double)want[i]) + 1)
+                           : rounds_x ? 0x1p-8 * IN * largest
+                                      : 1e-5 * IN * largest;
+            if (!(fabs((double)got[i] - (double)want[i]) <= bound))
+                fail_msg("%s %s: output %d is %g, not %g", fast->kernel_set, lvp_dtype_name(type), i, (double)got[i],
+                         (double)want[i]);
+        }
+        fast->ops->linear_destroy(fast, layers[0]);
+        ref->ops->linear_destroy(ref, layers[1]);
+    }
+    free(weight), free(bias), free(x), free(got), free(want);
+}
+
+static void linear_like_the_fast_ones(void **state)
+{
+    (void)state;
+    for_each_backend(linear_agrees);
+}
+
 static void refused(void **state)
 {
     (void)state;
@@ -242,6 +289,7 @@ int main(void)
         cmocka_unit_test(norms),
         cmocka_unit_test(activations),
         cmocka_unit_test(linear),
+        cmocka_unit_test(linear_like_the_fast_ones),
         cmocka_unit_test(rows),
         cmocka_unit_test(rope_and_cache),
         cmocka_unit_test(attention),

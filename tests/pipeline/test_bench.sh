@@ -32,6 +32,9 @@ expect "rows over a cut, unpruned" \
 holds "pruning takes rows off the last cut" \
   '.stages == 1 or (.keep == "none") == (.workers[1] | .rows_out == .unpruned_rows_out)'
 
+holds "every cut's link is measured, and the last stage has none" \
+  '.stages as $n | all(.workers[]; (.link_bytes_per_second > 0 and .link_seconds > 0) == (.stage < $n - 1))'
+
 cp "$work/stdout" "$work/results"
 run 0 "$LVPIPE" plan --shape "$work/shape.json" --pruner none --text-tokens 8 --new-tokens 5 --json
 expect "FLOPs of an image" "$(jq -s 'map(select(.keep == "none").flops_per_image + 0.5 | floor) | unique[]' "$work/results")" \
@@ -47,6 +50,9 @@ expect "a timeline's kinds of spans, and one prefill at least for each rank" \
   '["decode","encode","image","prefill","send",1,2]'
 expect "no span ends before it begins" "$(jq 'map(select(.dur != null and .dur < 0)) | length' "$work/trace")" 0
 expect "images" "$(jq 'map(select(.cat == "image" and .ph == "b")) | length' "$work/trace")" 6
+
+run 0 "$LVPIPE" bench --model "$MODEL" --keep none --weights int8 --json "${few[@]}"
+expect "the types" "$(jq -c '[.dtype, .weights]' "$work/stdout")" '["bf16","int8"]'
 
 mpi=(mpirun --oversubscribe --host localhost:3 -n 3)
 run 0 "${mpi[@]}" "${shape[@]}" --keep none,0.5 --json

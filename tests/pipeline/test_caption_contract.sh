@@ -84,6 +84,7 @@ resume --keep 0.6 && says keep
 resume --seed 5 && says seed
 resume --temperature 0.5 && says temperature
 resume --dtype f32 && says dtype
+resume --weights int8 && says weights
 resume --system hello && says system
 resume --logprobs && says logprobs
 resume --pruner none && says pruner

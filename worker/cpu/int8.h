@@ -1,12 +1,10 @@
 // How linear layers with int8 weights round, on every kernel set alike: the products are sums of integers, so they are
 // exact, and no order of adding up changes them.
 //
-//   weights  one scale per output: the largest magnitude of its row becomes 127
-//   x        one scale per row: its largest magnitude becomes lvp_int8_x_limit(in), the most that cannot overflow 32
-//   bits
-//            in a sum of `in` products. That is 13 bits and more up to 4,096 features, 11 at 14,336: what is lost is
-//            lost in the weights.
-//   y        sum * (scale of the weights * scale of x)
+// weights: one scale per output; the largest magnitude of its row becomes 127.
+// x: one scale per row; its largest magnitude becomes lvp_int8_x_limit(in), the most that cannot overflow 32 bits in a
+// sum of `in` products: 13 bits and more up to 4,096 features, 11 at 14,336. The weights' 8 bits are what costs
+// accuracy. y = sum * (scale of the weights * scale of x).
 #ifndef LVP_WORKER_CPU_INT8_H
 #define LVP_WORKER_CPU_INT8_H
 

@@ -59,12 +59,17 @@ static float largest_magnitude(const float *x, size_t n)
     return largest;
 }
 
-// Row `from` of the tensor, as it is in the file, to integers of output `o`.
-static void quantize_weights(struct ref_linear *packed, const struct lvp_tensor_view *weight, size_t from, size_t o)
+// Row `from` of the tensor becomes output `o`: rounded to the model's dtype, or integers of what the file has.
+static void pack_row(const struct lvp_backend *backend, struct ref_linear *packed, const struct lvp_tensor_view *weight,
+                     size_t from, size_t o)
 {
     size_t in = (size_t)packed->in;
     float *to = packed->weight + o * in;
     for (size_t i = 0; i < in; i++) to[i] = lvp_load_f32(weight->data, weight->dtype, from * in + i);
+    if (!packed->int8) {
+        for (size_t i = 0; i < in; i++) to[i] = lvp_ref_round(backend, to[i]);
+        return;
+    }
     struct lvp_int8_scale scale = lvp_int8_scale(largest_magnitude(to, in), LVP_INT8_LARGEST);
     for (size_t i = 0; i < in; i++) to[i] = rintf(to[i] * scale.to);
     packed->scale[o] = scale.back;
@@ -91,20 +96,11 @@ enum lvp_status lvp_ref_linear_create(struct lvp_backend *backend, const struct 
     for (int p = 0; p < n_parts; p++) {
         const struct lvp_tensor_view *weight = parts[p].weight, *bias = parts[p].bias;
         size_t n = (size_t)weight->shape[0];
-        for (size_t i = 0; i < n * (size_t)in; i++) {
-            packed->weight[row * (size_t)in + i] = lvp_ref_round(backend, lvp_load_f32(weight->data, weight->dtype, i));
-        }
+        for (size_t o = 0; o < n; o++) pack_row(backend, packed, weight, o, row + o);
         for (size_t i = 0; bias != NULL && i < n; i++) {
             packed->bias[row + i] = lvp_ref_round(backend, lvp_load_f32(bias->data, bias->dtype, i));
         }
         row += n;
-    }
-    if (packed->int8) {
-        row = 0;
-        for (int p = 0; p < n_parts; p++) {
-            for (int64_t o = 0; o < parts[p].weight->shape[0]; o++, row++)
-                quantize_weights(packed, parts[p].weight, (size_t)o, row);
-        }
     }
     *linear = (struct lvp_linear *)packed;
     return LVP_OK;
@@ -148,7 +144,8 @@ void lvp_ref_linear(struct lvp_backend *backend, const struct lvp_linear *linear
     const struct ref_linear *packed = (const struct ref_linear *)linear;
     size_t in = (size_t)packed->in, out = (size_t)packed->out;
     for (size_t row = 0; row < (size_t)n_rows; row++) {
-        struct lvp_int8_scale scale = lvp_int8_scale(largest_magnitude(x + row * in, in), lvp_int8_x_limit(packed->in));
+        struct lvp_int8_scale scale = {0};
+        if (packed->int8) scale = lvp_int8_scale(largest_magnitude(x + row * in, in), lvp_int8_x_limit(packed->in));
         for (size_t o = 0; o < out; o++) {
             double sum = 0.0;
             for (size_t i = 0; i < in; i++) {
