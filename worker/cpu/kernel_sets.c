@@ -1,6 +1,9 @@
 #include "worker/cpu/kernels.h"
 
 #include <stdlib.h>
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
 
 extern const struct lvp_kernels lvp_kernels_portable;
 #if defined(__x86_64__)
@@ -19,11 +22,20 @@ static const struct lvp_kernels *const kernel_sets[] = {
 };
 enum { N_KERNEL_SETS = sizeof kernel_sets / sizeof *kernel_sets };
 
+#if defined(__x86_64__)
+// Not every compiler's __builtin_cpu_supports knows it.
+static bool has_f16c(void)
+{
+    unsigned eax, ebx, ecx = 0, edx;
+    return __get_cpuid(1, &eax, &ebx, &ecx, &edx) != 0 && (ecx & bit_F16C) != 0;
+}
+#endif
+
 static bool cpu_has(const struct lvp_kernels *kernels)
 {
 #if defined(__x86_64__)
     __builtin_cpu_init();
-    bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+    bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && has_f16c();
     bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                   __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
     if (kernels == &lvp_kernels_avx2) return avx2;
