@@ -3,11 +3,13 @@
 # tests/cluster/cluster.sh), the link's rate swept so that an unpruned prompt takes 0.1, 0.5, 1 and 2 times as long over the
 # wire as in a stage. The cut is right after the last prune point. Prints a table and draws docs/network.svg.
 #
-#   bench/network.sh [IMAGES]        24 of a made-up model of 8 layers; about ten minutes
+# Each rate is compared with a run without a limit right before it, since machines change their mind.
+#
+#   bench/network.sh [IMAGES]        64 of a made-up model of 8 layers; about fifteen minutes
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-images=${1:-24} lvpipe=$PWD/build/release/lvpipe cluster=tests/cluster/cluster.sh
+images=${1:-64} lvpipe=$PWD/build/release/lvpipe cluster=tests/cluster/cluster.sh
 work=$(mktemp -d /var/tmp/lvp-network.XXXXXX) # nodes do not share /tmp
 trap '"$cluster" down; rm -rf "$work"' EXIT
 cat >"$work/shape.json" <<'END'
@@ -25,20 +27,22 @@ printf '%s\n' n1 n1 n2 >"$work/hosts" # rank 0 and the first stage, the second s
 measure() { # measure: images/s unpruned and pruned
   SLURM_HOSTFILE=$work/hosts "$cluster" exec n1 env SLURM_HOSTFILE="$work/hosts" HWLOC_COMPONENTS=-gl \
     srun --mpi=pmix --nodes=2 --ntasks=3 --distribution=arbitrary --overcommit \
-    "$lvpipe" bench --shape "$work/shape.json" --partition $cut --threads 1 --images "$images" --new-tokens 4 --repeats 3 \
+    "$lvpipe" bench --shape "$work/shape.json" --partition $cut --threads 1 --images "$images" --new-tokens 4 --repeats 1 \
     --keep none,0.5 --json -q | jq -r .images_per_second.median | paste -sd' '
 }
 
-read -r dense pruned < <(measure)
-echo "$dense $pruned" | awk '{ printf "wire / stage time   images/s unpruned   of its own   images/s keep 0.5   of its own\n%17s %19.2f %11.0f%% %19.2f %11.0f%%\n", "no limit", $1, 100, $2, 100 }'
-echo "0 $dense $pruned" >"$work/points"
+printf '%17s %31s %31s\n%17s %20s %10s %20s %10s\n' "" "images/s unpruned" "images/s keep 0.5" "wire / stage time" "without, with limit" share \
+  "without, with limit" share
 for share in 0.1 0.5 1 2; do
+  "$cluster" rate n2 off >&2
+  read -r dense pruned < <(measure)
   rate=$(awk -v s=$share -v d="$dense" -v b=$((rows * row_bytes)) 'BEGIN { printf "%d", 8 * b * d / s }') # bits/s
   "$cluster" rate n2 "${rate}bit" >&2
   read -r slow_dense slow_pruned < <(measure)
+  [[ -s $work/points ]] || echo "0 $dense $pruned" >"$work/points"
   echo "$share $slow_dense $slow_pruned" >>"$work/points"
-  echo "$share $slow_dense $slow_pruned $dense $pruned" |
-    awk '{ printf "%17s %19.2f %11.0f%% %19.2f %11.0f%%\n", $1, $2, 100 * $2 / $4, $3, 100 * $3 / $5 }'
+  echo "$share $dense $slow_dense $pruned $slow_pruned" |
+    awk '{ printf "%17s %12.2f %7.2f %9.0f%% %12.2f %7.2f %9.0f%%\n", $1, $2, $3, 100 * $3 / $2, $4, $5, 100 * $5 / $4 }'
 done
 
 awk '

@@ -12,7 +12,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { FINISH_SECONDS = 30 };
+// PROMPT_ROWS: from here on a step's rows run at the rate of prompts.
+enum { FINISH_SECONDS = 30, PROMPT_ROWS = 128 };
 
 struct calibration {
     const struct lvp_calibration_options *options;
@@ -27,31 +28,41 @@ static double seconds_of(const struct lvp_device_rates *rates, const struct lvp_
     return lvp_layer_linear_flops(text, rows) / rates->row_flops[i];
 }
 
-// What attention adds to a layer is small, so it is a difference of large times: never taken for less than this share.
-static double attention_seconds(double whole, double without)
+// A difference of large times: never taken for less than this share.
+static double rest_of(double whole, double part)
 {
     static const double least = 0.02;
-    return whole - without > least * whole ? whole - without : least * whole;
+    return whole - part > least * whole ? whole - part : least * whole;
 }
 
-static void take_experiment(const struct calibration *c, const Lvp__Roof__Experiment *e, struct lvp_device_rates *rates)
+// One device's experiments while they are read. Prompts are kept until all are there: their time is a x linear FLOPs +
+// b x attention FLOPs, and two lengths tell a and b apart.
+struct reading {
+    struct lvp_device_rates *rates;
+    int n_prompts, rows[2];
+    double seconds[2];
+};
+
+static void take_experiment(const struct calibration *c, const Lvp__Roof__Experiment *e, struct reading *reading)
 {
+    struct lvp_device_rates *rates = reading->rates;
     const struct lvp_text_config *text = &c->workload.config->text;
     int vit = lvp_block_index(c->workload.config, LVP_BLOCK_VIT, 0);
     if (!(e->seconds > 0) || !isfinite(e->seconds) || e->n < 1) return;
     switch (e->kind) {
     case LVP_EXPERIMENT_ROWS:
-        if (rates->n_points == LVP_MAX_RATE_POINTS) return;
+        if (rates->n_points + 1 >= LVP_MAX_RATE_POINTS) return; // one is for prompts
         rates->rows[rates->n_points] = e->n;
         rates->row_flops[rates->n_points++] = lvp_layer_linear_flops(text, e->n) / e->seconds;
         return;
-    case LVP_EXPERIMENT_PREFILL: // the longest counts
-        rates->prefill_attention_flops =
-            lvp_layer_attention_flops(text, e->n) / attention_seconds(e->seconds, seconds_of(rates, text, e->n));
+    case LVP_EXPERIMENT_PREFILL:
+        if (reading->n_prompts == 2) return;
+        reading->rows[reading->n_prompts] = e->n;
+        reading->seconds[reading->n_prompts++] = e->seconds;
         return;
     case LVP_EXPERIMENT_DECODE:
         rates->decode_attention_bytes = e->n * e->kv_len * lvp_layer_kv_slot_bytes(text, c->workload.dtype) /
-                                        attention_seconds(e->seconds, seconds_of(rates, text, e->n));
+                                        rest_of(e->seconds, seconds_of(rates, text, e->n));
         return;
     case LVP_EXPERIMENT_ENCODE:
         rates->encode_flops = e->n * lvp_block_cost(&c->workload, vit).prefill_flops / e->seconds;
@@ -61,14 +72,35 @@ static void take_experiment(const struct calibration *c, const Lvp__Roof__Experi
     }
 }
 
+// Rates of a prompt's linear layers and of its attention. Attention is never taken for faster than the device's limit.
+static void take_prompts(const struct lvp_text_config *text, const struct reading *reading)
+{
+    struct lvp_device_rates *rates = reading->rates;
+    if (reading->n_prompts < 2) return;
+    double linear[2], attention[2];
+    for (int i = 0; i < 2; i++) {
+        linear[i] = lvp_layer_linear_flops(text, reading->rows[i]);
+        attention[i] = lvp_layer_attention_flops(text, reading->rows[i]);
+    }
+    const double *seconds = reading->seconds;
+    double determinant = linear[0] * attention[1] - linear[1] * attention[0];
+    double of_attention = (linear[0] * seconds[1] - linear[1] * seconds[0]) / determinant; // seconds of a FLOP
+    if (!(of_attention >= 1 / rates->roof_flops)) of_attention = 1 / rates->roof_flops;
+    double of_linear = rest_of(seconds[1], of_attention * attention[1]) / linear[1];
+    rates->prefill_attention_flops = 1 / of_attention;
+    rates->rows[rates->n_points] = PROMPT_ROWS;
+    rates->row_flops[rates->n_points++] = 1 / of_linear;
+}
+
 static void take_rates(void *context, int rank, const Lvp__FromWorker *answer)
 {
     const struct calibration *c = context;
-    struct lvp_device_rates *rates = &c->profile->devices[c->profile->n_devices];
+    struct reading reading = {.rates = &c->profile->devices[c->profile->n_devices]};
     if (rank != 1) return;
-    for (size_t i = 0; i < answer->roof->n_experiments; i++) take_experiment(c, answer->roof->experiments[i], rates);
-    rates->roof_flops = answer->roof->flops;
-    rates->roof_read_bytes = answer->roof->read_bytes;
+    for (size_t i = 0; i < answer->roof->n_experiments; i++) take_experiment(c, answer->roof->experiments[i], &reading);
+    reading.rates->roof_flops = answer->roof->flops;
+    reading.rates->roof_read_bytes = answer->roof->read_bytes;
+    take_prompts(&c->workload.config->text, &reading);
 }
 
 static enum lvp_status measure(struct calibration *c, struct lvp_world *world)

@@ -7,10 +7,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { MAX_SEQS = 512, MAX_ROWS = 2048, PROMPT = 608, CACHED = 96, DECODES = 16, IMAGES = 4 };
+enum { MAX_SEQS = 512, MAX_ROWS = 2048, PROMPT = 608, CACHED = 96, DECODES = 16, DECODE_STEPS = 16, IMAGES = 4 };
 
-static const int row_counts[] = {1, 2, 4, 8, 16, 32, 64, 128, 512};
-enum { N_ROW_COUNTS = sizeof row_counts / sizeof row_counts[0] };
+static const int row_counts[] = {1, 2, 4, 8, 16, 32, 64};
+enum { N_ROW_COUNTS = sizeof row_counts / sizeof row_counts[0], MAX_TRIES = 200 };
 
 struct calibration {
     struct lvp_model_config config;
@@ -38,7 +38,7 @@ static enum lvp_status create(struct calibration *c, const char *kernel_set, enu
                                       .image_slots = IMAGES};
     c->config.text.max_positions = PROMPT + 32;
     c->prune.rows[0] = lvp_vision_tokens(&c->config);
-    limits.kv_pages[0] = MAX_SEQS * (1 + (CACHED + 8) / LVP_KV_PAGE) + (PROMPT + 32) / LVP_KV_PAGE + 2;
+    limits.kv_pages[0] = MAX_SEQS * (1 + (CACHED + DECODE_STEPS) / LVP_KV_PAGE) + (PROMPT + 32) / LVP_KV_PAGE + 2;
     struct lvp_stage_options layer = {.checkpoint = c->checkpoint,
                                       .prune = c->prune,
                                       .range = {.vit_first = 1, .vit_end = 1, .dec_end = c->config.text.layers},
@@ -87,7 +87,7 @@ static enum lvp_status step(struct calibration *c, int n, int rows, bool prefill
     for (int s = 0; s < n; s++) {
         c->seqs[s] = (struct lvp_step_seq){.slot = s,
                                            .prefill = prefill,
-                                           .max_new = 8,
+                                           .max_new = DECODE_STEPS,
                                            .position = position,
                                            .n_ids = rows,
                                            .ids = c->ids,
@@ -123,8 +123,8 @@ static enum lvp_status run_once(struct calibration *c, enum lvp_experiment kind,
         return LVP_OK;
     case LVP_EXPERIMENT_DECODE:
         LVP_TRY(step(c, n, CACHED, true, 0, &ignored));
-        for (int i = 0; i < 4; i++) LVP_TRY(step(c, n, 1, false, CACHED + i, seconds));
-        *seconds /= 4;
+        for (int i = 0; i < DECODE_STEPS; i++) LVP_TRY(step(c, n, 1, false, CACHED + i, seconds));
+        *seconds /= DECODE_STEPS;
         release(c, n);
         return LVP_OK;
     case LVP_EXPERIMENT_ENCODE: {
@@ -143,21 +143,28 @@ static enum lvp_status run_once(struct calibration *c, enum lvp_experiment kind,
     return LVP_OK;
 }
 
-// The best of some tries after a first one that warms up: what disturbs only ever adds.
+static int compare_seconds(const void *a, const void *b)
+{
+    double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+// The median of some tries after a first one that warms up: a run meets the machine as it is, disturbances included.
 static enum lvp_status experiment(struct calibration *c, enum lvp_experiment kind, int n, int kv_len)
 {
-    static const double enough = 0.25;
-    double best = 0, spent = 0;
-    for (int i = 0; i < 200 && (i < 3 || spent < enough); i++) {
+    static const double enough = 0.5;
+    double tries[MAX_TRIES], start = 0;
+    int n_tries = 0;
+    for (int i = 0; n_tries < MAX_TRIES && (n_tries < 3 || lvp_now() - start < enough); i++) {
         double seconds = 0;
         LVP_TRY(run_once(c, kind, n, &seconds));
         lvp_guard_tick();
-        if (i == 0) continue;
-        if (i == 1 || seconds < best) best = seconds;
-        spent += seconds;
+        if (i > 0) tries[n_tries++] = seconds;
+        if (i == 0) start = lvp_now();
     }
-    c->results[c->n_results++] =
-        (struct lvp_experiment_result){.kind = kind, .n = n, .kv_len = kv_len, .seconds = best};
+    qsort(tries, (size_t)n_tries, sizeof *tries, compare_seconds);
+    c->results[c->n_results++] = (struct lvp_experiment_result){
+        .kind = kind, .n = n, .kv_len = kv_len, .seconds = tries[n_tries / 2]};
     return LVP_OK;
 }
 
@@ -166,7 +173,7 @@ static enum lvp_status run_all(struct calibration *c)
     for (int i = 0; i < N_ROW_COUNTS; i++) LVP_TRY(experiment(c, LVP_EXPERIMENT_ROWS, row_counts[i], 1));
     LVP_TRY(experiment(c, LVP_EXPERIMENT_PREFILL, PROMPT / 4, PROMPT / 4));
     LVP_TRY(experiment(c, LVP_EXPERIMENT_PREFILL, PROMPT, PROMPT));
-    LVP_TRY(experiment(c, LVP_EXPERIMENT_DECODE, DECODES, CACHED + 2));
+    LVP_TRY(experiment(c, LVP_EXPERIMENT_DECODE, DECODES, CACHED + DECODE_STEPS / 2));
     LVP_TRY(experiment(c, LVP_EXPERIMENT_ENCODE, 1, 0));
     return experiment(c, LVP_EXPERIMENT_ENCODE, IMAGES, 0);
 }
