@@ -1,6 +1,7 @@
 #include "cli/cmd_bench.h"
 
 #include "cli/bench_report.h"
+#include "cli/gpu.h"
 #include "cli/launch.h"
 #include "cli/machine.h"
 #include "cli/options.h"
@@ -326,12 +327,13 @@ static enum lvp_status run_rank(struct command *command, int *exit_status)
         return lvp_fail(LVP_ERR_USAGE,
                         "several values of --stages need worlds of several sizes: start lvpipe by itself");
     int rounds = command->calibrate != NULL ? 1 : command->keeps.n * command->concurrencies.n;
-    return lvp_rank_run(coordinate, command, rounds, exit_status);
+    return lvp_rank_run(coordinate, command, rounds, command->shared.device, exit_status);
 }
 
 // A world for each number of stages, one after the other.
 static enum lvp_status run_bare(const struct command *command, int argc, char **argv, int *exit_status)
 {
+    LVP_TRY(lvp_check_gpu(command->shared.device));
     if (command->calibrate != NULL) {
         struct lvp_launch_options launch = {.n_ranks = 3, .argc = argc, .argv = argv};
         return lvp_launch(&launch, exit_status);

@@ -1,5 +1,6 @@
 #include "cli/cmd_caption.h"
 
+#include "cli/gpu.h"
 #include "cli/launch.h"
 #include "cli/options.h"
 #include "cli/rank.h"
@@ -232,8 +233,6 @@ static enum lvp_status parse(int argc, char **argv, struct command *command)
         return lvp_fail(LVP_ERR_USAGE,
                         "--input is missing: a folder of images, a .jsonl manifest, tar shards or an image");
     if (caption->output == NULL) return lvp_fail(LVP_ERR_USAGE, "--output is missing: the folder for captions.jsonl");
-    if (command->shared.device == LVP_DEVICE_CUDA)
-        return lvp_fail(LVP_ERR_USAGE, "--device cuda: no usable GPU, this program was built without the CUDA backend");
     for (int p = 0; p < caption->n_prompts; p++) {
         LVP_TRY(lvp_prompt_check(command->prompts[p]));
         if (!lvp_utf8_valid(command->prompts[p], strlen(command->prompts[p])))
@@ -329,7 +328,7 @@ static enum lvp_status run_rank(struct command *command, int argc, char **argv, 
     command->caption.restarts = restarts != NULL ? atoi(restarts) : 0;
     lvp_launch_id(argc, argv, command->launch_id, sizeof command->launch_id);
     if (command->launch_id[0] != '\0') command->caption.launch_id = command->launch_id;
-    return lvp_rank_run(coordinate, command, 1, exit_status);
+    return lvp_rank_run(coordinate, command, 1, command->shared.device, exit_status);
 }
 
 // By itself: as the supervisor of its own ranks.
@@ -341,6 +340,7 @@ static enum lvp_status run_bare(struct command *command, int argc, char **argv, 
                                         .max_restarts = command->max_restarts,
                                         .drain_seconds = command->caption.drain_seconds};
     int n_workers = 0;
+    LVP_TRY(lvp_check_gpu(command->shared.device));
     LVP_TRY(resolve(command));
     const struct lvp_layout_request layout = lvp_caption_layout(&command->caption);
     LVP_TRY(lvp_layout_workers(&layout, &n_workers));

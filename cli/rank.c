@@ -1,5 +1,6 @@
 #include "cli/rank.h"
 
+#include "cli/gpu.h"
 #include "cli/launch.h"
 #include "cli/machine.h"
 #include "cli/signals.h"
@@ -8,6 +9,7 @@
 #include "common/log.h"
 #include "common/record.h"
 #include "coordinator/output/writer.h"
+#include "worker/device.h"
 #include "worker/worker.h"
 
 #include <sched.h>
@@ -84,7 +86,7 @@ static enum lvp_status coordinate_world(lvp_coordinate *coordinate, void *contex
 }
 
 // True where a thread of the worker was left behind.
-static bool work(MPI_Comm control, MPI_Comm hops, int rank, int size, int threads)
+static bool work(MPI_Comm control, MPI_Comm hops, int rank, int size, int threads, int gpu)
 {
     char who[32];
     (void)snprintf(who, sizeof who, "rank %d", rank);
@@ -95,6 +97,7 @@ static bool work(MPI_Comm control, MPI_Comm hops, int rank, int size, int thread
                                         .rank = rank,
                                         .n_ranks = size,
                                         .threads = threads,
+                                        .gpu = gpu,
                                         .memory_bytes = lvp_available_memory()};
     bool left_behind = false;
     enum lvp_status status = lvp_worker_run(&worker, &left_behind);
@@ -103,9 +106,10 @@ static bool work(MPI_Comm control, MPI_Comm hops, int rank, int size, int thread
     return left_behind;
 }
 
-enum lvp_status lvp_rank_run(lvp_coordinate *coordinate, void *context, int rounds, int *exit_status)
+enum lvp_status lvp_rank_run(lvp_coordinate *coordinate, void *context, int rounds, enum lvp_device_choice device,
+                             int *exit_status)
 {
-    int provided = 0, rank = 0, size = 1;
+    int provided = 0, rank = 0, size = 1, gpu = LVP_NO_GPU;
     MPI_Comm control, hops;
     enum lvp_status status = LVP_OK;
     char who[32];
@@ -124,14 +128,19 @@ enum lvp_status lvp_rank_run(lvp_coordinate *coordinate, void *context, int roun
     MPI_Comm_set_errhandler(hops, MPI_ERRORS_RETURN);
     int threads = cores_of_worker(MPI_COMM_WORLD, rank);
     bool left_behind = false;
+    status = lvp_choose_gpu(MPI_COMM_WORLD, rank, device, &gpu);
     for (int round = 0; round < rounds && status == LVP_OK; round++) {
         if (rank == 0)
             status = coordinate_world(coordinate, context, control, size, round + 1 == rounds);
         else
-            left_behind = work(control, hops, rank, size, threads) || left_behind;
+            left_behind = work(control, hops, rank, size, threads, gpu) || left_behind;
         // A worker's Hello must not meet the end of the round before.
         lvp_guard_allow(END_SECONDS, "waiting for the next round");
         if (round + 1 < rounds) MPI_Barrier(control);
+    }
+    if (rank > 0 && status != LVP_OK) { // no GPU to choose: rank 0 says it
+        lvp_error_clear();
+        status = LVP_OK;
     }
     if (status == LVP_STOPPED) *exit_status = status_of(status);
     lvp_guard_allow(END_SECONDS, "ending MPI");

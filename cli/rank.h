@@ -3,7 +3,7 @@
 #ifndef LVP_CLI_RANK_H
 #define LVP_CLI_RANK_H
 
-#include "common/status.h"
+#include "cli/options.h"
 
 #include <mpi.h>
 #include <stdbool.h>
@@ -13,7 +13,8 @@
 typedef enum lvp_status lvp_coordinate(void *context, MPI_Comm control, int n_workers, bool *clean);
 
 // `rounds` times: the workers start anew each time. Returns rank 0's status, LVP_OK in the others; *exit_status is set
-// where the status alone does not say it.
-enum lvp_status lvp_rank_run(lvp_coordinate *coordinate, void *context, int rounds, int *exit_status) LVP_MUST_CHECK;
+// where the status alone does not say it. `device`: what the workers compute on (cli/gpu.h).
+enum lvp_status lvp_rank_run(lvp_coordinate *coordinate, void *context, int rounds, enum lvp_device_choice device,
+                             int *exit_status) LVP_MUST_CHECK;
 
 #endif

@@ -1,6 +1,6 @@
 #include "cli/version.h"
 
-#include "worker/backend.h"
+#include "worker/device.h"
 
 #include <jansson.h>
 #include <mpi.h>
@@ -30,6 +30,7 @@ enum lvp_status lvp_print_version(void)
                      : here                            ? ""
                                                        : " (not on this CPU)");
     }
-    (void)printf("\nbackends    cpu\ntransports  mpi\n");
+    const struct lvp_gpus *gpus = lvp_gpus_find();
+    (void)printf("\nbackends    cpu%s\nGPU         %s\ntransports  mpi\n", gpus->module ? ", cuda" : "", gpus->text);
     return LVP_OK;
 }

@@ -117,4 +117,8 @@ static inline float lvp_load_f32(const void *data, enum lvp_dtype dtype, size_t 
     return lvp_from_half(half, dtype);
 }
 
+// n f32 values rounded to an array of `dtype` (a float type), and back.
+void lvp_narrow(const float *from, size_t n, enum lvp_dtype dtype, void *to);
+void lvp_widen(const void *from, size_t n, enum lvp_dtype dtype, float *to);
+
 #endif

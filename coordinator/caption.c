@@ -95,9 +95,12 @@ static enum lvp_status choose_kernel_set(struct job *job)
     LVP_TRY(lvp_identity_read(job->options->output, &stored));
     const char *path = json_string_value(json_object_get(stored, LVP_NUMERIC_PATH)); // "cpu/avx2"
     const char *name = path != NULL ? strchr(path, '/') : NULL;
-    if (name != NULL && lvp_world_can_run(&job->world, name + 1))
-        (void)snprintf(job->kernel_set, sizeof job->kernel_set, "%s", name + 1);
+    char stored_set[sizeof job->kernel_set] = "";
+    if (name != NULL) (void)snprintf(stored_set, sizeof stored_set, "%.*s", (int)strcspn(name + 1, "+"), name + 1);
+    if (lvp_world_can_run(&job->world, stored_set))
+        (void)snprintf(job->kernel_set, sizeof job->kernel_set, "%s", stored_set);
     json_decref(stored);
+    lvp_world_use_kernels(&job->world, job->kernel_set);
     return LVP_OK;
 }
 
@@ -144,8 +147,6 @@ static enum lvp_status read_crashes(struct job *job)
 static enum lvp_status open_output(struct job *job)
 {
     const struct lvp_caption_options *options = job->options;
-    char numeric_path[32];
-    (void)snprintf(numeric_path, sizeof numeric_path, "cpu/%s", job->kernel_set);
     char temperature[32], top_p[32], seed[32];
     (void)snprintf(temperature, sizeof temperature, "%.9g", (double)options->temperature);
     (void)snprintf(top_p, sizeof top_p, "%.9g", (double)options->top_p);
@@ -155,14 +156,14 @@ static enum lvp_status open_output(struct job *job)
         json_array_append_new(keep, json_integer(options->prune.keep[s]));
         json_array_append_new(after, json_integer(options->prune.after[s]));
     }
-    json_t *identity =
-        json_pack("{s:s, s:s, s:s, s:s, s:o, s:o, s:s?, s:b, s:i, s:s, s:s, s:s, s:s, s:s, s:b, s:[i,i], s:s}", "model",
-                  job->model_hash, "tokenizer", lvp_tokenizer_hash(job->tokenizer), "pruner",
-                  lvp_pruner_name(options->pruner), "pruner_weights", job->weights.hash, "keep", keep, "prune_after",
-                  after, "system", options->system, "raw_prompt", options->raw_prompt, "max_new_tokens",
-                  options->max_new_tokens, "temperature", temperature, "top_p", top_p, "seed", seed, "dtype",
-                  lvp_dtype_name(options->dtype), "weights", lvp_dtype_name(options->weights), "logprobs",
-                  options->logprobs, "shard", options->shard, options->n_shards, LVP_NUMERIC_PATH, numeric_path);
+    json_t *identity = json_pack(
+        "{s:s, s:s, s:s, s:s, s:o, s:o, s:s?, s:b, s:i, s:s, s:s, s:s, s:s, s:s, s:b, s:[i,i], s:s}", "model",
+        job->model_hash, "tokenizer", lvp_tokenizer_hash(job->tokenizer), "pruner", lvp_pruner_name(options->pruner),
+        "pruner_weights", job->weights.hash, "keep", keep, "prune_after", after, "system", options->system,
+        "raw_prompt", options->raw_prompt, "max_new_tokens", options->max_new_tokens, "temperature", temperature,
+        "top_p", top_p, "seed", seed, "dtype", lvp_dtype_name(options->dtype), "weights",
+        lvp_dtype_name(options->weights), "logprobs", options->logprobs, "shard", options->shard, options->n_shards,
+        LVP_NUMERIC_PATH, job->world.numeric_path);
     if (identity == NULL) return lvp_fail(LVP_ERR_MEMORY, "out of memory for the run's identity");
     struct lvp_captions_options captions = {.dir = options->output,
                                             .requests = &job->requests,

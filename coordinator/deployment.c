@@ -46,6 +46,11 @@ static void describe_devices(const struct lvp_deployment *deployment, const stru
         int threads = deployment->threads > 0 ? deployment->threads : world->workers[s].threads;
         devices[s] = LVP_TYPICAL_CPU;
         devices[s].memory = smallest_memory(world, deployment->n_stages, s);
+        if (world->workers[s].gpu) {
+            devices[s] = LVP_TYPICAL_GPU;
+            devices[s].memory = world->workers[s].gpu_memory / 10 * 9;
+            continue; // profiles are of CPUs
+        }
         if (deployment->profile == NULL) continue;
         rates[s] = lvp_profile_device(deployment->profile, threads);
         devices[s].rates = &rates[s];

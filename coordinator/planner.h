@@ -18,6 +18,9 @@ struct lvp_device {
 // Two cores of a present-day server with AVX2 and a 10 Gbit/s network.
 #define LVP_TYPICAL_CPU ((struct lvp_device){.flops = 150e9, .memory_rate = 30e9, .link_rate = 1.2e9})
 
+// A present-day data centre GPU, with what 16-bit matrix products reach in practice.
+#define LVP_TYPICAL_GPU ((struct lvp_device){.flops = 400e12, .memory_rate = 2e12, .link_rate = 20e9})
+
 // Requests in flight where nothing else is known. A stage that is slow with a prompt holds up the decode rows behind
 // it; the others have work meanwhile only if enough other requests are under way (docs/SPEED.md).
 enum { LVP_MOST_SEQUENCES = 256 };

@@ -11,6 +11,8 @@ enum { HELLO_SECONDS = 60, LOAD_SECONDS = 120, ASK_SECONDS = 300 }; // without a
 
 static const char *const kernel_set_order[] = {"portable", "avx2", "avx512", "avx512bf16"};
 
+static const char cuda[] = "cuda"; // the kernels of a worker with a GPU
+
 static int kernel_set_rank(const char *name)
 {
     for (int i = 0; i < (int)(sizeof kernel_set_order / sizeof *kernel_set_order); i++)
@@ -179,6 +181,8 @@ static enum lvp_status take_hello(struct lvp_worker_info *worker, int rank, cons
     (void)snprintf(worker->kernel_set, sizeof worker->kernel_set, "%s", hello->kernel_set);
     worker->threads = hello->threads < 1 ? 1 : hello->threads;
     worker->memory_bytes = hello->memory_bytes;
+    worker->gpu = hello->gpu > 0;
+    worker->gpu_memory = hello->gpu_memory;
     return LVP_OK;
 }
 
@@ -189,13 +193,23 @@ enum lvp_status lvp_world_open(MPI_Comm control, int n_workers, struct lvp_world
     if (world->workers == NULL) return lvp_fail(LVP_ERR_MEMORY, "out of memory");
     LVP_TRY(lvp_control_open(control, &world->control));
     LVP_TRY(collect(world, HELLO_SECONDS, "say hello", NULL, take_hello));
-    int lowest = kernel_set_rank(world->workers[0].kernel_set);
-    for (int w = 1; w < n_workers; w++) {
+    int lowest = -1;
+    for (int w = 0; w < n_workers; w++) {
         int order = kernel_set_rank(world->workers[w].kernel_set);
-        if (order < lowest) lowest = order;
+        if (!world->workers[w].gpu && (lowest < 0 || order < lowest)) lowest = order;
     }
-    world->kernel_set = kernel_set_order[lowest];
+    world->kernel_set = lowest < 0 ? cuda : kernel_set_order[lowest];
+    lvp_world_use_kernels(world, world->kernel_set);
     return LVP_OK;
+}
+
+void lvp_world_use_kernels(struct lvp_world *world, const char *kernel_set)
+{
+    int gpus = 0;
+    for (int w = 0; w < world->n_workers; w++) gpus += world->workers[w].gpu;
+    (void)snprintf(world->numeric_path, sizeof world->numeric_path, "%s%s%s%s", gpus < world->n_workers ? "cpu/" : "",
+                   kernel_set, gpus > 0 && gpus < world->n_workers ? "+" : "",
+                   gpus > 0 && gpus < world->n_workers ? cuda : "");
 }
 
 bool lvp_world_can_run(const struct lvp_world *world, const char *kernel_set)
@@ -233,7 +247,6 @@ enum lvp_status lvp_world_setup(struct lvp_world *world, const struct lvp_partit
     template->partition = first;
     template->n_ranks = (size_t)partition->n_stages;
     template->ranks = ranks;
-    template->kernel_set = (char *)(size_t)kernel_set;
     for (int w = 0; w < world->n_workers; w++) {
         struct lvp_worker_info *worker = &world->workers[w];
         worker->replica = w / world->n_stages;
@@ -243,6 +256,7 @@ enum lvp_status lvp_world_setup(struct lvp_world *world, const struct lvp_partit
         template->replica = worker->replica;
         template->stage = worker->stage;
         template->threads = worker->threads;
+        template->kernel_set = (char *)(size_t)(worker->gpu ? cuda : kernel_set);
         Lvp__ToWorker message = LVP__TO_WORKER__INIT;
         message.body_case = LVP__TO_WORKER__BODY_SETUP;
         message.setup = template;

@@ -16,6 +16,8 @@ struct lvp_worker_info {
     char kernel_set[16];
     int threads;
     int64_t memory_bytes;
+    bool gpu; // it computes on a GPU of its own
+    int64_t gpu_memory;
     int replica, stage;
     struct lvp_patience silent;     // since its last message
     uint64_t ticks, steps, encodes; // of its last pulse: how far it is
@@ -31,7 +33,8 @@ struct lvp_world {
     struct lvp_control *control;
     int n_workers, n_stages, n_replicas;
     int merge_stage;                 // the stage that holds `merge`
-    const char *kernel_set;          // the lowest of all workers
+    const char *kernel_set;          // the lowest of the workers without a GPU; "cuda": all have one
+    char numeric_path[32];           // what decides about bits besides the types: "cpu/avx2", "cuda", "cpu/avx2+cuda"
     struct lvp_worker_info *workers; // [n_workers]; rank r is workers[r - 1]
     struct lvp_partition partition;
     double last_pulse;
@@ -40,7 +43,9 @@ struct lvp_world {
 // Collects every worker's Hello. LVP_ERR_LOST naming a rank that does not speak within the deadline; LVP_ERR_USAGE for
 // another version of the program.
 enum lvp_status lvp_world_open(MPI_Comm control, int n_workers, struct lvp_world *world) LVP_MUST_CHECK;
-// Whether every worker has these kernels.
+// Sets numeric_path for a run whose CPU workers use these kernels.
+void lvp_world_use_kernels(struct lvp_world *world, const char *kernel_set);
+// Whether every worker without a GPU has these kernels.
 bool lvp_world_can_run(const struct lvp_world *world, const char *kernel_set);
 void lvp_world_close(struct lvp_world *world);
 

@@ -20,5 +20,11 @@ check() { # check PRESET [ctest options]: builds it and runs its tests
 }
 
 check release
+# The CUDA code, executed by a host runtime: every operation, and the demo's captions.
+if [[ -f /usr/local/cuda/include/cublasLt.h ]]; then
+  check cudahost --tests-regex 'cuda|ops_(attention|choose|rows)'
+else
+  echo "== cudahost: skipped, /usr/local/cuda has no headers"
+fi
 # Of the whole-program tests only the one that feeds it damaged input: the others run the same code four times slower.
-check asan --exclude-regex 'pipeline_(caption_contract|chaos|drain|faults|hang|idle|invariance)|cluster_.*'
+check asan --exclude-regex 'pipeline_(caption_contract|chaos|drain|faults|hang|idle|invariance|cuda)|cluster_.*'

@@ -67,7 +67,8 @@ struct lvp_paged_attention {
     const int32_t *kv_len;      // [n_seqs] slots filled, this step's rows included
     const int32_t *block_table; // [n_seqs, max_pages] page indices
     int max_pages;
-    int max_kv_len; // largest kv_len of the step
+    int max_kv_len; // no kv_len of the step is larger
+    int max_rows;   // most rows of a sequence
     struct lvp_qkv_shape shape;
     struct lvp_kv_layer cache;
     const float *qkv; // [n_rows, (heads + 2 kv_heads) * head_dim], q already rotated
@@ -84,12 +85,11 @@ struct lvp_row_selection {
     int32_t *survivors; // [n_rows - removed] surviving row indices, ascending
 };
 
-// How one row of logits becomes a token. The random number is a function of (key, token index) only.
-struct lvp_sampling {
+// How one row of logits becomes a token.
+struct lvp_draw {
+    double uniform;    // the random number, in (0, 1): worker/philox.h
     float temperature; // 0: greedy, ties to the lower id
     float top_p;       // 1: off
-    uint64_t key;      // from seed, sample id and prompt
-    uint32_t token_index;
 };
 
 // What the device could do at best.
@@ -157,9 +157,20 @@ struct lvp_backend_ops {
     void (*select_rows)(struct lvp_backend *backend, const struct lvp_row_selection *selection);
 
     // tokens [n], logprobs [n]: natural log of the chosen token's probability in the unscaled distribution.
-    // params is host memory.
-    void (*sample)(struct lvp_backend *backend, const float *logits, int n, int vocab,
-                   const struct lvp_sampling *params, int32_t *tokens, float *logprobs);
+    void (*sample)(struct lvp_backend *backend, const float *logits, int n, int vocab, const struct lvp_draw *draws,
+                   int32_t *tokens, float *logprobs);
+
+    // Rows as they travel between ranks, in the model's dtype, in memory that a transport reads and writes. load widens
+    // n values into backend memory; store rounds n values, which are at their place when it returns.
+    enum lvp_status (*payload_alloc)(struct lvp_backend *backend, size_t n_bytes, void **payload) LVP_MUST_CHECK;
+    void (*payload_free)(struct lvp_backend *backend, void *payload); // NULL is allowed
+    void (*load)(struct lvp_backend *backend, const void *payload, size_t n, float *to);
+    void (*store)(struct lvp_backend *backend, const float *from, size_t n, void *payload);
+
+    // Compute operations between begin and end are the same ones on the same memory whenever `key` is the same, so that
+    // a device may record and repeat them: begin returns false where it has done so, and they are left out.
+    bool (*begin)(struct lvp_backend *backend, uint64_t key);
+    void (*end)(struct lvp_backend *backend);
 
     // For benchmarks: measures the device for some seconds while nothing else uses it. NULL: cannot.
     enum lvp_status (*roof)(struct lvp_backend *backend, struct lvp_roof *roof) LVP_MUST_CHECK;

@@ -2,6 +2,7 @@
 
 #include "common/clock.h"
 #include "common/guard.h"
+#include "worker/device.h"
 #include "worker/stage.h"
 
 #include <stdlib.h>
@@ -10,7 +11,7 @@
 enum { MAX_SEQS = 512, MAX_ROWS = 2048, PROMPT = 608, CACHED = 96, DECODES = 16, DECODE_STEPS = 16, IMAGES = 4 };
 
 static const int row_counts[] = {1, 2, 4, 8, 16, 32, 64};
-enum { N_ROW_COUNTS = sizeof row_counts / sizeof row_counts[0], MAX_TRIES = 200 };
+enum { N_ROW_COUNTS = sizeof row_counts / sizeof row_counts[0], MAX_TRIES = 400 };
 
 struct calibration {
     struct lvp_model_config config;
@@ -28,7 +29,7 @@ struct calibration {
     int n_results;
 };
 
-static enum lvp_status create(struct calibration *c, const char *kernel_set, enum lvp_dtype dtype,
+static enum lvp_status create(struct calibration *c, int gpu, const char *kernel_set, enum lvp_dtype dtype,
                               enum lvp_dtype weights, int threads)
 {
     struct lvp_stage_limits limits = {.max_rows = MAX_ROWS,
@@ -51,7 +52,7 @@ static enum lvp_status create(struct calibration *c, const char *kernel_set, enu
     if (of_vit.max_rows > of_layer.max_rows) of_layer.max_rows = of_vit.max_rows;
     if (of_vit.max_width > of_layer.max_width) of_layer.max_width = of_vit.max_width;
     if (of_vit.max_kv_len > of_layer.max_kv_len) of_layer.max_kv_len = of_vit.max_kv_len;
-    LVP_TRY(lvp_cpu_backend_open(kernel_set, dtype, threads, &of_layer, &c->backend));
+    LVP_TRY(lvp_backend_open(gpu, kernel_set, dtype, threads, &of_layer, &c->backend));
     c->backend->weights = weights;
     layer.backend = vit.backend = c->backend;
     LVP_TRY(lvp_stage_create(&layer, &c->layers));
@@ -149,38 +150,58 @@ static int compare_seconds(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
-// The median of some tries after a first one that warms up: a run meets the machine as it is, disturbances included.
-static enum lvp_status experiment(struct calibration *c, enum lvp_experiment kind, int n, int kv_len)
+// An experiment's tries. The median counts: a run meets the machine as it is, disturbances included.
+struct tries {
+    enum lvp_experiment kind;
+    int n, kv_len;
+    int n_tries;
+    double seconds[MAX_TRIES];
+};
+
+static enum lvp_status try_for_a_while(struct calibration *c, struct tries *tries)
 {
-    static const double enough = 0.5;
-    double tries[MAX_TRIES], start = 0;
-    int n_tries = 0;
-    for (int i = 0; n_tries < MAX_TRIES && (n_tries < 3 || lvp_now() - start < enough); i++) {
+    static const double enough = 0.15;
+    int before = tries->n_tries;
+    double start = 0;
+    for (int i = 0; tries->n_tries < MAX_TRIES && (tries->n_tries == before || lvp_now() - start < enough); i++) {
         double seconds = 0;
-        LVP_TRY(run_once(c, kind, n, &seconds));
+        LVP_TRY(run_once(c, tries->kind, tries->n, &seconds));
         lvp_guard_tick();
-        if (i > 0) tries[n_tries++] = seconds;
+        if (i > 0) tries->seconds[tries->n_tries++] = seconds; // the first one warms up
         if (i == 0) start = lvp_now();
     }
-    qsort(tries, (size_t)n_tries, sizeof *tries, compare_seconds);
-    c->results[c->n_results++] = (struct lvp_experiment_result){
-        .kind = kind, .n = n, .kv_len = kv_len, .seconds = tries[n_tries / 2]};
     return LVP_OK;
 }
 
+// In rounds, since a machine that is shared is fast in one second and slow in the next.
 static enum lvp_status run_all(struct calibration *c)
 {
-    for (int i = 0; i < N_ROW_COUNTS; i++) LVP_TRY(experiment(c, LVP_EXPERIMENT_ROWS, row_counts[i], 1));
-    LVP_TRY(experiment(c, LVP_EXPERIMENT_PREFILL, PROMPT / 4, PROMPT / 4));
-    LVP_TRY(experiment(c, LVP_EXPERIMENT_PREFILL, PROMPT, PROMPT));
-    LVP_TRY(experiment(c, LVP_EXPERIMENT_DECODE, DECODES, CACHED + DECODE_STEPS / 2));
-    LVP_TRY(experiment(c, LVP_EXPERIMENT_ENCODE, 1, 0));
-    return experiment(c, LVP_EXPERIMENT_ENCODE, IMAGES, 0);
+    enum { ROUNDS = 4, OTHERS = 5 };
+    struct tries *all = calloc(N_ROW_COUNTS + OTHERS, sizeof *all);
+    if (all == NULL) return lvp_fail(LVP_ERR_MEMORY, "out of memory for calibrating");
+    int n = 0;
+    for (; n < N_ROW_COUNTS; n++) all[n] = (struct tries){.kind = LVP_EXPERIMENT_ROWS, .n = row_counts[n], .kv_len = 1};
+    all[n++] = (struct tries){.kind = LVP_EXPERIMENT_PREFILL, .n = PROMPT / 4, .kv_len = PROMPT / 4};
+    all[n++] = (struct tries){.kind = LVP_EXPERIMENT_PREFILL, .n = PROMPT, .kv_len = PROMPT};
+    all[n++] = (struct tries){.kind = LVP_EXPERIMENT_DECODE, .n = DECODES, .kv_len = CACHED + DECODE_STEPS / 2};
+    all[n++] = (struct tries){.kind = LVP_EXPERIMENT_ENCODE, .n = 1};
+    all[n++] = (struct tries){.kind = LVP_EXPERIMENT_ENCODE, .n = IMAGES};
+    enum lvp_status status = LVP_OK;
+    for (int round = 0; round < ROUNDS; round++)
+        for (int i = 0; i < n && status == LVP_OK; i++) status = try_for_a_while(c, &all[i]);
+    for (int i = 0; i < n && status == LVP_OK; i++) {
+        struct tries *tries = &all[i];
+        qsort(tries->seconds, (size_t)tries->n_tries, sizeof *tries->seconds, compare_seconds);
+        c->results[c->n_results++] = (struct lvp_experiment_result){
+            .kind = tries->kind, .n = tries->n, .kv_len = tries->kv_len, .seconds = tries->seconds[tries->n_tries / 2]};
+    }
+    free(all);
+    return status;
 }
 
-enum lvp_status lvp_calibrate(const struct lvp_model_config *config, const char *kernel_set, enum lvp_dtype dtype,
-                              enum lvp_dtype weights, int threads, struct lvp_experiment_result *results,
-                              int *n_results, struct lvp_roof *roof)
+enum lvp_status lvp_calibrate(const struct lvp_model_config *config, int gpu, const char *kernel_set,
+                              enum lvp_dtype dtype, enum lvp_dtype weights, int threads,
+                              struct lvp_experiment_result *results, int *n_results, struct lvp_roof *roof)
 {
     enum lvp_status status = LVP_OK;
     struct calibration *c = calloc(1, sizeof *c);
@@ -188,7 +209,7 @@ enum lvp_status lvp_calibrate(const struct lvp_model_config *config, const char 
     c->config = *config;
     c->results = results;
     LVP_CHECK(lvp_checkpoint_synthetic(&c->config, &c->checkpoint));
-    LVP_CHECK(create(c, kernel_set, dtype, weights, threads));
+    LVP_CHECK(create(c, gpu, kernel_set, dtype, weights, threads));
     LVP_CHECK(run_all(c));
     if (c->backend->ops->roof != NULL) LVP_CHECK(c->backend->ops->roof(c->backend, roof));
 fail:

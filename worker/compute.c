@@ -2,6 +2,7 @@
 
 #include "common/record.h"
 #include "common/shapes.h"
+#include "worker/device.h"
 #include "worker/weights.h"
 
 #include <stdio.h>
@@ -30,10 +31,10 @@ static enum lvp_status create_lanes(struct lvp_compute *compute)
     bool encodes_in = first > 0 && first <= merge, encodes_out = end <= merge;
     size_t image_in = encodes_in ? lvp_stage_image_in_bytes(compute->stage) : 0;
     size_t image_out = encodes_out ? lvp_stage_image_out_bytes(compute->stage) : 0;
-    LVP_TRY(lvp_lane_init(&compute->steps, LVP_HOP_STEP, first > merge ? before : -1, end > merge ? after : -1,
-                          step_head, step_body, step_body));
-    return lvp_lane_init(&compute->encodes, LVP_HOP_ENCODE, encodes_in ? before : -1, encodes_out ? after : -1,
-                         LVP_HOP_HEADER_BYTES, images * image_in, images * image_out);
+    LVP_TRY(lvp_lane_init(&compute->steps, compute->backend, LVP_HOP_STEP, first > merge ? before : -1,
+                          end > merge ? after : -1, step_head, step_body, step_body));
+    return lvp_lane_init(&compute->encodes, compute->backend, LVP_HOP_ENCODE, encodes_in ? before : -1,
+                         encodes_out ? after : -1, LVP_HOP_HEADER_BYTES, images * image_in, images * image_out);
 }
 
 static enum lvp_status open_pruner(const struct lvp_worker_setup *setup, const struct lvp_model_config *config,
@@ -102,7 +103,8 @@ static enum lvp_status load(struct lvp_compute *compute)
     struct lvp_backend_limits limits;
     lvp_stage_backend_limits(&compute->config, &setup->prune, weights.inner_width, options.range, &setup->limits,
                              &limits);
-    LVP_CHECK(lvp_cpu_backend_open(setup->kernel_set, setup->dtype, setup->threads, &limits, &compute->backend));
+    LVP_CHECK(
+        lvp_backend_open(setup->gpu, setup->kernel_set, setup->dtype, setup->threads, &limits, &compute->backend));
     compute->backend->weights = setup->weights;
     options.backend = compute->backend;
     LVP_CHECK(lvp_stage_create(&options, &compute->stage));
@@ -322,9 +324,10 @@ void lvp_compute_init(struct lvp_compute *compute)
     pthread_cond_init(&compute->wake, NULL);
 }
 
-enum lvp_status lvp_compute_start(struct lvp_compute *compute, const Lvp__Setup *setup)
+enum lvp_status lvp_compute_start(struct lvp_compute *compute, const Lvp__Setup *setup, int gpu)
 {
     LVP_TRY(lvp_worker_setup_read(setup, &compute->setup));
+    compute->setup.gpu = gpu;
     if (compute->setup.trace) lvp_trace_start(&compute->trace);
     if (pthread_create(&compute->thread, NULL, compute_main, compute) != 0)
         return lvp_fail(LVP_ERR_MEMORY, "the compute thread could not be started");

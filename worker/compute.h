@@ -23,6 +23,7 @@ struct lvp_worker_setup {
     int ranks[LVP_MAX_STAGES];
     struct lvp_stage_limits limits;
     int64_t max_pixels;
+    int gpu;          // of this worker; LVP_NO_GPU: the CPU
     bool synthetic;   // `model` is a shape
     bool trace;       // keep spans
     bool narrow;      // and its narrow stand-in is meant
@@ -58,7 +59,7 @@ struct lvp_compute {
 };
 
 void lvp_compute_init(struct lvp_compute *compute);
-enum lvp_status lvp_compute_start(struct lvp_compute *compute, const Lvp__Setup *setup) LVP_MUST_CHECK;
+enum lvp_status lvp_compute_start(struct lvp_compute *compute, const Lvp__Setup *setup, int gpu) LVP_MUST_CHECK;
 // Ends the threads and frees all; safe before the start. False when one is still busy after some seconds: everything is
 // left as it is, and the process should end without waiting for it.
 bool lvp_compute_stop(struct lvp_compute *compute, struct lvp_transport *transport);

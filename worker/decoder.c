@@ -177,6 +177,7 @@ void lvp_decoder_run_layer(struct lvp_decoder *decoder, int layer_index, int n_s
         .block_table = layout->block_table,
         .max_pages = lvp_kv_cache_max_pages(cache),
         .max_kv_len = layout->max_kv_len,
+        .max_rows = layout->max_rows,
         .shape = shape,
         .cache = kv,
         .qkv = decoder->qkv,

@@ -6,10 +6,11 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum lvp_status lvp_lane_init(struct lvp_lane *lane, enum lvp_hop_kind kind, int from, int to, size_t head_capacity,
-                              size_t in_capacity, size_t out_capacity)
+enum lvp_status lvp_lane_init(struct lvp_lane *lane, struct lvp_backend *backend, enum lvp_hop_kind kind, int from,
+                              int to, size_t head_capacity, size_t in_capacity, size_t out_capacity)
 {
-    *lane = (struct lvp_lane){.kind = kind,
+    *lane = (struct lvp_lane){.backend = backend,
+                              .kind = kind,
                               .from = from,
                               .to = to,
                               .head_capacity = head_capacity,
@@ -18,16 +19,14 @@ enum lvp_status lvp_lane_init(struct lvp_lane *lane, enum lvp_hop_kind kind, int
     for (int i = 0; i < LVP_LANE_BUFFERS; i++) {
         if (from >= 0) {
             lane->in[i].head = malloc(head_capacity);
-            lane->in[i].body = malloc(in_capacity + 1);
+            LVP_TRY(backend->ops->payload_alloc(backend, in_capacity, &lane->in[i].body));
         }
         if (to >= 0) {
             lane->out[i].head = malloc(head_capacity);
-            lane->out[i].body = malloc(out_capacity + 1);
+            LVP_TRY(backend->ops->payload_alloc(backend, out_capacity, &lane->out[i].body));
         }
-        if ((from >= 0 && (lane->in[i].head == NULL || lane->in[i].body == NULL)) ||
-            (to >= 0 && (lane->out[i].head == NULL || lane->out[i].body == NULL)))
-            return lvp_fail(LVP_ERR_MEMORY, "out of memory for hop buffers of %zu and %zu bytes", in_capacity,
-                            out_capacity);
+        if ((from >= 0 && lane->in[i].head == NULL) || (to >= 0 && lane->out[i].head == NULL))
+            return lvp_fail(LVP_ERR_MEMORY, "out of memory for hop headers of %zu bytes", head_capacity);
     }
     return LVP_OK;
 }
@@ -48,9 +47,9 @@ void lvp_lane_destroy(struct lvp_lane *lane, struct lvp_transport *transport)
                                             &lane->out[i].head_transfer, &lane->out[i].body_transfer};
         for (int t = 0; t < 4 && transport != NULL; t++) transport->ops->cancel(transport, transfers[t]);
         free(lane->in[i].head);
-        free(lane->in[i].body);
+        if (lane->backend != NULL) lane->backend->ops->payload_free(lane->backend, lane->in[i].body);
         free(lane->out[i].head);
-        free(lane->out[i].body);
+        if (lane->backend != NULL) lane->backend->ops->payload_free(lane->backend, lane->out[i].body);
     }
     for (int j = 0; j < LVP_LANE_JOBS; j++) free_job(&lane->jobs[j]);
     *lane = (struct lvp_lane){0};

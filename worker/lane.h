@@ -14,6 +14,7 @@
 #include "common/step.h"
 #include "common/transport.h"
 #include "common/wire.h"
+#include "worker/backend.h"
 #include "worker/trace.h"
 
 enum { LVP_LANE_JOBS = 256, LVP_LANE_BUFFERS = 2 };
@@ -28,13 +29,14 @@ struct lvp_job {
 };
 
 struct lvp_lane {
+    struct lvp_backend *backend; // whose memory the bodies are; borrowed
     enum lvp_hop_kind kind;
     int from, to; // ranks; -1 at the ends of the chain
     uint64_t announced, posted, arrived, computed, sending, sent;
     struct lvp_job jobs[LVP_LANE_JOBS]; // job j at j % LVP_LANE_JOBS
     struct {
         unsigned char *head; // header, then positions of a step
-        void *body;
+        void *body;          // the backend's payload memory
         struct lvp_transfer head_transfer, body_transfer;
     } in[LVP_LANE_BUFFERS], out[LVP_LANE_BUFFERS];
     double sending_since[LVP_LANE_BUFFERS];          // lvp_wall_seconds()
@@ -42,8 +44,8 @@ struct lvp_lane {
 };
 
 // from/to -1: no buffers at that end.
-enum lvp_status lvp_lane_init(struct lvp_lane *lane, enum lvp_hop_kind kind, int from, int to, size_t head_capacity,
-                              size_t in_capacity, size_t out_capacity) LVP_MUST_CHECK;
+enum lvp_status lvp_lane_init(struct lvp_lane *lane, struct lvp_backend *backend, enum lvp_hop_kind kind, int from,
+                              int to, size_t head_capacity, size_t in_capacity, size_t out_capacity) LVP_MUST_CHECK;
 void lvp_lane_destroy(struct lvp_lane *lane, struct lvp_transport *transport);
 
 struct lvp_job *lvp_lane_job(struct lvp_lane *lane, uint64_t job);

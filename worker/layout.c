@@ -1,5 +1,6 @@
 #include "worker/layout.h"
 
+#include "common/mix.h"
 #include "worker/weights.h"
 
 #include <stdlib.h>
@@ -16,6 +17,7 @@ struct lvp_layout {
     struct lvp_depth_layout depths[LVP_MAX_DEPTHS];
     struct lvp_merge_layout merging;
     const int32_t *last_rows;
+    uint64_t key;
 };
 
 enum lvp_status lvp_layout_create(struct lvp_backend *backend, const struct lvp_prune_counts *prune, int first_depth,
@@ -189,6 +191,7 @@ static enum lvp_status build_depth(struct lvp_layout *layout, const struct lvp_s
     for (int s = 0; s < step->n_seqs; s++) {
         int n = lvp_seq_rows(&layout->prune, &step->seqs[s], depth);
         row_start[s + 1] = row_start[s] + n;
+        if (n > out->max_rows) out->max_rows = n;
         if (cache == NULL || !lvp_kv_cache_has(cache, depth)) continue; // the next stage's layers
         int slot = step->seqs[s].slot;
         LVP_TRY(lvp_kv_cache_append(cache, slot, depth, n, slots + row_start[s]));
@@ -247,6 +250,27 @@ static void build_merge(struct lvp_layout *layout, const struct lvp_step *step, 
                                      .positions = on_device(layout, positions)};
 }
 
+// A step of decode rows only looks the same as every other with as many rows whose caches reach into the same stretch.
+static void set_key(struct lvp_layout *layout, const struct lvp_step *step)
+{
+    enum { STRETCH = 256 }; // slots
+    layout->key = 0;
+    for (int s = 0; s < step->n_seqs; s++)
+        if (step->seqs[s].prefill) return;
+    uint64_t key = (uint64_t)step->n_seqs;
+    for (int d = layout->first_depth; d <= layout->last_depth; d++) {
+        struct lvp_depth_layout *depth = &layout->depths[d];
+        depth->max_kv_len = (depth->max_kv_len + STRETCH - 1) / STRETCH * STRETCH;
+        key = lvp_mix(key ^ (uint64_t)depth->max_kv_len);
+    }
+    layout->key = key | 1;
+}
+
+uint64_t lvp_layout_key(const struct lvp_layout *layout)
+{
+    return layout->key;
+}
+
 enum lvp_status lvp_layout_build(struct lvp_layout *layout, const struct lvp_step *step,
                                  const struct lvp_model_config *config, int image_slots, struct lvp_kv_cache *cache)
 {
@@ -257,6 +281,7 @@ enum lvp_status lvp_layout_build(struct lvp_layout *layout, const struct lvp_ste
     for (int d = layout->first_depth; d <= layout->last_depth; d++)
         LVP_TRY(build_depth(layout, step, config->image_token_id, d, cache));
     if (layout->merge) build_merge(layout, step, config->image_token_id);
+    set_key(layout, step);
     layout->backend->ops->upload(layout->backend, layout->device, layout->host, layout->used * sizeof *layout->host);
     return LVP_OK;
 }

@@ -12,7 +12,7 @@
 // One depth of one step. Arrays are backend memory, valid until the next build.
 struct lvp_depth_layout {
     int n_rows;
-    int max_kv_len;
+    int max_kv_len, max_rows;   // of a sequence
     const int32_t *row_start;   // [n_seqs + 1]
     const int32_t *slots;       // [n_rows] KV slot of each row
     const int32_t *kv_len;      // [n_seqs]
@@ -52,6 +52,8 @@ enum lvp_status lvp_layout_build(struct lvp_layout *layout, const struct lvp_ste
 const struct lvp_depth_layout *lvp_layout_depth(const struct lvp_layout *layout, int depth);
 const struct lvp_merge_layout *lvp_layout_merge(const struct lvp_layout *layout);
 // [n_seqs] last row of each sequence at the last depth of this stage.
+// Not 0 for a step of decode rows only: steps with the same key do the same operations on the same memory.
+uint64_t lvp_layout_key(const struct lvp_layout *layout);
 const int32_t *lvp_layout_last_rows(const struct lvp_layout *layout);
 
 #endif

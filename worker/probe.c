@@ -11,8 +11,8 @@ static enum lvp_status run_experiments(const struct lvp_compute *compute, int th
     struct lvp_experiment_result results[LVP_MAX_EXPERIMENTS];
     int n = 0;
     if (threads > compute->setup.threads) return lvp_fail(LVP_ERR_FORMAT, "asked to calibrate %d threads", threads);
-    LVP_TRY(lvp_calibrate(&compute->config, compute->setup.kernel_set, compute->setup.dtype, compute->setup.weights,
-                          threads, results, &n, roof));
+    LVP_TRY(lvp_calibrate(&compute->config, compute->setup.gpu, compute->setup.kernel_set, compute->setup.dtype,
+                          compute->setup.weights, threads, results, &n, roof));
     for (int i = 0; i < n; i++) {
         Lvp__Roof__Experiment *experiment = &probe->experiments[i];
         lvp__roof__experiment__init(experiment);

@@ -1,4 +1,5 @@
 #include "common/clock.h"
+#include "worker/philox.h"
 #include "worker/stage_state.h"
 #include "worker/weights.h"
 
@@ -24,19 +25,6 @@ size_t lvp_stage_image_out_bytes(const struct lvp_stage *stage)
 {
     return lvp_vision_out_elements(&stage->config, lvp_stage_vision_range(stage->range)) *
            lvp_dtype_size(stage->backend->dtype);
-}
-
-// Copies payload rows that arrived in the model's dtype into backend memory.
-static void load_payload(struct lvp_stage *stage, const void *payload, size_t n, float *to)
-{
-    lvp_widen(payload, n, stage->backend->dtype, stage->wide);
-    stage->backend->ops->upload(stage->backend, to, stage->wide, n * sizeof *to);
-}
-
-static void store_payload(struct lvp_stage *stage, const float *from, size_t n, void *payload)
-{
-    stage->backend->ops->download(stage->backend, stage->wide, from, n * sizeof *from);
-    lvp_narrow(stage->wide, n, stage->backend->dtype, payload);
 }
 
 static enum lvp_status check_image_slots(const struct lvp_stage *stage, int n_images, const int32_t *slots)
@@ -68,7 +56,7 @@ enum lvp_status lvp_stage_encode(struct lvp_stage *stage, int n_images, const vo
         if (range.patch_embed)
             backend->ops->upload(backend, to, in[i], in_elements * sizeof *to);
         else
-            load_payload(stage, in[i], in_elements, to);
+            backend->ops->load(backend, in[i], in_elements, to);
     }
     lvp_vision_run(stage->vision, n_images, stage->vision_in, stage->vision_out);
     if (stage->range.merge) {
@@ -77,7 +65,7 @@ enum lvp_status lvp_stage_encode(struct lvp_stage *stage, int n_images, const vo
             backend->ops->copy_rows(backend, stage->vision_out + (size_t)i * out_elements, NULL, tokens,
                                     stage->config.text.hidden, parked_image(stage, slots[i]), NULL);
     } else {
-        store_payload(stage, stage->vision_out, (size_t)n_images * out_elements, out);
+        backend->ops->store(backend, stage->vision_out, (size_t)n_images * out_elements, out);
     }
     return backend->ops->sync(backend);
 }
@@ -87,8 +75,8 @@ enum lvp_status lvp_stage_park(struct lvp_stage *stage, int n_images, const void
     size_t n = (size_t)lvp_vision_tokens(&stage->config) * (size_t)stage->config.text.hidden;
     LVP_TRY(check_image_slots(stage, n_images, slots));
     for (int i = 0; i < n_images; i++)
-        load_payload(stage, (const char *)in + (size_t)i * lvp_stage_image_in_bytes(stage), n,
-                     parked_image(stage, slots[i]));
+        stage->backend->ops->load(stage->backend, (const char *)in + (size_t)i * lvp_stage_image_in_bytes(stage), n,
+                                  parked_image(stage, slots[i]));
     return stage->backend->ops->sync(stage->backend);
 }
 
@@ -145,43 +133,54 @@ static void prune_rows(struct lvp_stage *stage, const struct lvp_step *step, int
     stage->n_rows = n_after;
 }
 
-static void run_head(struct lvp_stage *stage, const struct lvp_step *step, const struct lvp_step_output *output)
+// What the step's draws depend on is known before it is computed.
+static void upload_draws(struct lvp_stage *stage, const struct lvp_step *step)
+{
+    struct lvp_head *head = &stage->head;
+    for (int s = 0; s < step->n_seqs; s++) {
+        const struct lvp_step_seq *seq = &step->seqs[s];
+        head->host_draws[s] = (struct lvp_draw){.uniform = lvp_token_uniform(seq->sampling_key, seq->token_index),
+                                                .temperature = seq->temperature,
+                                                .top_p = seq->top_p};
+    }
+    stage->backend->ops->upload(stage->backend, head->draws, head->host_draws,
+                                (size_t)step->n_seqs * sizeof *head->draws);
+}
+
+static void run_head(struct lvp_stage *stage, int n_seqs)
 {
     struct lvp_backend *backend = stage->backend;
     const struct lvp_text_config *text = &stage->config.text;
     struct lvp_head *head = &stage->head;
     struct lvp_epilogue plain = {.activation = LVP_ACT_NONE};
-    int n = step->n_seqs;
-    for (int s = 0; s < n; s++)
-        head->sampling[s] = (struct lvp_sampling){step->seqs[s].temperature, step->seqs[s].top_p,
-                                                  step->seqs[s].sampling_key, step->seqs[s].token_index};
-    backend->ops->copy_rows(backend, stage->x[stage->current], lvp_layout_last_rows(stage->layout), n, text->hidden,
-                            head->rows, NULL);
-    backend->ops->rms_norm(backend, head->rows, n, text->hidden, head->norm, text->norm_eps, head->rows);
-    backend->ops->linear(backend, head->lm_head, head->rows, n, plain, head->logits);
-    backend->ops->sample(backend, head->logits, n, text->vocab, head->sampling, head->tokens, head->logprobs);
-    backend->ops->download(backend, output->tokens, head->tokens, (size_t)n * sizeof *output->tokens);
-    backend->ops->download(backend, output->logprobs, head->logprobs, (size_t)n * sizeof *output->logprobs);
+    backend->ops->copy_rows(backend, stage->x[stage->current], lvp_layout_last_rows(stage->layout), n_seqs,
+                            text->hidden, head->rows, NULL);
+    backend->ops->rms_norm(backend, head->rows, n_seqs, text->hidden, head->norm, text->norm_eps, head->rows);
+    backend->ops->linear(backend, head->lm_head, head->rows, n_seqs, plain, head->logits);
+    backend->ops->sample(backend, head->logits, n_seqs, text->vocab, head->draws, head->tokens, head->logprobs);
 }
 
-enum lvp_status lvp_stage_step(struct lvp_stage *stage, const struct lvp_step *step, const void *x,
-                               const int32_t *positions, const struct lvp_step_output *output)
+// Everything that a step uploads: what follows is computation only.
+static enum lvp_status take_in(struct lvp_stage *stage, const struct lvp_step *step, const void *x,
+                               const int32_t *positions)
 {
     struct lvp_backend *backend = stage->backend;
-    size_t width = (size_t)stage->config.text.hidden;
     LVP_TRY(lvp_layout_build(stage->layout, step, &stage->config, stage->limits.image_slots, stage->cache));
     stage->current = 0;
     stage->n_rows = lvp_stage_rows_in(stage, step);
-    if (stage->range.merge) {
-        merge_rows(stage);
-    } else {
-        for (int i = 0; i < stage->n_rows; i++)
-            if (positions[i] < 0 || positions[i] >= stage->config.text.max_positions)
-                return lvp_fail(LVP_ERR_FORMAT, "row %d arrived with position %d, outside the context", i,
-                                positions[i]);
-        load_payload(stage, x, (size_t)stage->n_rows * width, stage->x[0]);
-        backend->ops->upload(backend, stage->positions[0], positions, (size_t)stage->n_rows * sizeof *positions);
-    }
+    if (stage->range.head) upload_draws(stage, step);
+    if (stage->range.merge) return LVP_OK;
+    for (int i = 0; i < stage->n_rows; i++)
+        if (positions[i] < 0 || positions[i] >= stage->config.text.max_positions)
+            return lvp_fail(LVP_ERR_FORMAT, "row %d arrived with position %d, outside the context", i, positions[i]);
+    backend->ops->load(backend, x, (size_t)stage->n_rows * (size_t)stage->config.text.hidden, stage->x[0]);
+    backend->ops->upload(backend, stage->positions[0], positions, (size_t)stage->n_rows * sizeof *positions);
+    return LVP_OK;
+}
+
+static void run_blocks(struct lvp_stage *stage, const struct lvp_step *step)
+{
+    if (stage->range.merge) merge_rows(stage);
     int depth = stage->depth_in;
     for (int layer = stage->range.dec_first; layer < stage->range.dec_end; layer++) {
         lvp_decoder_run_layer(stage->decoder, layer, step->n_seqs, lvp_layout_depth(stage->layout, depth), stage->cache,
@@ -192,10 +191,29 @@ enum lvp_status lvp_stage_step(struct lvp_stage *stage, const struct lvp_step *s
             stage->select_seconds += lvp_now() - start;
         }
     }
+    if (stage->range.head) run_head(stage, step->n_seqs);
+}
+
+enum lvp_status lvp_stage_step(struct lvp_stage *stage, const struct lvp_step *step, const void *x,
+                               const int32_t *positions, const struct lvp_step_output *output)
+{
+    struct lvp_backend *backend = stage->backend;
+    const struct lvp_head *head = &stage->head;
+    size_t n_seqs = (size_t)step->n_seqs;
+    LVP_TRY(take_in(stage, step, x, positions));
+    uint64_t key = lvp_layout_key(stage->layout);
+    if (key == 0) {
+        run_blocks(stage, step);
+    } else if (backend->ops->begin(backend, key)) {
+        run_blocks(stage, step);
+        backend->ops->end(backend);
+    }
     if (stage->range.head) {
-        run_head(stage, step, output);
+        backend->ops->download(backend, output->tokens, head->tokens, n_seqs * sizeof *output->tokens);
+        backend->ops->download(backend, output->logprobs, head->logprobs, n_seqs * sizeof *output->logprobs);
     } else {
-        store_payload(stage, stage->x[stage->current], (size_t)stage->n_rows * width, output->x);
+        size_t n = (size_t)stage->n_rows * (size_t)stage->config.text.hidden;
+        backend->ops->store(backend, stage->x[stage->current], n, output->x);
         backend->ops->download(backend, output->positions, stage->positions[stage->current],
                                (size_t)stage->n_rows * sizeof *output->positions);
     }

@@ -75,9 +75,9 @@ static enum lvp_status create_head(struct lvp_stage *stage, const struct lvp_che
     LVP_TRY(lvp_floats_create(backend, seqs * (size_t)stage->config.text.vocab, &head->logits));
     LVP_TRY(lvp_ints_create(backend, seqs, &head->tokens));
     LVP_TRY(lvp_floats_create(backend, seqs, &head->logprobs));
-    head->sampling = calloc(seqs, sizeof *head->sampling);
-    if (head->sampling == NULL) return lvp_fail(LVP_ERR_MEMORY, "out of memory for sampling");
-    return LVP_OK;
+    head->host_draws = calloc(seqs, sizeof *head->host_draws);
+    if (head->host_draws == NULL) return lvp_fail(LVP_ERR_MEMORY, "out of memory for sampling");
+    return backend->ops->alloc(backend, seqs * sizeof *head->draws, (void **)&head->draws);
 }
 
 static enum lvp_status create_decoder(struct lvp_stage *stage, const struct lvp_stage_options *options)
@@ -119,22 +119,6 @@ static enum lvp_status create_decoder(struct lvp_stage *stage, const struct lvp_
     return lvp_ints_create(backend, rows, &stage->survivors);
 }
 
-static enum lvp_status create_staging(struct lvp_stage *stage)
-{
-    size_t n = 0;
-    if (lvp_range_has_vision(stage->range)) {
-        size_t in = lvp_vision_in_elements(&stage->config, lvp_stage_vision_range(stage->range));
-        size_t out = lvp_vision_out_elements(&stage->config, lvp_stage_vision_range(stage->range));
-        n = (size_t)stage->limits.max_images * (in > out ? in : out);
-    }
-    size_t rows = (size_t)stage->limits.max_rows;
-    size_t parked = (size_t)stage->limits.max_images * (size_t)lvp_vision_tokens(&stage->config);
-    if (parked > rows) rows = parked;
-    size_t step = lvp_range_has_decoder(stage->range) ? rows * (size_t)stage->config.text.hidden : 0;
-    stage->wide = malloc((n > step ? n : step) * sizeof *stage->wide + 1);
-    return stage->wide == NULL ? lvp_fail(LVP_ERR_MEMORY, "out of memory for staging buffers") : LVP_OK;
-}
-
 enum lvp_status lvp_stage_create(const struct lvp_stage_options *options, struct lvp_stage **result)
 {
     enum lvp_status status = LVP_OK;
@@ -150,7 +134,6 @@ enum lvp_status lvp_stage_create(const struct lvp_stage_options *options, struct
     stage->depth_out = lvp_depth_of_layer(&stage->prune, stage->range.dec_end);
     if (lvp_range_has_vision(stage->range)) LVP_CHECK(create_vision(stage, options->checkpoint));
     if (lvp_range_has_decoder(stage->range)) LVP_CHECK(create_decoder(stage, options));
-    LVP_CHECK(create_staging(stage));
     *result = stage;
     return LVP_OK;
 fail:
@@ -168,12 +151,12 @@ void lvp_stage_destroy(struct lvp_stage *stage)
     lvp_kv_cache_destroy(stage->cache);
     lvp_pruner_destroy(stage->pruner);
     lvp_layout_destroy(stage->layout);
-    void *memory[] = {stage->vision_in, stage->vision_out,   stage->parked,       stage->embedding,    stage->x[0],
-                      stage->x[1],      stage->positions[0], stage->positions[1], stage->survivors,    stage->head.norm,
-                      stage->head.rows, stage->head.logits,  stage->head.tokens,  stage->head.logprobs};
+    void *memory[] = {stage->vision_in,   stage->vision_out,    stage->parked,       stage->embedding,
+                      stage->x[0],        stage->x[1],          stage->positions[0], stage->positions[1],
+                      stage->survivors,   stage->head.norm,     stage->head.rows,    stage->head.logits,
+                      stage->head.tokens, stage->head.logprobs, stage->head.draws};
     for (size_t i = 0; i < sizeof memory / sizeof *memory; i++) ops->free(backend, memory[i]);
     ops->linear_destroy(backend, stage->head.lm_head);
-    free(stage->head.sampling);
-    free(stage->wide);
+    free(stage->head.host_draws);
     free(stage);
 }

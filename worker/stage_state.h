@@ -10,11 +10,11 @@
 struct lvp_head {
     float *norm;
     struct lvp_linear *lm_head;
-    float *rows;                   // [max_seqs, C] last rows, then normed
-    float *logits;                 // [max_seqs, vocab]
-    int32_t *tokens;               // [max_seqs]
-    float *logprobs;               // [max_seqs]
-    struct lvp_sampling *sampling; // [max_seqs] host
+    float *rows;                         // [max_seqs, C] last rows, then normed
+    float *logits;                       // [max_seqs, vocab]
+    int32_t *tokens;                     // [max_seqs]
+    float *logprobs;                     // [max_seqs]
+    struct lvp_draw *draws, *host_draws; // [max_seqs], the second one host memory
 };
 
 struct lvp_stage {
@@ -42,7 +42,6 @@ struct lvp_stage {
     int current;           // which of x and positions holds the rows
     int n_rows;
     double select_seconds; // so far
-    float *wide;           // host staging, for payloads in bf16
 };
 
 static inline struct lvp_vision_range lvp_stage_vision_range(struct lvp_stage_range range)

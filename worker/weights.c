@@ -9,26 +9,6 @@ static size_t element_count(const struct lvp_tensor_view *tensor)
     return tensor->n_bytes / lvp_dtype_size(tensor->dtype);
 }
 
-void lvp_narrow(const float *from, size_t n, enum lvp_dtype dtype, void *to)
-{
-    if (dtype == LVP_F32) {
-        memcpy(to, from, n * sizeof *from);
-        return;
-    }
-    uint16_t *halves = to;
-    for (size_t i = 0; i < n; i++) halves[i] = lvp_to_half(from[i], dtype);
-}
-
-void lvp_widen(const void *from, size_t n, enum lvp_dtype dtype, float *to)
-{
-    if (dtype == LVP_F32) {
-        memcpy(to, from, n * sizeof *to);
-        return;
-    }
-    const uint16_t *halves = from;
-    for (size_t i = 0; i < n; i++) to[i] = lvp_from_half(halves[i], dtype);
-}
-
 enum lvp_status lvp_table_create(struct lvp_backend *backend, const struct lvp_tensor_view *tensor,
                                  enum lvp_dtype dtype, void **table)
 {

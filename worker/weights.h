@@ -22,8 +22,4 @@ enum lvp_status lvp_linear_from(struct lvp_backend *backend, const struct lvp_te
 enum lvp_status lvp_floats_create(struct lvp_backend *backend, size_t n, float **memory) LVP_MUST_CHECK;
 enum lvp_status lvp_ints_create(struct lvp_backend *backend, size_t n, int32_t **memory) LVP_MUST_CHECK;
 
-// f32 values that are representable in `dtype` to an array of that type, and back. Host memory.
-void lvp_narrow(const float *from, size_t n, enum lvp_dtype dtype, void *to);
-void lvp_widen(const void *from, size_t n, enum lvp_dtype dtype, float *to);
-
 #endif

@@ -5,6 +5,7 @@
 #include "common/log.h"
 #include "common/pulse.h"
 #include "common/record.h"
+#include "worker/device.h"
 #include "worker/probe.h"
 
 #include <stdio.h>
@@ -38,6 +39,8 @@ static enum lvp_status send_hello(struct worker *worker)
     hello.kernel_set = (char *)(size_t)kernel_set;
     hello.threads = worker->options->threads;
     hello.memory_bytes = worker->options->memory_bytes;
+    hello.gpu = worker->options->gpu + 1;
+    if (hello.gpu > 0) hello.gpu_memory = (int64_t)lvp_gpus_find()->memory_bytes;
     message.body_case = LVP__FROM_WORKER__BODY_HELLO;
     message.hello = &hello;
     return send_to_coordinator(worker, &message);
@@ -189,7 +192,7 @@ static enum lvp_status poll_commands(struct worker *worker, bool *moved)
         lvp_patience_reset(&worker->coordinator);
         LVP_TRY(lvp_control_unpack_to_worker(bytes, n_bytes, &message));
         if (message->body_case == LVP__TO_WORKER__BODY_SETUP && !worker->compute.running) {
-            enum lvp_status status = lvp_compute_start(&worker->compute, message->setup);
+            enum lvp_status status = lvp_compute_start(&worker->compute, message->setup, worker->options->gpu);
             lvp__to_worker__free_unpacked(message, NULL);
             LVP_TRY(status);
             open_record(worker);

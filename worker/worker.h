@@ -14,6 +14,7 @@ struct lvp_worker_options {
     MPI_Comm control, hops; // duplicates of the world: commands, activations
     int rank, n_ranks;
     int threads; // cores this worker may use
+    int gpu;     // LVP_NO_GPU: the CPU (worker/device.h)
     long long memory_bytes;
 };
 

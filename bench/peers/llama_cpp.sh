@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# lvpipe beside llama.cpp on this machine: tiny-llava (CLIP-L/336 and 22 layers of 2048), random weights, a batch of
-# prompts of 606 rows (576 of an image, 30 of text) that are prefilled and then decoded together. llama.cpp's batched-bench
+# lvpipe beside llama.cpp on this machine: tiny-llava (CLIP-L/336 and 22 layers of 2048), or what SHAPE names
+# (llava-1.5-7b: 23 GB of memory, 30 GB of disk), random weights, a batch of prompts of 606 rows (576 of an image, 30 of text) that are prefilled and then decoded together. llama.cpp's batched-bench
 # gets token numbers in place of an image's rows; its CLIP code is timed apart, one image after the other as its command
 # line runs it, with f16 weights. Everything runs on all cores, one after the other. lvpipe decodes rows of earlier prompts in
 # the steps of later ones, so it has no rate of prompts or of decoding alone.
@@ -16,10 +16,11 @@ images=${1:-16} new_tokens=${2:-32} rows=606
 types=("${@:3}")
 ((${#types[@]})) || types=(BF16 F16 Q8_0 Q4_0)
 dir=$(realpath -m "${PEERS_DIR:-build/peers}")
-lvpipe=build/release/lvpipe
+lvpipe=build/release/lvpipe shape=${SHAPE:-tiny-llava}
 version=0.3.36 # clip_bench.cpp uses what its llama.cpp calls internal
 sources=$dir/llama_cpp_python-$version/vendor/llama.cpp
-mkdir -p "$dir"
+models=$dir/$shape
+mkdir -p "$models"
 
 if [[ ! -x $dir/clip_bench ]]; then
   python3 -m venv "$dir/venv"
@@ -32,10 +33,10 @@ if [[ ! -x $dir/clip_bench ]]; then
   c++ -O2 -std=c++17 -o "$dir/clip_bench" bench/peers/clip_bench.cpp -I "$sources/tools/mtmd" -I "$sources/include" \
     -I "$sources/ggml/include" -I "$sources/vendor" -L "$dir/llama/bin" -Wl,-rpath,"$dir/llama/bin" -lmtmd -lllama -lggml -lggml-base
 fi
-[[ -s $dir/BF16.gguf ]] || "$dir/venv/bin/python" bench/peers/make_gguf.py language "$dir/BF16.gguf"
-[[ -s $dir/vision.gguf ]] || "$dir/venv/bin/python" bench/peers/make_gguf.py vision "$dir/vision.gguf"
+[[ -s $models/BF16.gguf ]] || "$dir/venv/bin/python" bench/peers/make_gguf.py language "$models/BF16.gguf" "$shape"
+[[ -s $models/vision.gguf ]] || "$dir/venv/bin/python" bench/peers/make_gguf.py vision "$models/vision.gguf" "$shape"
 for type in "${types[@]}"; do
-  [[ -s $dir/$type.gguf ]] || "$dir/llama/bin/llama-quantize" --allow-requantize "$dir/BF16.gguf" "$dir/$type.gguf" "$type" >"$dir/quantize.log" 2>&1
+  [[ -s $models/$type.gguf ]] || "$dir/llama/bin/llama-quantize" --allow-requantize "$models/BF16.gguf" "$models/$type.gguf" "$type" >"$dir/quantize.log" 2>&1
 done
 
 # report NAME ENCODE PREFILL DECODE: seconds of all images to a row of the table
@@ -45,19 +46,21 @@ report() {
 }
 
 ours() { # ours NAME OPTIONS...
-  "$lvpipe" bench --shape tiny-llava --images "$images" --concurrency "$images" --new-tokens "$new_tokens" --repeats 1 --json -q \
+  "$lvpipe" bench --shape "$shape" --images "$images" --concurrency "$images" --new-tokens "$new_tokens" --repeats 1 --json -q \
     "${@:2}" | jq -r '[.keep, (.workers[0] | .encode_seconds, .prefill_seconds, .decode_seconds)] | @tsv' |
     while read -r keep encode prefill decode; do report "lvpipe $1, keep $keep" "$encode" "$prefill" "$decode"; done
 }
 
+width=256 # an eighth
+[[ $shape == llava-1.5-7b ]] && width=512
 lscpu | sed -n 's/^Model name: *//p'
 echo "llama-cpp-python $version, $("$lvpipe" --version | head -1); $images images, $new_tokens new tokens"
 printf '%-26s %16s %16s\n' "" "language, img/s" "with CLIP, img/s"
-ours bf16 --keep none,0.5 --pruner-width 256
-ours int8 --keep none,0.5 --pruner-width 256 --weights int8
-clip=$("$dir/clip_bench" "$dir/vision.gguf" "$(nproc)" 4 2>"$dir/clip.log")
+ours bf16 --keep none,0.5 --pruner-width "$width"
+ours int8 --keep none,0.5 --pruner-width "$width" --weights int8
+clip=$("$dir/clip_bench" "$models/vision.gguf" "$(nproc)" 4 2>"$dir/clip.log")
 for type in "${types[@]}"; do
-  "$dir/llama/bin/llama-batched-bench" -m "$dir/$type.gguf" -c $((images * (rows + new_tokens))) -b 2048 -ub 512 -npp $rows \
+  "$dir/llama/bin/llama-batched-bench" -m "$models/$type.gguf" -c $((images * (rows + new_tokens))) -b 2048 -ub 512 -npp $rows \
     -ntg $((new_tokens - 1)) -npl "$images" -t "$(nproc)" -tb "$(nproc)" --output-format jsonl 2>"$dir/$type.log" |
     jq -r --argjson clip "$clip" --argjson n "$images" '[$n * $clip, .t_pp, .t_tg] | @tsv' |
     while read -r encode prefill decode; do report "llama.cpp $type" "$encode" "$prefill" "$decode"; done

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""Write GGUF files of tiny-llava with random weights: its language model in bf16, or its vision encoder in f16.
+"""Write GGUF files of a shape with random weights: its language model in bf16, or its vision encoder in f16.
 
-    make_gguf.py language FILE
-    make_gguf.py vision FILE
+    make_gguf.py language FILE SHAPE      tiny-llava or llava-1.5-7b
+    make_gguf.py vision FILE SHAPE
 
 Needs numpy and the gguf package; called by llama_cpp.sh. No vocabulary: benchmarks feed token numbers.
 """
@@ -12,8 +12,9 @@ import sys
 import gguf
 import numpy as np
 
-HIDDEN, MLP, LAYERS, HEADS, KV_HEADS, VOCAB, CONTEXT = 2048, 5632, 22, 32, 4, 32064, 2048
-HEAD_DIM = HIDDEN // HEADS
+SHAPES = {"tiny-llava": (2048, 5632, 22, 32, 4), "llava-1.5-7b": (4096, 11008, 32, 32, 32)}
+HIDDEN, MLP, LAYERS, HEADS, KV_HEADS = SHAPES[sys.argv[3]]
+VOCAB, CONTEXT, HEAD_DIM = 32064, 2048, HIDDEN // HEADS
 VIT_HIDDEN, VIT_MLP, VIT_LAYERS, VIT_HEADS, IMAGE, PATCH = 1024, 4096, 24, 16, 336, 14
 
 

@@ -2,6 +2,7 @@
 // never crashes the rank. No MPI: the messages are handed over as the communication thread would.
 #include "common/checkpoint.h"
 #include "worker/compute.h"
+#include "worker/device.h"
 #include "worker/probe.h"
 
 #include <setjmp.h>
@@ -152,7 +153,7 @@ static struct lvp_compute *start(struct told *told)
 {
     struct lvp_compute *compute = calloc(1, sizeof *compute);
     lvp_compute_init(compute);
-    assert_int_equal(lvp_compute_start(compute, &told->setup), LVP_OK);
+    assert_int_equal(lvp_compute_start(compute, &told->setup, LVP_NO_GPU), LVP_OK);
     wait_until_over(compute, &compute->loaded);
     forget(told);
     return compute;

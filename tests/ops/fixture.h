@@ -1,8 +1,10 @@
-// What the tests of the operations share: every kernel set this CPU has in both dtypes, random values, comparison.
+// What the tests of the operations share: every kernel set this CPU has, the GPU where there is one, random values,
+// comparison.
 #ifndef LVP_TESTS_OPS_FIXTURE_H
 #define LVP_TESTS_OPS_FIXTURE_H
 
-#include "worker/backend.h"
+#include "tests/ops/hosted.h"
+#include "worker/device.h"
 
 #include <math.h>
 #include <setjmp.h>
@@ -45,6 +47,34 @@ static inline void for_each_backend(void (*test)(struct lvp_backend *fast, struc
         }
         ref->ops->close(ref);
     }
+}
+
+// NULL where there is no GPU.
+static inline struct lvp_backend *open_gpu(enum lvp_dtype dtype)
+{
+    struct lvp_backend *backend = NULL;
+    if (lvp_gpus_find()->n == 0) return NULL;
+    assert_int_equal(lvp_backend_open(0, NULL, dtype, 1, &test_limits, &backend), LVP_OK);
+    return hosted_open(backend);
+}
+
+// Runs `test` with the reference and each kernel set, and with the GPU.
+static inline void for_each_device(void (*test)(struct lvp_backend *fast, struct lvp_backend *ref))
+{
+    for_each_backend(test);
+    for (size_t d = 0; d < sizeof dtypes / sizeof *dtypes; d++) {
+        struct lvp_backend *ref = NULL, *gpu = open_gpu(dtypes[d]);
+        if (gpu == NULL) continue;
+        assert_int_equal(lvp_ref_backend_open(dtypes[d], &ref), LVP_OK);
+        test(gpu, ref);
+        gpu->ops->close(gpu);
+        ref->ops->close(ref);
+    }
+}
+
+static inline bool is_gpu(const struct lvp_backend *backend)
+{
+    return strcmp(backend->kernel_set, "cuda") == 0;
 }
 
 // Runs `test` with a one-threaded backend and others of the same kernel set with 2, 3 and 4 threads.

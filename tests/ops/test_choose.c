@@ -1,5 +1,6 @@
 // Choosing rows at a prune point and tokens: every kernel set against the reference, alone and in a batch.
 #include "tests/ops/fixture.h"
+#include "worker/philox.h"
 
 // Random images between random stretches of text; scores of few distinct values, so that ties are common.
 static void check_selection(struct lvp_backend *fast, struct lvp_backend *ref, int n_images)
@@ -35,11 +36,12 @@ static void selection(struct lvp_backend *fast, struct lvp_backend *ref)
     for (int i = 0; i < 200; i++) check_selection(fast, ref, i % 5);
 }
 
-static struct lvp_sampling random_params(void)
+static struct lvp_draw random_draw(void)
 {
     static const float temperatures[] = {0, 1e-6f, 0.2f, 0.7f, 1, 3}, top_ps[] = {1e-6f, 0.1f, 0.5f, 0.9f, 0.999f, 1};
-    return (struct lvp_sampling){temperatures[random_below(6)], top_ps[random_below(6)],
-                                 (uint64_t)random_bits() << 32 | random_bits(), (uint32_t)random_below(500)};
+    uint64_t key = (uint64_t)random_bits() << 32 | random_bits();
+    float temperature = temperatures[random_below(6)], top_p = top_ps[random_below(6)];
+    return (struct lvp_draw){lvp_token_uniform(key, (uint32_t)random_below(500)), temperature, top_p};
 }
 
 // Distinct and equal logits, NaN and -infinity among them. The draw could only differ from the reference's where the
@@ -53,27 +55,27 @@ static void sampling(struct lvp_backend *fast, struct lvp_backend *ref)
         int vocab = vocabs[v];
         float *logits = random_floats(ROWS * (size_t)vocab), logprobs[ROWS], wanted_logprobs[ROWS];
         int32_t tokens[ROWS], wanted[ROWS];
-        struct lvp_sampling params[ROWS];
+        struct lvp_draw draws[ROWS];
         for (int i = 0; i < ROWS * vocab; i++) {
             logits[i] *= 8;
             if (random_below(4) == 0) logits[i] = (float)random_below(7);
             if (random_below(50) == 0) logits[i] = random_below(2) ? NAN : -INFINITY;
         }
         for (int i = 0; i < vocab; i++) logits[i] = i % 2 ? NAN : -INFINITY; // row 0: nothing to choose from
-        for (int i = 0; i < ROWS; i++) params[i] = random_params();
-        fast->ops->sample(fast, logits, ROWS, vocab, params, tokens, logprobs);
-        ref->ops->sample(ref, logits, ROWS, vocab, params, wanted, wanted_logprobs);
+        for (int i = 0; i < ROWS; i++) draws[i] = random_draw();
+        fast->ops->sample(fast, logits, ROWS, vocab, draws, tokens, logprobs);
+        ref->ops->sample(ref, logits, ROWS, vocab, draws, wanted, wanted_logprobs);
         for (int i = 0; i < ROWS; i++) assert_int_equal(tokens[i], wanted[i]);
         check_close("logprob", logprobs, wanted_logprobs, ROWS, 1e-6);
         assert_int_equal(tokens[0], 0);
         for (int i = 0; i < ROWS; i++) {
             int32_t token = -1;
             float logprob = 0;
-            fast->ops->sample(fast, logits + (size_t)i * (size_t)vocab, 1, vocab, &params[i], &token, &logprob);
+            fast->ops->sample(fast, logits + (size_t)i * (size_t)vocab, 1, vocab, &draws[i], &token, &logprob);
             assert_int_equal(token, tokens[i]);
             check_bits("logprob alone", &logprob, &logprobs[i], 1);
         }
-        fast->ops->sample(fast, logits, 0, vocab, params, tokens, logprobs);
+        fast->ops->sample(fast, logits, 0, vocab, draws, tokens, logprobs);
         free(logits);
     }
 }
@@ -83,10 +85,10 @@ static void sampling_threads(struct lvp_backend *one, struct lvp_backend *many)
     enum { ROWS = 7, VOCAB = 1500 };
     float *logits = random_floats(ROWS * VOCAB), logprobs[2][ROWS];
     int32_t tokens[2][ROWS];
-    struct lvp_sampling params[ROWS];
-    for (int i = 0; i < ROWS; i++) params[i] = random_params();
-    one->ops->sample(one, logits, ROWS, VOCAB, params, tokens[0], logprobs[0]);
-    many->ops->sample(many, logits, ROWS, VOCAB, params, tokens[1], logprobs[1]);
+    struct lvp_draw draws[ROWS];
+    for (int i = 0; i < ROWS; i++) draws[i] = random_draw();
+    one->ops->sample(one, logits, ROWS, VOCAB, draws, tokens[0], logprobs[0]);
+    many->ops->sample(many, logits, ROWS, VOCAB, draws, tokens[1], logprobs[1]);
     check_bits("tokens by threads", tokens[1], tokens[0], ROWS);
     check_bits("logprobs by threads", logprobs[1], logprobs[0], ROWS);
     free(logits);
@@ -94,11 +96,11 @@ static void sampling_threads(struct lvp_backend *one, struct lvp_backend *many)
 
 static void all_selection(void **state)
 {
-    (void)state, for_each_backend(selection);
+    (void)state, for_each_device(selection);
 }
 static void all_sampling(void **state)
 {
-    (void)state, for_each_backend(sampling);
+    (void)state, for_each_device(sampling);
 }
 static void all_sampling_threads(void **state)
 {

@@ -130,7 +130,7 @@ static void rope_and_cache(void **state)
     // One slot: attention gives its value back. The page is the block table's.
     float out[2];
     struct lvp_paged_attention attention = {
-        1, 1, (int32_t[]){0, 1}, (int32_t[]){1}, (int32_t[]){1}, 1, 1, shape, {k, v}, qkv, out};
+        1, 1, (int32_t[]){0, 1}, (int32_t[]){1}, (int32_t[]){1}, 1, 1, 1, shape, {k, v}, qkv, out};
     for (int i = 0; i < 2; i++) k[2 * LVP_KV_PAGE + i * LVP_KV_PAGE] = k[2 * LVP_KV_PAGE + i * LVP_KV_PAGE + 3];
     v[2 * LVP_KV_PAGE] = lvp_f32_to_bf16(7);
     v[2 * LVP_KV_PAGE + 1] = lvp_f32_to_bf16(8);
@@ -155,7 +155,7 @@ static void attention(void **state)
     float pages_k[LVP_KV_PAGE] = {1.09861229f, 0, NAN}, pages_v[LVP_KV_PAGE] = {4, 8, NAN};
     const float qkv[] = {1, 0, 0, 1, 0, 0};
     struct lvp_paged_attention paged = {
-        1, 2, (int32_t[]){0, 2}, (int32_t[]){2}, (int32_t[]){0}, 1, 2, {1, 1, 1}, {pages_k, pages_v}, qkv, out};
+        1, 2, (int32_t[]){0, 2}, (int32_t[]){2}, (int32_t[]){0}, 1, 2, 2, {1, 1, 1}, {pages_k, pages_v}, qkv, out};
     ref->ops->paged_attention(ref, &paged);
     check_close("paged", out, (float[]){4, 5}, 2, 1e-6);
     ref->ops->close(ref);
@@ -186,7 +186,7 @@ static void sampling(void **state)
     enum { DRAWS = 20000 };
     int32_t token = -1;
     float logprob = 0;
-    struct lvp_sampling params = {.temperature = 0.0f, .top_p = 1.0f};
+    struct lvp_draw params = {.temperature = 0.0f, .top_p = 1.0f};
     ref->ops->sample(ref, logits, 1, 4, &params, &token, &logprob);
     assert_int_equal(token, 1);
     assert_true(fabs((double)logprob - log(3.0 / 7.0)) < 1e-6);
@@ -194,7 +194,7 @@ static void sampling(void **state)
     // Temperature 1/2 squares the weights: 1, 9, 9. 3 sigma of a share of 9/19 in 20000 draws is 1.06 %.
     int count[4] = {0};
     for (uint32_t i = 0; i < DRAWS; i++) {
-        params = (struct lvp_sampling){0.5f, 1.0f, 7, i};
+        params = (struct lvp_draw){lvp_token_uniform(7, i), 0.5f, 1.0f};
         ref->ops->sample(ref, logits, 1, 4, &params, &token, &logprob);
         count[token]++;
         assert_true(fabs((double)logprob - log(token == 0 ? 1.0 / 7.0 : 3.0 / 7.0)) <
@@ -206,7 +206,7 @@ static void sampling(void **state)
 
     // 18/19 of the weight are reached by two tokens: the third never comes, and 9/19 keep the first only.
     for (uint32_t i = 0; i < 200; i++) {
-        params = (struct lvp_sampling){0.5f, 0.9f, 7, i};
+        params = (struct lvp_draw){lvp_token_uniform(7, i), 0.5f, 0.9f};
         ref->ops->sample(ref, logits, 1, 4, &params, &token, &logprob);
         assert_true(token == 1 || token == 3);
         params.top_p = 0.4f;

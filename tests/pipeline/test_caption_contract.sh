@@ -152,7 +152,6 @@ usage caption --model "$MODEL" --input "$IMAGES" --output "$work/x" --system '<i
 usage caption --model "$MODEL" --input "$IMAGES" --output "$work/x" --partition 5,3
 usage caption --model "$MODEL" --input "$IMAGES" --output "$work/x" --partition 999 && says 999
 usage caption --model "$MODEL" --input "$IMAGES" --output "$work/x" --shard 3/3 && says --shard
-usage caption --model "$MODEL" --input "$IMAGES" --output "$work/x" --device cuda && says cuda
 [[ -e $work/x ]] && fail "a usage error made the output folder"
 run 3 "$LVPIPE" caption --model "$work/nowhere" --input "$IMAGES" --output "$work/x" && says nowhere
 run 0 "$LVPIPE" --version

@@ -1,7 +1,5 @@
 #include "worker/cpu/choose.h"
 
-#include "worker/philox.h"
-
 #include <math.h>
 
 // A key that ascends as the value falls; NaN comes last, with -infinity, and the two zeros are one.
@@ -51,21 +49,21 @@ void lvp_cpu_select_rows(const struct lvp_row_selection *selection, const struct
 // Draws from the smallest prefix of the sorted tokens that holds top_p of the total weight; see ref_sample.c for the
 // rule.
 static int draw(const struct lvp_kernels *kernels, const float *logits, int vocab, float largest,
-                const struct lvp_sampling *params, const struct lvp_choose_scratch *scratch)
+                const struct lvp_draw *how, const struct lvp_choose_scratch *scratch)
 {
-    double total = kernels->exp_weights(logits, vocab, largest, params->temperature, scratch->weights);
+    double total = kernels->exp_weights(logits, vocab, largest, how->temperature, scratch->weights);
     for (int i = 0; i < vocab; i++) scratch->items[i] = (struct lvp_sort_item){descending_key(logits[i]), i};
     sort_items(scratch->items, scratch->spare, vocab);
     int n_prefix = vocab;
     double prefix = total;
-    if (params->top_p < 1.0f) {
+    if (how->top_p < 1.0f) {
         prefix = (double)scratch->weights[scratch->items[0].index];
         n_prefix = 1;
-        while (n_prefix < vocab && prefix < (double)params->top_p * total) {
+        while (n_prefix < vocab && prefix < (double)how->top_p * total) {
             prefix += (double)scratch->weights[scratch->items[n_prefix++].index];
         }
     }
-    double target = lvp_token_uniform(params->key, params->token_index) * prefix;
+    double target = how->uniform * prefix;
     double running = (double)scratch->weights[scratch->items[0].index];
     int chosen = 0;
     while (running <= target && chosen + 1 < n_prefix) {
@@ -74,14 +72,13 @@ static int draw(const struct lvp_kernels *kernels, const float *logits, int voca
     return scratch->items[chosen].index;
 }
 
-void lvp_cpu_sample_row(const struct lvp_kernels *kernels, const float *logits, int vocab,
-                        const struct lvp_sampling *params, const struct lvp_choose_scratch *scratch, int32_t *token,
-                        float *logprob)
+void lvp_cpu_sample_row(const struct lvp_kernels *kernels, const float *logits, int vocab, const struct lvp_draw *how,
+                        const struct lvp_choose_scratch *scratch, int32_t *token, float *logprob)
 {
     float largest = kernels->largest(logits, vocab);
     int chosen = 0;
-    if (params->temperature > 0.0f && isfinite(largest)) {
-        chosen = draw(kernels, logits, vocab, largest, params, scratch);
+    if (how->temperature > 0.0f && isfinite(largest)) {
+        chosen = draw(kernels, logits, vocab, largest, how, scratch);
     } else if (largest > -INFINITY) {
         while (logits[chosen] != largest) chosen++;
     }

@@ -20,8 +20,7 @@ void lvp_cpu_select_rows(const struct lvp_row_selection *selection, const struct
                          uint8_t *removed);
 
 // One row of struct lvp_backend_ops.sample: logits [vocab].
-void lvp_cpu_sample_row(const struct lvp_kernels *kernels, const float *logits, int vocab,
-                        const struct lvp_sampling *params, const struct lvp_choose_scratch *scratch, int32_t *token,
-                        float *logprob);
+void lvp_cpu_sample_row(const struct lvp_kernels *kernels, const float *logits, int vocab, const struct lvp_draw *how,
+                        const struct lvp_choose_scratch *scratch, int32_t *token, float *logprob);
 
 #endif

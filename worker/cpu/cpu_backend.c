@@ -192,7 +192,7 @@ struct sample_job {
     struct cpu_backend *backend;
     const float *logits; // [n, vocab]
     int n, vocab;
-    const struct lvp_sampling *params;
+    const struct lvp_draw *draws;
     int32_t *tokens;
     float *logprobs;
 };
@@ -204,14 +204,14 @@ static void run_sample_share(void *arg, int thread, int threads)
     lvp_pool_share(job->n, thread, threads, &begin, &end);
     for (int i = begin; i < end; i++) {
         lvp_cpu_sample_row(job->backend->kernels, job->logits + (size_t)i * (size_t)job->vocab, job->vocab,
-                           &job->params[i], &job->backend->scratch[thread].choose, &job->tokens[i], &job->logprobs[i]);
+                           &job->draws[i], &job->backend->scratch[thread].choose, &job->tokens[i], &job->logprobs[i]);
     }
 }
 
-static void cpu_sample(struct lvp_backend *backend, const float *logits, int n, int vocab,
-                       const struct lvp_sampling *params, int32_t *tokens, float *logprobs)
+static void cpu_sample(struct lvp_backend *backend, const float *logits, int n, int vocab, const struct lvp_draw *draws,
+                       int32_t *tokens, float *logprobs)
 {
-    struct sample_job job = {self(backend), logits, n, vocab, params, tokens, logprobs};
+    struct sample_job job = {self(backend), logits, n, vocab, draws, tokens, logprobs};
     if (n > 1) {
         lvp_pool_run(self(backend)->pool, run_sample_share, &job);
     } else {
@@ -259,6 +259,12 @@ static const struct lvp_backend_ops cpu_ops = {
     .dense_attention = cpu_dense_attention,
     .select_rows = cpu_select_rows,
     .sample = cpu_sample,
+    .payload_alloc = lvp_ref_alloc,
+    .payload_free = lvp_ref_free,
+    .load = lvp_ref_load,
+    .store = lvp_ref_store,
+    .begin = lvp_ref_begin,
+    .end = lvp_ref_end,
     .roof = cpu_roof,
 };
 

@@ -46,6 +46,29 @@ enum lvp_status lvp_ref_sync(struct lvp_backend *backend)
     return LVP_OK;
 }
 
+void lvp_ref_load(struct lvp_backend *backend, const void *payload, size_t n, float *to)
+{
+    lvp_widen(payload, n, backend->dtype, to);
+}
+
+void lvp_ref_store(struct lvp_backend *backend, const float *from, size_t n, void *payload)
+{
+    lvp_narrow(from, n, backend->dtype, payload);
+}
+
+// Nothing is recorded here.
+bool lvp_ref_begin(struct lvp_backend *backend, uint64_t key)
+{
+    (void)backend;
+    (void)key;
+    return true;
+}
+
+void lvp_ref_end(struct lvp_backend *backend)
+{
+    (void)backend;
+}
+
 static void ref_close(struct lvp_backend *backend)
 {
     free(backend);
@@ -73,6 +96,12 @@ static const struct lvp_backend_ops ref_ops = {
     .dense_attention = lvp_ref_dense_attention,
     .select_rows = lvp_ref_select_rows,
     .sample = lvp_ref_sample,
+    .payload_alloc = lvp_ref_alloc,
+    .payload_free = lvp_ref_free,
+    .load = lvp_ref_load,
+    .store = lvp_ref_store,
+    .begin = lvp_ref_begin,
+    .end = lvp_ref_end,
 };
 
 enum lvp_status lvp_ref_backend_open(enum lvp_dtype dtype, struct lvp_backend **backend)

@@ -12,6 +12,10 @@ void lvp_ref_free(struct lvp_backend *backend, void *memory);
 void lvp_ref_upload(struct lvp_backend *backend, void *to, const void *host, size_t n_bytes);
 void lvp_ref_download(struct lvp_backend *backend, void *host, const void *from, size_t n_bytes);
 enum lvp_status lvp_ref_sync(struct lvp_backend *backend) LVP_MUST_CHECK;
+void lvp_ref_load(struct lvp_backend *backend, const void *payload, size_t n, float *to);
+void lvp_ref_store(struct lvp_backend *backend, const float *from, size_t n, void *payload);
+bool lvp_ref_begin(struct lvp_backend *backend, uint64_t key);
+void lvp_ref_end(struct lvp_backend *backend);
 
 // ref_layers.c
 enum lvp_status lvp_ref_linear_create(struct lvp_backend *backend, const struct lvp_linear_part *parts, int n_parts,
@@ -45,8 +49,8 @@ void lvp_ref_paged_attention(struct lvp_backend *backend, const struct lvp_paged
 void lvp_ref_dense_attention(struct lvp_backend *backend, const struct lvp_dense_attention *attention);
 
 // ref_sample.c
-void lvp_ref_sample(struct lvp_backend *backend, const float *logits, int n, int vocab,
-                    const struct lvp_sampling *params, int32_t *tokens, float *logprobs);
+void lvp_ref_sample(struct lvp_backend *backend, const float *logits, int n, int vocab, const struct lvp_draw *draws,
+                    int32_t *tokens, float *logprobs);
 
 // The value as the backend's dtype holds it.
 static inline float lvp_ref_round(const struct lvp_backend *backend, float value)

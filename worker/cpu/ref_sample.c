@@ -5,8 +5,6 @@
 // uniform number u picks the first token of it whose running sum exceeds u times the prefix's sum.
 #include "worker/cpu/ref_ops.h"
 
-#include "worker/philox.h"
-
 #include <math.h>
 
 static float logit_at(const float *logits, int i)
@@ -43,44 +41,44 @@ static double weight_of(const float *logits, int i, float largest, float tempera
     return exp(((double)logit_at(logits, i) - (double)largest) / (double)temperature);
 }
 
-static int draw(const float *logits, int vocab, const struct lvp_sampling *params)
+static int draw(const float *logits, int vocab, const struct lvp_draw *how)
 {
     int first = greedy(logits, vocab);
     float largest = logit_at(logits, first);
     if (!isfinite(largest)) return first;
     double total = 0.0, prefix = 0.0;
-    for (int i = 0; i < vocab; i++) total += weight_of(logits, i, largest, params->temperature);
+    for (int i = 0; i < vocab; i++) total += weight_of(logits, i, largest, how->temperature);
     int last = -1; // of the prefix; -1: everything
-    if (params->top_p < 1.0f) {
+    if (how->top_p < 1.0f) {
         do {
             last = next_in_order(logits, vocab, last);
-            prefix += weight_of(logits, last, largest, params->temperature);
-        } while (prefix < (double)params->top_p * total && next_in_order(logits, vocab, last) >= 0);
+            prefix += weight_of(logits, last, largest, how->temperature);
+        } while (prefix < (double)how->top_p * total && next_in_order(logits, vocab, last) >= 0);
     } else {
         prefix = total;
     }
 
-    double target = lvp_token_uniform(params->key, params->token_index) * prefix;
-    double running = weight_of(logits, first, largest, params->temperature);
+    double target = how->uniform * prefix;
+    double running = weight_of(logits, first, largest, how->temperature);
     int token = first;
     while (running <= target && token != last) {
         int next = next_in_order(logits, vocab, token);
         if (next < 0) break;
         token = next;
-        running += weight_of(logits, token, largest, params->temperature);
+        running += weight_of(logits, token, largest, how->temperature);
     }
     return token;
 }
 
-void lvp_ref_sample(struct lvp_backend *backend, const float *logits, int n, int vocab,
-                    const struct lvp_sampling *params, int32_t *tokens, float *logprobs)
+void lvp_ref_sample(struct lvp_backend *backend, const float *logits, int n, int vocab, const struct lvp_draw *how,
+                    int32_t *tokens, float *logprobs)
 {
     (void)backend;
     for (int row = 0; row < n; row++, logits += vocab) {
         float largest = logit_at(logits, greedy(logits, vocab));
         double total = 0.0;
         for (int i = 0; i < vocab; i++) total += exp((double)logit_at(logits, i) - (double)largest);
-        tokens[row] = params[row].temperature > 0.0f ? draw(logits, vocab, &params[row]) : greedy(logits, vocab);
+        tokens[row] = how[row].temperature > 0.0f ? draw(logits, vocab, &how[row]) : greedy(logits, vocab);
         logprobs[row] = (float)((double)logit_at(logits, tokens[row]) - (double)largest - log(total));
     }
 }

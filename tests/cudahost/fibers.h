@@ -1,0 +1,72 @@
+// Runs a kernel's blocks one after another on the calling thread, each thread of a block as a fiber.
+//
+// LVP_CUDAHOST_ORDER says who goes on when a fiber has to wait: `forward` (the default) and `reverse` go around,
+// `depth` stays in a warp as long as it can, a number seeds a random choice. Shared memory is filled with 0xff before a
+// block starts. What cannot be on a device ends the process with a line that says what and where: a barrier that not
+// all threads of the block reach, threads of a warp that meet at different lines, a lane that is waited for and has
+// ended.
+#ifndef LVP_TESTS_CUDAHOST_FIBERS_H
+#define LVP_TESTS_CUDAHOST_FIBERS_H
+
+#include <cuda_runtime.h>
+
+#include <functional>
+#include <stddef.h>
+
+// Kernels run under the runtime's lock, one at a time. ThreadSanitizer does not see it.
+#ifdef LVP_CUDAHOST_TSAN
+#define LVP_HOST_LOCAL thread_local
+#else
+#define LVP_HOST_LOCAL
+#endif
+extern LVP_HOST_LOCAL uint3 threadIdx, blockIdx;
+extern LVP_HOST_LOCAL dim3 blockDim, gridDim;
+
+namespace lvp_host
+{
+
+[[noreturn]] void stop(const char *what, const char *file, int line);
+
+// Of the block that runs. The first thread to ask for a key makes the room.
+void *shared(const void *key, size_t n_bytes);
+void *dynamic_shared();
+
+int lane();
+void barrier(const char *file, int line);
+void warp_barrier(unsigned mask, const char *file, int line);
+
+// Gives `mine` to the other lanes of the mask and waits for theirs: [32][n_bytes], valid until the lane's next
+// exchange.
+enum { EXCHANGE_BYTES = 24 };
+const void *exchange_bytes(const void *mine, size_t n_bytes, unsigned mask, const char *file, int line);
+
+template <class T> struct lanes {
+    const unsigned char *bytes;
+    T operator[](int lane) const
+    {
+        T value;
+        __builtin_memcpy(&value, bytes + static_cast<size_t>(lane) * EXCHANGE_BYTES, sizeof value);
+        return value;
+    }
+};
+template <class T> lanes<T> exchange(const T &mine, unsigned mask, const char *file, int line)
+{
+    static_assert(sizeof(T) <= EXCHANGE_BYTES, "too large to exchange");
+    return {static_cast<const unsigned char *>(exchange_bytes(&mine, sizeof mine, mask, file, line))};
+}
+
+// Asynchronous copies of a thread: done when they are waited for, and not before.
+void copy_later(void *to, const void *from);
+void copy_commit();
+void copy_wait(int groups);
+
+// Runs body once per thread of every block, now.
+void run(dim3 grid, dim3 block, size_t shared_bytes, const std::function<void()> &body);
+
+// runtime.cpp: queues work on a stream.
+void queue_work(cudaStream_t stream, std::function<void()> work);
+void launch(dim3 grid, dim3 block, size_t shared_bytes, cudaStream_t stream, std::function<void()> body);
+
+} // namespace lvp_host
+
+#endif

@@ -1,0 +1,369 @@
+// The CUDA runtime's calls that worker/cuda uses, for a machine without a GPU. A stream is a queue of work.
+//
+// LVP_CUDAHOST_LAZY: unset, work is done when it is queued. A number: it is done when something waits for it and not
+// before, streams taking turns in an order seeded by the number, so that a missing wait or event shows.
+// LVP_CUDAHOST_DEVICES: devices that exist (1). LVP_CUDAHOST_FAIL=N: the N-th piece of work fails, as a device that
+// falls off the bus does.
+#include "tests/cudahost/fibers.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include <deque>
+#include <mutex>
+#include <set>
+#include <vector>
+
+struct CUstream_st {
+    std::deque<std::function<bool()>> queue; // false: cannot be done yet, try others
+    cudaGraph_t capturing;
+};
+
+struct CUevent_st {
+    unsigned long recorded, reached; // how often asked for, and how often it came to pass
+    double when;
+};
+
+struct CUgraph_st {
+    std::vector<std::function<bool()>> work;
+};
+
+struct CUgraphExec_st {
+    std::vector<std::function<bool()>> work;
+};
+
+namespace
+{
+
+std::recursive_mutex mutex; // one device, however many threads use it
+std::set<CUstream_st *> streams;
+cudaError_t last_error = cudaSuccess, sticky = cudaSuccess;
+unsigned long work_done;
+thread_local int current_device;
+
+const char *setting(const char *name)
+{
+    const char *value = getenv(name);
+    return value != nullptr && *value != '\0' ? value : nullptr;
+}
+
+double now()
+{
+    timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return static_cast<double>(t.tv_sec) + 1e-9 * static_cast<double>(t.tv_nsec);
+}
+
+cudaError_t result(cudaError_t error)
+{
+    if (sticky != cudaSuccess) error = sticky;
+    if (error != cudaSuccess) last_error = error;
+    return error;
+}
+
+bool do_one(CUstream_st *stream)
+{
+    if (stream->queue.empty()) return false;
+    if (!stream->queue.front()()) return false;
+    stream->queue.pop_front();
+    work_done++;
+    const char *fails = setting("LVP_CUDAHOST_FAIL");
+    if (fails != nullptr && work_done == strtoul(fails, nullptr, 10)) sticky = cudaErrorLaunchFailure;
+    return true;
+}
+
+// Does queued work until `done` holds. In lazy mode the streams' order is drawn.
+template <class Done> void work_until(Done done)
+{
+    static unsigned long long random = 1;
+    const char *lazy = setting("LVP_CUDAHOST_LAZY");
+    while (!done()) {
+        bool moved = false;
+        std::vector<CUstream_st *> order(streams.begin(), streams.end());
+        for (size_t i = order.size(); lazy != nullptr && i > 1; i--) {
+            random = random * 6364136223846793005ULL + strtoull(lazy, nullptr, 10) * 2 + 1;
+            std::swap(order[i - 1], order[(random >> 33) % i]);
+        }
+        for (CUstream_st *stream : order)
+            if (!done() && do_one(stream)) moved = true;
+        if (!moved && !done()) {
+            fprintf(stderr, "cudahost: a wait that cannot end: an event that was never recorded?\n");
+            abort();
+        }
+    }
+}
+
+void queue(cudaStream_t stream, std::function<bool()> work)
+{
+    std::lock_guard<std::recursive_mutex> guard(mutex);
+    if (stream == nullptr) {
+        fprintf(stderr, "cudahost: work on the default stream, which waits for everything\n");
+        abort();
+    }
+    if (stream->capturing != nullptr) {
+        stream->capturing->work.push_back(std::move(work));
+        return;
+    }
+    stream->queue.push_back(std::move(work));
+    if (setting("LVP_CUDAHOST_LAZY") == nullptr) work_until([=] { return stream->queue.empty(); });
+}
+
+void finish_all()
+{
+    work_until([] {
+        for (CUstream_st *stream : streams)
+            if (!stream->queue.empty()) return false;
+        return true;
+    });
+}
+
+} // namespace
+
+void lvp_host::queue_work(cudaStream_t stream, std::function<void()> work)
+{
+    queue(stream, [work] {
+        work();
+        return true;
+    });
+}
+
+void lvp_host::launch(dim3 grid, dim3 block, size_t shared_bytes, cudaStream_t stream, std::function<void()> body)
+{
+    queue(stream, [=] {
+        run(grid, block, shared_bytes, body);
+        return true;
+    });
+}
+
+extern "C" {
+
+cudaError_t cudaGetDeviceCount(int *n)
+{
+    const char *devices = setting("LVP_CUDAHOST_DEVICES");
+    int count = devices != nullptr ? atoi(devices) : 1;
+    if (count == 0) return result(cudaErrorInsufficientDriver); // as with no driver: *n stays as it is
+    *n = count;
+    return cudaSuccess;
+}
+
+cudaError_t cudaSetDevice(int device)
+{
+    int n = 0;
+    if (cudaGetDeviceCount(&n) != cudaSuccess || device < 0 || device >= n) return result(cudaErrorInvalidDevice);
+    current_device = device;
+    return cudaSuccess;
+}
+
+cudaError_t cudaGetDeviceProperties(cudaDeviceProp *properties, int)
+{
+    *properties = {};
+    (void)snprintf(properties->name, sizeof properties->name, "host emulation");
+    properties->major = 9;
+    properties->totalGlobalMem = 4ULL << 30;
+    properties->multiProcessorCount = 1;
+    return cudaSuccess;
+}
+
+cudaError_t cudaDeviceGetPCIBusId(char *id, int size, int device)
+{
+    (void)snprintf(id, static_cast<size_t>(size), "0000:%02x:00.0", device);
+    return cudaSuccess;
+}
+
+cudaError_t cudaDriverGetVersion(int *version)
+{
+    *version =
+        setting("LVP_CUDAHOST_DEVICES") != nullptr && atoi(getenv("LVP_CUDAHOST_DEVICES")) == 0 ? 0 : CUDART_VERSION;
+    return cudaSuccess;
+}
+cudaError_t cudaRuntimeGetVersion(int *version)
+{
+    *version = CUDART_VERSION;
+    return cudaSuccess;
+}
+
+cudaError_t cudaGetLastError()
+{
+    std::lock_guard<std::recursive_mutex> guard(mutex);
+    cudaError_t error = sticky != cudaSuccess ? sticky : last_error;
+    last_error = cudaSuccess;
+    return error;
+}
+const char *cudaGetErrorString(cudaError_t error)
+{
+    switch (error) {
+    case cudaSuccess:
+        return "no error";
+    case cudaErrorMemoryAllocation:
+        return "out of memory";
+    case cudaErrorInsufficientDriver:
+        return "CUDA driver version is insufficient for CUDA runtime version";
+    case cudaErrorLaunchFailure:
+        return "unspecified launch failure";
+    default:
+        return "an error";
+    }
+}
+
+// Memory of its own for every call, so that a sanitizer sees what lies past its end. Freeing waits for the device.
+cudaError_t cudaMalloc(void **memory, size_t n_bytes)
+{
+    std::lock_guard<std::recursive_mutex> guard(mutex);
+    if (sticky != cudaSuccess) return sticky;
+    *memory = n_bytes > (4ULL << 30) ? nullptr : aligned_alloc(256, (n_bytes + 255) / 256 * 256);
+    if (*memory == nullptr) return result(cudaErrorMemoryAllocation);
+    memset(*memory, 0xa5, (n_bytes + 255) / 256 * 256); // a device's memory holds what was there before
+    return cudaSuccess;
+}
+cudaError_t cudaFree(void *memory)
+{
+    std::lock_guard<std::recursive_mutex> guard(mutex);
+    if (memory != nullptr) finish_all();
+    free(memory);
+    return cudaSuccess;
+}
+cudaError_t cudaHostAlloc(void **memory, size_t n_bytes, unsigned)
+{
+    *memory = aligned_alloc(256, (n_bytes + 255) / 256 * 256);
+    return *memory == nullptr ? result(cudaErrorMemoryAllocation) : cudaSuccess;
+}
+cudaError_t cudaFreeHost(void *memory)
+{
+    return cudaFree(memory);
+}
+cudaError_t cudaMemGetInfo(size_t *free_bytes, size_t *all_bytes)
+{
+    *free_bytes = *all_bytes = 4ULL << 30;
+    return cudaSuccess;
+}
+
+cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t n_bytes, cudaMemcpyKind, cudaStream_t stream)
+{
+    queue(stream, [=] {
+        memcpy(to, from, n_bytes);
+        return true;
+    });
+    return result(cudaSuccess);
+}
+cudaError_t cudaMemsetAsync(void *memory, int value, size_t n_bytes, cudaStream_t stream)
+{
+    queue(stream, [=] {
+        memset(memory, value, n_bytes);
+        return true;
+    });
+    return result(cudaSuccess);
+}
+
+cudaError_t cudaStreamCreateWithFlags(cudaStream_t *stream, unsigned)
+{
+    std::lock_guard<std::recursive_mutex> guard(mutex);
+    *stream = new CUstream_st{};
+    streams.insert(*stream);
+    return cudaSuccess;
+}
+cudaError_t cudaStreamDestroy(cudaStream_t stream)
+{
+    std::lock_guard<std::recursive_mutex> guard(mutex);
+    work_until([=] { return stream->queue.empty(); });
+    streams.erase(stream);
+    delete stream;
+    return cudaSuccess;
+}
+cudaError_t cudaStreamSynchronize(cudaStream_t stream)
+{
+    std::lock_guard<std::recursive_mutex> guard(mutex);
+    work_until([=] { return stream->queue.empty(); });
+    return result(cudaSuccess);
+}
+cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned)
+{
+    unsigned long wanted = event->recorded;
+    queue(stream, [=] { return event->reached >= wanted; });
+    return cudaSuccess;
+}
+
+cudaError_t cudaEventCreate(cudaEvent_t *event)
+{
+    *event = new CUevent_st{};
+    return cudaSuccess;
+}
+cudaError_t cudaEventCreateWithFlags(cudaEvent_t *event, unsigned)
+{
+    return cudaEventCreate(event);
+}
+cudaError_t cudaEventDestroy(cudaEvent_t event)
+{
+    std::lock_guard<std::recursive_mutex> guard(mutex);
+    work_until([=] { return event->reached >= event->recorded; });
+    delete event;
+    return cudaSuccess;
+}
+cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream)
+{
+    std::lock_guard<std::recursive_mutex> guard(mutex);
+    unsigned long number = ++event->recorded;
+    queue(stream, [=] {
+        event->reached = number;
+        event->when = now();
+        return true;
+    });
+    return result(cudaSuccess);
+}
+cudaError_t cudaEventSynchronize(cudaEvent_t event)
+{
+    std::lock_guard<std::recursive_mutex> guard(mutex);
+    work_until([=] { return event->reached >= event->recorded; });
+    return result(cudaSuccess);
+}
+cudaError_t cudaEventQuery(cudaEvent_t event)
+{
+    std::lock_guard<std::recursive_mutex> guard(mutex);
+    if (event->reached >= event->recorded) return result(cudaSuccess);
+    for (CUstream_st *stream : streams) // time passes
+        if (do_one(stream)) break;
+    return sticky != cudaSuccess ? sticky : cudaErrorNotReady;
+}
+cudaError_t cudaEventElapsedTime(float *milliseconds, cudaEvent_t start, cudaEvent_t end)
+{
+    *milliseconds = static_cast<float>((end->when - start->when) * 1e3);
+    if (*milliseconds <= 0) *milliseconds = 1e-3f;
+    return cudaSuccess;
+}
+
+cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode)
+{
+    stream->capturing = new CUgraph_st{};
+    return cudaSuccess;
+}
+cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t *graph)
+{
+    *graph = stream->capturing;
+    stream->capturing = nullptr;
+    return cudaSuccess;
+}
+cudaError_t cudaGraphInstantiate(cudaGraphExec_t *executable, cudaGraph_t graph, unsigned long long)
+{
+    *executable = new CUgraphExec_st{graph->work};
+    return cudaSuccess;
+}
+cudaError_t cudaGraphDestroy(cudaGraph_t graph)
+{
+    delete graph;
+    return cudaSuccess;
+}
+cudaError_t cudaGraphExecDestroy(cudaGraphExec_t executable)
+{
+    std::lock_guard<std::recursive_mutex> guard(mutex);
+    finish_all();
+    delete executable;
+    return cudaSuccess;
+}
+cudaError_t cudaGraphLaunch(cudaGraphExec_t executable, cudaStream_t stream)
+{
+    for (const std::function<bool()> &work : executable->work) queue(stream, work);
+    return result(cudaSuccess);
+}
+
+} // extern "C"

@@ -1,0 +1,271 @@
+// Opening and closing the CUDA backend, memory, and copies between host and device.
+#include "worker/cuda/plugin.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+namespace
+{
+
+enum { STAGE_BYTES = 8 << 20, PARTIAL_FLOATS = 16 << 20 };
+
+enum lvp_status failed(cudaError_t error, const char *what)
+{
+    (void)cudaGetLastError(); // so that it is not taken for another call's
+    return lvp_fail(error == cudaErrorMemoryAllocation ? LVP_ERR_MEMORY : LVP_ERR_LOST, "%s: %s", what,
+                    cudaGetErrorString(error));
+}
+
+// --- operations
+
+enum lvp_status cuda_alloc(struct lvp_backend *backend, size_t n_bytes, void **memory)
+{
+    lvp_cuda *cuda = lvp_cuda_of(backend);
+    *memory = nullptr;
+    cudaError_t error = cudaMalloc(memory, n_bytes == 0 ? 1 : n_bytes);
+    if (error == cudaErrorMemoryAllocation) {
+        size_t free_bytes = 0, all_bytes = 0;
+        (void)cudaGetLastError();
+        (void)cudaMemGetInfo(&free_bytes, &all_bytes);
+        return lvp_fail(LVP_ERR_MEMORY, "GPU %d is out of memory: %zu MiB more than the %zu of %zu MiB that are free",
+                        cuda->device, n_bytes >> 20, free_bytes >> 20, all_bytes >> 20);
+    }
+    if (error == cudaSuccess) error = cudaMemsetAsync(*memory, 0, n_bytes, cuda->stream);
+    if (error == cudaSuccess) return LVP_OK;
+    (void)cudaFree(*memory);
+    *memory = nullptr;
+    return failed(error, "GPU memory");
+}
+
+void cuda_free(struct lvp_backend *, void *memory)
+{
+    (void)cudaFree(memory); // waits for the device
+}
+
+// The source may change at once: it passes through pinned memory of our own.
+void cuda_upload(struct lvp_backend *backend, void *to, const void *host, size_t n_bytes)
+{
+    lvp_cuda *cuda = lvp_cuda_of(backend);
+    for (size_t start = 0; start < n_bytes; start += STAGE_BYTES) {
+        lvp_cuda_staging *stage = &cuda->staging[cuda->next_staging];
+        size_t rest = n_bytes - start, most = STAGE_BYTES, n = rest < most ? rest : most;
+        cuda->next_staging = (cuda->next_staging + 1) % LVP_CUDA_STAGES;
+        lvp_cuda_note(cuda, cudaEventSynchronize(stage->done), "upload");
+        memcpy(stage->memory, static_cast<const char *>(host) + start, n);
+        lvp_cuda_note(
+            cuda,
+            cudaMemcpyAsync(static_cast<char *>(to) + start, stage->memory, n, cudaMemcpyHostToDevice, cuda->stream),
+            "upload");
+        lvp_cuda_note(cuda, cudaEventRecord(stage->done, cuda->stream), "upload");
+    }
+}
+
+void cuda_download(struct lvp_backend *backend, void *host, const void *from, size_t n_bytes)
+{
+    lvp_cuda *cuda = lvp_cuda_of(backend);
+    if (n_bytes == 0) return;
+    lvp_cuda_note(cuda, cudaMemcpyAsync(host, from, n_bytes, cudaMemcpyDeviceToHost, cuda->stream), "download");
+    lvp_cuda_note(cuda, cudaStreamSynchronize(cuda->stream), "download");
+}
+
+enum lvp_status cuda_sync(struct lvp_backend *backend)
+{
+    lvp_cuda *cuda = lvp_cuda_of(backend);
+    lvp_cuda_note(cuda, cudaGetLastError(), "a launch");
+    lvp_cuda_note(cuda, cudaStreamSynchronize(cuda->stream), "the device");
+    if (cuda->error == cudaSuccess) return LVP_OK;
+    return lvp_fail(LVP_ERR_LOST, "GPU %d failed at %s: %s", cuda->device, cuda->error_at,
+                    cudaGetErrorString(cuda->error));
+}
+
+void cuda_close(struct lvp_backend *backend)
+{
+    lvp_cuda *cuda = lvp_cuda_of(backend);
+    if (cuda->stream != nullptr) (void)cudaStreamSynchronize(cuda->stream);
+    for (lvp_cuda_staging &stage : cuda->staging) {
+        if (stage.done != nullptr) (void)cudaEventDestroy(stage.done);
+        (void)cudaFreeHost(stage.memory);
+    }
+    lvp_cuda_forget(cuda);
+    void *memory[] = {cuda->cublas_space, cuda->narrow, cuda->partial};
+    for (void *block : memory) (void)cudaFree(block);
+    if (cuda->cublas != nullptr) (void)cublasLtDestroy(cuda->cublas);
+    if (cuda->stream != nullptr) (void)cudaStreamDestroy(cuda->stream);
+    free(cuda);
+}
+
+// Seconds that `n` runs of f take.
+template <class F> double seconds_of(lvp_cuda *cuda, int n, F f)
+{
+    cudaEvent_t start = nullptr, end = nullptr;
+    float milliseconds = 0;
+    f(); // warm
+    lvp_cuda_note(cuda, cudaEventCreate(&start), "timing");
+    lvp_cuda_note(cuda, cudaEventCreate(&end), "timing");
+    lvp_cuda_note(cuda, cudaEventRecord(start, cuda->stream), "timing");
+    for (int i = 0; i < n; i++) f();
+    lvp_cuda_note(cuda, cudaEventRecord(end, cuda->stream), "timing");
+    lvp_cuda_note(cuda, cudaEventSynchronize(end), "timing");
+    lvp_cuda_note(cuda, cudaEventElapsedTime(&milliseconds, start, end), "timing");
+    (void)cudaEventDestroy(start);
+    (void)cudaEventDestroy(end);
+    return static_cast<double>(milliseconds) * 1e-3 / n;
+}
+
+// cuBLAS's rate on a square layer, and the traffic of a copy on the device.
+enum lvp_status cuda_roof(struct lvp_backend *backend, struct lvp_roof *roof)
+{
+    enum { WIDTH = 4096, RUNS = 20 };
+    lvp_cuda *cuda = lvp_cuda_of(backend);
+    int rows = cuda->limits.max_rows < WIDTH ? cuda->limits.max_rows : WIDTH;
+    size_t square = static_cast<size_t>(WIDTH) * WIDTH;
+    float *zeros = static_cast<float *>(calloc(square, sizeof *zeros));
+    struct lvp_tensor_view weight = {};
+    weight.name = "roof";
+    weight.dtype = LVP_F32;
+    weight.n_dims = 2;
+    weight.shape[0] = weight.shape[1] = WIDTH;
+    weight.data = zeros;
+    weight.n_bytes = square * sizeof *zeros;
+    struct lvp_linear_part part = {&weight, nullptr};
+    struct lvp_linear *linear = nullptr;
+    void *x = nullptr, *y = nullptr;
+    enum lvp_status status = zeros == nullptr ? lvp_fail(LVP_ERR_MEMORY, "out of memory for measuring") : LVP_OK;
+    if (status == LVP_OK) status = lvp_cuda_linear_create(backend, &part, 1, backend->dtype, &linear);
+    if (status == LVP_OK) status = cuda_alloc(backend, square * sizeof(float), &x);
+    if (status == LVP_OK) status = cuda_alloc(backend, square * sizeof(float), &y);
+    if (status == LVP_OK) {
+        struct lvp_epilogue plain = {};
+        double seconds = seconds_of(cuda, RUNS, [&] {
+            lvp_cuda_linear(backend, linear, static_cast<float *>(x), rows, plain, static_cast<float *>(y));
+        });
+        roof->flops = 2.0 * rows * static_cast<double>(square) / seconds;
+        seconds = seconds_of(cuda, RUNS, [&] {
+            lvp_cuda_note(cuda, cudaMemcpyAsync(y, x, square * sizeof(float), cudaMemcpyDeviceToDevice, cuda->stream),
+                          "timing");
+        });
+        roof->read_bytes = 2.0 * static_cast<double>(square * sizeof(float)) / seconds;
+        status = cuda_sync(backend);
+    }
+    cuda_free(backend, x);
+    cuda_free(backend, y);
+    lvp_cuda_linear_destroy(backend, linear);
+    free(zeros);
+    return status;
+}
+
+const struct lvp_backend_ops cuda_ops = {
+    /* close */ cuda_close,
+    /* alloc */ cuda_alloc,
+    /* free */ cuda_free,
+    /* upload */ cuda_upload,
+    /* download */ cuda_download,
+    /* sync */ cuda_sync,
+    /* linear_create */ lvp_cuda_linear_create,
+    /* linear_destroy */ lvp_cuda_linear_destroy,
+    /* linear */ lvp_cuda_linear,
+    /* layer_norm */ lvp_cuda_layer_norm,
+    /* rms_norm */ lvp_cuda_rms_norm,
+    /* glu */ lvp_cuda_glu,
+    /* unfold_patches */ lvp_cuda_unfold_patches,
+    /* vit_embed */ lvp_cuda_vit_embed,
+    /* embed */ lvp_cuda_embed,
+    /* copy_rows */ lvp_cuda_copy_rows,
+    /* rope_kv_write */ lvp_cuda_rope_kv_write,
+    /* paged_attention */ lvp_cuda_paged_attention,
+    /* dense_attention */ lvp_cuda_dense_attention,
+    /* select_rows */ lvp_cuda_select_rows,
+    /* sample */ lvp_cuda_sample,
+    /* payload_alloc */ lvp_cuda_payload_alloc,
+    /* payload_free */ lvp_cuda_payload_free,
+    /* load */ lvp_cuda_load,
+    /* store */ lvp_cuda_store,
+    /* begin */ lvp_cuda_begin,
+    /* end */ lvp_cuda_end,
+    /* roof */ cuda_roof,
+};
+
+enum lvp_status create(lvp_cuda *cuda)
+{
+    cudaError_t error = cudaSetDevice(cuda->device);
+    if (error == cudaSuccess) error = cudaStreamCreateWithFlags(&cuda->stream, cudaStreamNonBlocking);
+    for (lvp_cuda_staging &stage : cuda->staging) {
+        if (error == cudaSuccess) error = cudaHostAlloc(&stage.memory, STAGE_BYTES, cudaHostAllocDefault);
+        if (error == cudaSuccess) error = cudaEventCreateWithFlags(&stage.done, cudaEventDisableTiming);
+    }
+    if (error == cudaSuccess) error = cudaMalloc(&cuda->cublas_space, LVP_CUDA_BLAS_SPACE);
+    if (error == cudaSuccess)
+        error = cudaMalloc(reinterpret_cast<void **>(&cuda->partial), PARTIAL_FLOATS * sizeof(float));
+    if (error != cudaSuccess) return failed(error, "opening the GPU");
+    cuda->partial_floats = PARTIAL_FLOATS;
+    if (cublasLtCreate(&cuda->cublas) != CUBLAS_STATUS_SUCCESS)
+        return lvp_fail(LVP_ERR_USAGE, "no usable GPU: cuBLAS does not start");
+    return LVP_OK;
+}
+
+enum lvp_status open_backend(int device, enum lvp_dtype dtype, const struct lvp_backend_limits *limits,
+                             struct lvp_backend **backend)
+{
+    *backend = nullptr;
+    lvp_cuda *cuda = static_cast<lvp_cuda *>(calloc(1, sizeof *cuda));
+    if (cuda == nullptr) return lvp_fail(LVP_ERR_MEMORY, "out of memory for the CUDA backend");
+    cuda->base = {&cuda_ops, dtype, dtype, "cuda", 1};
+    cuda->device = device;
+    cuda->limits = *limits;
+    enum lvp_status status = create(cuda);
+    if (status == LVP_OK)
+        *backend = &cuda->base;
+    else
+        cuda_close(&cuda->base);
+    return status;
+}
+
+void probe(struct lvp_cuda_devices *devices)
+{
+    int driver = 0, runtime = 0;
+    *devices = {};
+    cudaError_t error = cudaGetDeviceCount(&devices->n);
+    if (error != cudaSuccess) devices->n = 0; // whatever the error, there is no device then
+    (void)cudaGetLastError();
+    (void)cudaDriverGetVersion(&driver);
+    (void)cudaRuntimeGetVersion(&runtime);
+    if (error != cudaSuccess || devices->n == 0) {
+        (void)snprintf(devices->text, sizeof devices->text, "driver %d.%d for CUDA %d.%d: %s", driver / 1000,
+                       driver % 1000 / 10, runtime / 1000, runtime % 1000 / 10,
+                       error != cudaSuccess ? cudaGetErrorString(error) : "no device");
+        return;
+    }
+    cudaDeviceProp properties;
+    for (int d = 0; d < devices->n && d < LVP_CUDA_MAX_DEVICES; d++) {
+        if (cudaGetDeviceProperties(&properties, d) != cudaSuccess) continue;
+        devices->memory_bytes[d] = properties.totalGlobalMem;
+        if (cudaDeviceGetPCIBusId(devices->names[d], sizeof devices->names[d], d) != cudaSuccess)
+            (void)snprintf(devices->names[d], sizeof devices->names[d], "%d", d);
+        if (d == 0)
+            (void)snprintf(devices->text, sizeof devices->text, "%d x %.80s (sm_%d%d), driver for CUDA %d.%d",
+                           devices->n, properties.name, properties.major, properties.minor, driver / 1000,
+                           driver % 1000 / 10);
+    }
+}
+
+} // namespace
+
+enum lvp_status lvp_cuda_reserve_narrow(struct lvp_cuda *cuda, int width)
+{
+    if (cuda->base.dtype == LVP_F32 || width <= cuda->narrow_width) return LVP_OK;
+    (void)cudaFree(cuda->narrow);
+    cuda->narrow = nullptr;
+    cuda->narrow_width = 0;
+    cudaError_t error = cudaMalloc(&cuda->narrow, static_cast<size_t>(cuda->limits.max_rows) *
+                                                      static_cast<size_t>(width) * lvp_dtype_size(cuda->base.dtype));
+    if (error != cudaSuccess) return failed(error, "work space of linear layers");
+    cuda->narrow_width = width;
+    return LVP_OK;
+}
+
+extern "C" __attribute__((visibility("default"))) const struct lvp_cuda_plugin lvp_cuda_plugin = {
+    LVP_CUDA_PLUGIN_VERSION,
+    probe,
+    open_backend,
+};

@@ -1,0 +1,39 @@
+// The door between lvpipe and the module that holds its CUDA code (lvpipe_cuda.so): lvpipe itself needs no CUDA library
+// and opens the module when there is one.
+#ifndef LVP_WORKER_CUDA_PLUGIN_H
+#define LVP_WORKER_CUDA_PLUGIN_H
+
+#ifdef __cplusplus
+#include "worker/cuda/cuda_backend.h"
+extern "C" {
+#else
+#include "worker/backend.h"
+#endif
+
+// Grows with every change of what is here or in worker/backend.h.
+enum { LVP_CUDA_PLUGIN_VERSION = 1, LVP_CUDA_MAX_DEVICES = 64 };
+
+struct lvp_cuda_devices {
+    int n; // that this process may use; 0: `text` says why
+    uint64_t memory_bytes[LVP_CUDA_MAX_DEVICES];
+    char names[LVP_CUDA_MAX_DEVICES][32]; // PCI addresses
+    char text[256];                       // what they are, for people
+};
+
+struct lvp_cuda_plugin {
+    int version;
+    void (*probe)(struct lvp_cuda_devices *devices);
+    // The calling thread, and those that use the backend later, are bound to the device. LVP_ERR_USAGE: cannot be used;
+    // LVP_ERR_MEMORY.
+    enum lvp_status (*open)(int device, enum lvp_dtype dtype, const struct lvp_backend_limits *limits,
+                            struct lvp_backend **backend) LVP_MUST_CHECK;
+};
+
+// The symbol of that name in the module.
+extern const struct lvp_cuda_plugin lvp_cuda_plugin;
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif
