@@ -27,4 +27,4 @@ else
   echo "== cudahost: skipped, /usr/local/cuda has no headers"
 fi
 # Of the whole-program tests only the one that feeds it damaged input: the others run the same code four times slower.
-check asan --exclude-regex 'pipeline_(caption_contract|chaos|drain|faults|hang|idle|invariance|cuda)|cluster_.*'
+check asan --exclude-regex 'pipeline_(caption_contract|chaos|drain|faults|hang|idle|invariance|cuda)|cluster_.*|cuda_.*'

@@ -2,8 +2,8 @@
 //
 // LVP_CUDAHOST_LAZY: unset, work is done when it is queued. A number: it is done when something waits for it and not
 // before, streams taking turns in an order seeded by the number, so that a missing wait or event shows.
-// LVP_CUDAHOST_DEVICES: devices that exist (1). LVP_CUDAHOST_FAIL=N: the N-th piece of work fails, as a device that
-// falls off the bus does.
+// LVP_CUDAHOST_DEVICES: devices that exist (0, so that nobody computes here by chance). LVP_CUDAHOST_FAIL=N: the N-th
+// piece of work fails, as a device that falls off the bus does.
 #include "tests/cudahost/fibers.h"
 
 #include <stdio.h>
@@ -142,7 +142,7 @@ extern "C" {
 cudaError_t cudaGetDeviceCount(int *n)
 {
     const char *devices = setting("LVP_CUDAHOST_DEVICES");
-    int count = devices != nullptr ? atoi(devices) : 1;
+    int count = devices != nullptr ? atoi(devices) : 0;
     if (count == 0) return result(cudaErrorInsufficientDriver); // as with no driver: *n stays as it is
     *n = count;
     return cudaSuccess;
@@ -174,8 +174,8 @@ cudaError_t cudaDeviceGetPCIBusId(char *id, int size, int device)
 
 cudaError_t cudaDriverGetVersion(int *version)
 {
-    *version =
-        setting("LVP_CUDAHOST_DEVICES") != nullptr && atoi(getenv("LVP_CUDAHOST_DEVICES")) == 0 ? 0 : CUDART_VERSION;
+    int n = 0;
+    *version = cudaGetDeviceCount(&n) == cudaSuccess ? CUDART_VERSION : 0;
     return cudaSuccess;
 }
 cudaError_t cudaRuntimeGetVersion(int *version)

@@ -33,9 +33,16 @@ static inline struct lvp_backend *open_fast(const char *kernel_set, enum lvp_dty
     return backend;
 }
 
+// LVP_TESTS_GPU_ONLY: the CPU's kernels have been tested elsewhere.
+static inline bool gpu_only(void)
+{
+    return getenv("LVP_TESTS_GPU_ONLY") != NULL;
+}
+
 // Runs `test` with the reference and each fast backend of one thread.
 static inline void for_each_backend(void (*test)(struct lvp_backend *fast, struct lvp_backend *ref))
 {
+    if (gpu_only()) return;
     for (size_t d = 0; d < sizeof dtypes / sizeof *dtypes; d++) {
         struct lvp_backend *ref = NULL;
         assert_int_equal(lvp_ref_backend_open(dtypes[d], &ref), LVP_OK);
@@ -80,6 +87,7 @@ static inline bool is_gpu(const struct lvp_backend *backend)
 // Runs `test` with a one-threaded backend and others of the same kernel set with 2, 3 and 4 threads.
 static inline void for_each_thread_count(void (*test)(struct lvp_backend *one, struct lvp_backend *many))
 {
+    if (gpu_only()) return;
     for (size_t d = 0; d < sizeof dtypes / sizeof *dtypes; d++) {
         for (size_t k = 0; k < sizeof kernel_sets / sizeof *kernel_sets; k++) {
             struct lvp_backend *one = open_fast(kernel_sets[k], dtypes[d], 1);
