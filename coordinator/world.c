@@ -1,6 +1,7 @@
 #include "coordinator/world.h"
 
 #include "common/guard.h"
+#include "common/log.h"
 #include "common/pulse.h"
 
 #include <stdio.h>
@@ -183,6 +184,8 @@ static enum lvp_status take_hello(struct lvp_worker_info *worker, int rank, cons
     worker->memory_bytes = hello->memory_bytes;
     worker->gpu = hello->gpu > 0;
     worker->gpu_memory = hello->gpu_memory;
+    worker->nccl = hello->nccl;
+    (void)snprintf(worker->gpu_name, sizeof worker->gpu_name, "%s", hello->gpu_name);
     return LVP_OK;
 }
 
@@ -233,11 +236,28 @@ static enum lvp_status take_ready(struct lvp_worker_info *worker, int rank, cons
     return LVP_OK;
 }
 
+// Whether rows go from GPU to GPU between two neighbours. Where both have one and cannot, that is said once.
+static bool direct(const struct lvp_world *world, int from, int to, bool *told)
+{
+    const struct lvp_worker_info *a = &world->workers[from - 1], *b = &world->workers[to - 1];
+    if (!a->gpu || !b->gpu) return false;
+    bool shared = strcmp(a->host, b->host) == 0 && strcmp(a->gpu_name, b->gpu_name) == 0;
+    if (!shared && a->nccl > 0 && a->nccl == b->nccl) return true;
+    if (!*told)
+        lvp_info("rows between ranks %d and %d go through the hosts' memory: %s", from, to,
+                 shared                       ? "they share a GPU"
+                 : a->nccl > 0 && b->nccl > 0 ? "their versions of NCCL differ"
+                                              : "NCCL is not on both");
+    *told = true;
+    return false;
+}
+
 enum lvp_status lvp_world_setup(struct lvp_world *world, const struct lvp_partition *partition, int n_replicas,
                                 int merge_stage, const char *kernel_set, int threads, const atomic_int *interrupt,
                                 Lvp__Setup *template)
 {
     int32_t ranks[LVP_MAX_STAGES], first[LVP_MAX_STAGES + 1];
+    bool told = false;
     world->n_stages = partition->n_stages;
     world->n_replicas = n_replicas;
     world->merge_stage = merge_stage;
@@ -257,6 +277,9 @@ enum lvp_status lvp_world_setup(struct lvp_world *world, const struct lvp_partit
         template->stage = worker->stage;
         template->threads = worker->threads;
         template->kernel_set = (char *)(size_t)(worker->gpu ? cuda : kernel_set);
+        int s = worker->stage;
+        template->direct_from = s > 0 && direct(world, ranks[s - 1], ranks[s], &told);
+        template->direct_to = s + 1 < world->n_stages &&direct(world, ranks[s], ranks[s + 1], &told);
         Lvp__ToWorker message = LVP__TO_WORKER__INIT;
         message.body_case = LVP__TO_WORKER__BODY_SETUP;
         message.setup = template;

@@ -18,6 +18,8 @@ struct lvp_worker_info {
     int64_t memory_bytes;
     bool gpu; // it computes on a GPU of its own
     int64_t gpu_memory;
+    char gpu_name[32]; // as its host calls it
+    int nccl;          // version; 0: none
     int replica, stage;
     struct lvp_patience silent;     // since its last message
     uint64_t ticks, steps, encodes; // of its last pulse: how far it is

@@ -160,9 +160,11 @@ struct lvp_backend_ops {
     void (*sample)(struct lvp_backend *backend, const float *logits, int n, int vocab, const struct lvp_draw *draws,
                    int32_t *tokens, float *logprobs);
 
-    // Rows as they travel between ranks, in the model's dtype, in memory that a transport reads and writes. load widens
-    // n values into backend memory; store rounds n values, which are at their place when it returns.
-    enum lvp_status (*payload_alloc)(struct lvp_backend *backend, size_t n_bytes, void **payload) LVP_MUST_CHECK;
+    // Rows as they travel between ranks, in the model's dtype, in memory that a transport reads and writes: the host's,
+    // or `on_device` the device's own. load widens n values into backend memory; store rounds n values, which are at
+    // their place when it returns.
+    enum lvp_status (*payload_alloc)(struct lvp_backend *backend, size_t n_bytes, bool on_device,
+                                     void **payload) LVP_MUST_CHECK;
     void (*payload_free)(struct lvp_backend *backend, void *payload); // NULL is allowed
     void (*load)(struct lvp_backend *backend, const void *payload, size_t n, float *to);
     void (*store)(struct lvp_backend *backend, const float *from, size_t n, void *payload);

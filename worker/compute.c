@@ -31,10 +31,12 @@ static enum lvp_status create_lanes(struct lvp_compute *compute)
     bool encodes_in = first > 0 && first <= merge, encodes_out = end <= merge;
     size_t image_in = encodes_in ? lvp_stage_image_in_bytes(compute->stage) : 0;
     size_t image_out = encodes_out ? lvp_stage_image_out_bytes(compute->stage) : 0;
-    LVP_TRY(lvp_lane_init(&compute->steps, compute->backend, LVP_HOP_STEP, first > merge ? before : -1,
-                          end > merge ? after : -1, step_head, step_body, step_body));
-    return lvp_lane_init(&compute->encodes, compute->backend, LVP_HOP_ENCODE, encodes_in ? before : -1,
-                         encodes_out ? after : -1, LVP_HOP_HEADER_BYTES, images * image_in, images * image_out);
+    LVP_TRY(lvp_lane_init(&compute->steps, compute->backend, LVP_HOP_STEP, step_head,
+                          (struct lvp_lane_end){first > merge ? before : -1, setup->direct_from, step_body},
+                          (struct lvp_lane_end){end > merge ? after : -1, setup->direct_to, step_body}));
+    return lvp_lane_init(&compute->encodes, compute->backend, LVP_HOP_ENCODE, LVP_HOP_HEADER_BYTES,
+                         (struct lvp_lane_end){encodes_in ? before : -1, setup->direct_from, images * image_in},
+                         (struct lvp_lane_end){encodes_out ? after : -1, setup->direct_to, images * image_out});
 }
 
 static enum lvp_status open_pruner(const struct lvp_worker_setup *setup, const struct lvp_model_config *config,
@@ -125,9 +127,9 @@ static enum lvp_status run_step(struct lvp_compute *compute, struct lvp_job *job
     struct lvp_lane *lane = &compute->steps;
     size_t i = index % LVP_LANE_BUFFERS;
     struct lvp_step_output output = {.tokens = job->tokens, .logprobs = job->logprobs};
-    const void *x = lane->from >= 0 ? lane->in[i].body : NULL;
-    const int32_t *positions = lane->from >= 0 ? lvp_lane_positions(lane->in[i].head) : NULL;
-    if (lane->to >= 0) {
+    const void *x = lane->from.rank >= 0 ? lane->in[i].body : NULL;
+    const int32_t *positions = lane->from.rank >= 0 ? lvp_lane_positions(lane->in[i].head) : NULL;
+    if (lane->to.rank >= 0) {
         output.x = lane->out[i].body;
         output.positions = lvp_lane_positions(lane->out[i].head);
     }
@@ -144,10 +146,10 @@ static enum lvp_status run_encode(struct lvp_compute *compute, struct lvp_job *j
         return lvp_stage_park(compute->stage, n, lane->in[i].body, encode->slots);
     const void *in[LVP_LANE_JOBS];
     for (int image = 0; image < n; image++)
-        in[image] = lane->from >= 0 ? (const void *)((const char *)lane->in[i].body +
-                                                     (size_t)image * lvp_stage_image_in_bytes(compute->stage))
-                                    : (const void *)lvp_prepare_pixels(compute->prepare, encode->slots[image]);
-    return lvp_stage_encode(compute->stage, n, in, encode->slots, lane->to >= 0 ? lane->out[i].body : NULL);
+        in[image] = lane->from.rank >= 0 ? (const void *)((const char *)lane->in[i].body +
+                                                          (size_t)image * lvp_stage_image_in_bytes(compute->stage))
+                                         : (const void *)lvp_prepare_pixels(compute->prepare, encode->slots[image]);
+    return lvp_stage_encode(compute->stage, n, in, encode->slots, lane->to.rank >= 0 ? lane->out[i].body : NULL);
 }
 
 // Ends a stretch in which an announced job waited for its rows, or for room to put its result.
@@ -181,7 +183,7 @@ static void count_step(struct lvp_compute *compute, const struct lvp_job *job, d
         stats->decode_seconds += seconds;
         stats->decode_steps++;
     }
-    if (compute->steps.to < 0) return;
+    if (compute->steps.to.rank < 0) return;
     int64_t row_bytes = (int64_t)compute->config.text.hidden * (int64_t)lvp_dtype_size(compute->setup.dtype);
     int depth = lvp_depth_of_layer(prune, lvp_stage_range_of(&compute->config,
                                                              compute->setup.partition.first[compute->setup.stage],
@@ -209,7 +211,7 @@ static void count_encode(struct lvp_compute *compute, const struct lvp_job *job,
 {
     compute->statistics.encodes++;
     compute->statistics.encode_seconds += seconds;
-    if (compute->encodes.to < 0) return;
+    if (compute->encodes.to.rank < 0) return;
     compute->statistics.vision_bytes += (int64_t)job->out.payload_bytes;
     compute->statistics.framing_bytes += LVP_HOP_HEADER_BYTES;
 }
@@ -335,7 +337,7 @@ enum lvp_status lvp_compute_start(struct lvp_compute *compute, const Lvp__Setup 
     return LVP_OK;
 }
 
-bool lvp_compute_stop(struct lvp_compute *compute, struct lvp_transport *transport)
+bool lvp_compute_stop(struct lvp_compute *compute, struct lvp_transports transports)
 {
     struct timespec until;
     (void)clock_gettime(CLOCK_REALTIME, &until);
@@ -348,8 +350,8 @@ bool lvp_compute_stop(struct lvp_compute *compute, struct lvp_transport *transpo
         if (pthread_timedjoin_np(compute->thread, NULL, &until) != 0) return false; // in a long step, or loading
     }
     if (!lvp_prepare_destroy(compute->prepare, &until)) return false;
-    lvp_lane_destroy(&compute->steps, transport);
-    lvp_lane_destroy(&compute->encodes, transport);
+    lvp_lane_destroy(&compute->steps, transports);
+    lvp_lane_destroy(&compute->encodes, transports);
     lvp_stage_destroy(compute->stage);
     if (compute->backend != NULL) compute->backend->ops->close(compute->backend);
     free(compute->releases);

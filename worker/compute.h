@@ -24,6 +24,8 @@ struct lvp_worker_setup {
     struct lvp_stage_limits limits;
     int64_t max_pixels;
     int gpu;          // of this worker; LVP_NO_GPU: the CPU
+    bool direct_from; // NCCL brings the previous stage's rows
+    bool direct_to;   // and takes this one's to the next
     bool synthetic;   // `model` is a shape
     bool trace;       // keep spans
     bool narrow;      // and its narrow stand-in is meant
@@ -62,7 +64,7 @@ void lvp_compute_init(struct lvp_compute *compute);
 enum lvp_status lvp_compute_start(struct lvp_compute *compute, const Lvp__Setup *setup, int gpu) LVP_MUST_CHECK;
 // Ends the threads and frees all; safe before the start. False when one is still busy after some seconds: everything is
 // left as it is, and the process should end without waiting for it.
-bool lvp_compute_stop(struct lvp_compute *compute, struct lvp_transport *transport);
+bool lvp_compute_stop(struct lvp_compute *compute, struct lvp_transports transports);
 
 // Statistics since the last call, with spans that are valid until something else is done. With the lock held.
 Lvp__Statistics lvp_compute_measure(struct lvp_compute *compute);

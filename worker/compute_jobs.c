@@ -125,9 +125,9 @@ enum lvp_status lvp_compute_encode(struct lvp_compute *compute, Lvp__ToWorker *m
         return status;
     }
     job->message = message;
-    if (compute->encodes.from >= 0)
+    if (compute->encodes.from.rank >= 0)
         job->in = encode_header(compute, message->encode, lvp_stage_image_in_bytes(compute->stage));
-    if (compute->encodes.to >= 0)
+    if (compute->encodes.to.rank >= 0)
         job->out = encode_header(compute, message->encode, lvp_stage_image_out_bytes(compute->stage));
     compute->encodes.announced++;
     pthread_cond_signal(&compute->wake);

@@ -65,6 +65,7 @@ const struct lvp_gpus *lvp_gpus_find(void)
     found.gpus.n = devices.n < LVP_MAX_GPUS ? devices.n : LVP_MAX_GPUS;
     found.gpus.memory_bytes = devices.memory_bytes[0];
     memcpy(found.gpus.names, devices.names, sizeof found.gpus.names);
+    if (found.gpus.n > 0) found.gpus.nccl = found.plugin->nccl_version();
     (void)snprintf(found.gpus.text, sizeof found.gpus.text, "%s", devices.text);
     return &found.gpus;
 }
@@ -79,4 +80,12 @@ enum lvp_status lvp_backend_open(int gpu, const char *kernel_set, enum lvp_dtype
     if (gpu < 0 || gpu >= gpus->n)
         return lvp_fail(LVP_ERR_USAGE, "GPU %d was asked for, this process sees %d: %s", gpu, gpus->n, gpus->text);
     return found.plugin->open(gpu, dtype, limits, backend);
+}
+
+enum lvp_status lvp_gpu_transport_open(struct lvp_transport *messages, int gpu, struct lvp_transport **transport)
+{
+    const struct lvp_gpus *gpus = lvp_gpus_find();
+    *transport = NULL;
+    if (gpus->nccl == 0 || gpu < 0 || gpu >= gpus->n) return lvp_fail(LVP_ERR_USAGE, "no GPU with NCCL is here");
+    return found.plugin->open_nccl(messages, gpu, transport);
 }

@@ -19,6 +19,18 @@
 
 enum { LVP_LANE_JOBS = 256, LVP_LANE_BUFFERS = 2 };
 
+// How bytes travel: heads by messages, bodies too, or directly between GPUs. Borrowed; NULL where there is none.
+struct lvp_transports {
+    struct lvp_transport *messages, *direct;
+};
+
+// One end of a lane in this worker.
+struct lvp_lane_end {
+    int rank;        // the neighbour's; -1 at the end of the chain, and nothing is kept for it
+    bool direct;     // bodies are the device's memory and travel between GPUs
+    size_t capacity; // bytes of a body
+};
+
 struct lvp_job {
     Lvp__ToWorker *message; // owns what the rest points to
     struct lvp_step step;   // step lane
@@ -31,22 +43,22 @@ struct lvp_job {
 struct lvp_lane {
     struct lvp_backend *backend; // whose memory the bodies are; borrowed
     enum lvp_hop_kind kind;
-    int from, to; // ranks; -1 at the ends of the chain
+    struct lvp_lane_end from, to;
     uint64_t announced, posted, arrived, computed, sending, sent;
     struct lvp_job jobs[LVP_LANE_JOBS]; // job j at j % LVP_LANE_JOBS
     struct {
         unsigned char *head; // header, then positions of a step
         void *body;          // the backend's payload memory
         struct lvp_transfer head_transfer, body_transfer;
+        bool expected; // in: the head is here and says what was announced
     } in[LVP_LANE_BUFFERS], out[LVP_LANE_BUFFERS];
-    double sending_since[LVP_LANE_BUFFERS];          // lvp_wall_seconds()
-    size_t head_capacity, in_capacity, out_capacity; // bytes
+    double sending_since[LVP_LANE_BUFFERS]; // lvp_wall_seconds()
+    size_t head_capacity;                   // bytes
 };
 
-// from/to -1: no buffers at that end.
-enum lvp_status lvp_lane_init(struct lvp_lane *lane, struct lvp_backend *backend, enum lvp_hop_kind kind, int from,
-                              int to, size_t head_capacity, size_t in_capacity, size_t out_capacity) LVP_MUST_CHECK;
-void lvp_lane_destroy(struct lvp_lane *lane, struct lvp_transport *transport);
+enum lvp_status lvp_lane_init(struct lvp_lane *lane, struct lvp_backend *backend, enum lvp_hop_kind kind,
+                              size_t head_capacity, struct lvp_lane_end from, struct lvp_lane_end to) LVP_MUST_CHECK;
+void lvp_lane_destroy(struct lvp_lane *lane, struct lvp_transports transports);
 
 struct lvp_job *lvp_lane_job(struct lvp_lane *lane, uint64_t job);
 // Room for one more job; LVP_ERR_FORMAT when the coordinator announces more than fit.
@@ -56,7 +68,7 @@ int32_t *lvp_lane_positions(unsigned char *head);
 
 // One round of transfers, whose sends go to `trace`; *moved is set when something happened. The counters that the
 // compute thread reads change under `lock` of the caller: call with it held.
-enum lvp_status lvp_lane_transfer(struct lvp_lane *lane, struct lvp_transport *transport, struct lvp_trace *trace,
+enum lvp_status lvp_lane_transfer(struct lvp_lane *lane, struct lvp_transports transports, struct lvp_trace *trace,
                                   bool *moved) LVP_MUST_CHECK;
 // For a lane that ends here: the oldest job that was computed and not yet reported (NULL when there is none), and its
 // end.

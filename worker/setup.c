@@ -79,6 +79,8 @@ enum lvp_status lvp_worker_setup_read(const Lvp__Setup *message, struct lvp_work
     setup->synthetic = message->synthetic;
     setup->trace = message->trace;
     setup->narrow = message->narrow;
+    setup->direct_from = message->direct_from;
+    setup->direct_to = message->direct_to;
     setup->pruner_width = message->pruner_width;
     if (message->max_pixels < 0) return bad("max_pixels");
     setup->max_pixels = message->max_pixels;

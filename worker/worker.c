@@ -14,7 +14,7 @@
 struct worker {
     const struct lvp_worker_options *options;
     struct lvp_control *control;
-    struct lvp_transport *transport;
+    struct lvp_transports transports;
     struct lvp_compute compute;
     bool ready_sent, finished;
     struct lvp_patience coordinator; // since its last message
@@ -40,7 +40,12 @@ static enum lvp_status send_hello(struct worker *worker)
     hello.threads = worker->options->threads;
     hello.memory_bytes = worker->options->memory_bytes;
     hello.gpu = worker->options->gpu + 1;
-    if (hello.gpu > 0) hello.gpu_memory = (int64_t)lvp_gpus_find()->memory_bytes;
+    if (hello.gpu > 0) {
+        const struct lvp_gpus *gpus = lvp_gpus_find();
+        hello.gpu_memory = (int64_t)gpus->memory_bytes;
+        hello.gpu_name = (char *)(size_t)gpus->names[worker->options->gpu];
+        hello.nccl = gpus->nccl;
+    }
     message.body_case = LVP__FROM_WORKER__BODY_HELLO;
     message.hello = &hello;
     return send_to_coordinator(worker, &message);
@@ -90,8 +95,8 @@ static enum lvp_status send_roof(struct worker *worker, const Lvp__Probe *questi
 {
     struct lvp_probe probe;
     Lvp__FromWorker message = LVP__FROM_WORKER__INIT;
-    LVP_TRY(lvp_probe_run(&worker->compute, worker->transport, worker->options->rank, worker->options->n_ranks,
-                          question, &probe));
+    LVP_TRY(lvp_probe_run(&worker->compute, worker->transports.messages, worker->options->rank,
+                          worker->options->n_ranks, question, &probe));
     message.body_case = LVP__FROM_WORKER__BODY_ROOF;
     message.roof = &probe.answer;
     return send_to_coordinator(worker, &message);
@@ -179,6 +184,13 @@ static enum lvp_status pulse(struct worker *worker)
     return send_to_coordinator(worker, &message);
 }
 
+static enum lvp_status start(struct worker *worker, const Lvp__Setup *setup)
+{
+    if (setup->direct_from || setup->direct_to)
+        LVP_TRY(lvp_gpu_transport_open(worker->transports.messages, worker->options->gpu, &worker->transports.direct));
+    return lvp_compute_start(&worker->compute, setup, worker->options->gpu);
+}
+
 static enum lvp_status poll_commands(struct worker *worker, bool *moved)
 {
     for (;;) {
@@ -192,7 +204,7 @@ static enum lvp_status poll_commands(struct worker *worker, bool *moved)
         lvp_patience_reset(&worker->coordinator);
         LVP_TRY(lvp_control_unpack_to_worker(bytes, n_bytes, &message));
         if (message->body_case == LVP__TO_WORKER__BODY_SETUP && !worker->compute.running) {
-            enum lvp_status status = lvp_compute_start(&worker->compute, message->setup, worker->options->gpu);
+            enum lvp_status status = start(worker, message->setup);
             lvp__to_worker__free_unpacked(message, NULL);
             LVP_TRY(status);
             open_record(worker);
@@ -229,7 +241,7 @@ static enum lvp_status report_images(struct worker *worker, bool *moved)
 static enum lvp_status report_results(struct worker *worker, bool *moved)
 {
     struct lvp_job *job;
-    while (worker->compute.steps.to < 0 && (job = lvp_lane_result(&worker->compute.steps)) != NULL) {
+    while (worker->compute.steps.to.rank < 0 && (job = lvp_lane_result(&worker->compute.steps)) != NULL) {
         Lvp__StepDone done = LVP__STEP_DONE__INIT;
         Lvp__FromWorker message = LVP__FROM_WORKER__INIT;
         done.number = job->step.number;
@@ -242,7 +254,7 @@ static enum lvp_status report_results(struct worker *worker, bool *moved)
         lvp_lane_retire(&worker->compute.steps);
         *moved = true;
     }
-    while (worker->compute.encodes.to < 0 && (job = lvp_lane_result(&worker->compute.encodes)) != NULL) {
+    while (worker->compute.encodes.to.rank < 0 && (job = lvp_lane_result(&worker->compute.encodes)) != NULL) {
         Lvp__EncodeDone done = LVP__ENCODE_DONE__INIT;
         Lvp__FromWorker message = LVP__FROM_WORKER__INIT;
         done.number = job->message->encode->number;
@@ -265,8 +277,8 @@ static enum lvp_status move_work(struct worker *worker, bool *moved, enum lvp_ex
         return LVP_OK;
     }
     if (!worker->ready_sent) LVP_TRY(send_ready(worker));
-    LVP_TRY(lvp_lane_transfer(&compute->steps, worker->transport, &compute->trace, moved));
-    LVP_TRY(lvp_lane_transfer(&compute->encodes, worker->transport, &compute->trace, moved));
+    LVP_TRY(lvp_lane_transfer(&compute->steps, worker->transports, &compute->trace, moved));
+    LVP_TRY(lvp_lane_transfer(&compute->encodes, worker->transports, &compute->trace, moved));
     if (lvp_lane_computable(&compute->steps) || lvp_lane_computable(&compute->encodes))
         pthread_cond_signal(&compute->wake);
     LVP_TRY(report_results(worker, moved));
@@ -326,7 +338,7 @@ enum lvp_status lvp_worker_run(const struct lvp_worker_options *options, bool *l
     worker->options = options;
     lvp_compute_init(&worker->compute);
     LVP_CHECK(lvp_control_open(options->control, &worker->control));
-    LVP_CHECK(lvp_transport_mpi_open(options->hops, &worker->transport));
+    LVP_CHECK(lvp_transport_mpi_open(options->hops, &worker->transports.messages));
     status = send_hello(worker);
     if (status == LVP_OK) status = serve(worker);
     if (status == LVP_ERR_LOST) { // rank 0 is who was lost: the caller says so and aborts, before another rank would
@@ -339,9 +351,11 @@ enum lvp_status lvp_worker_run(const struct lvp_worker_options *options, bool *l
     if (told == LVP_OK) flush(worker); // else nobody can be told
     if (status == LVP_OK) status = told;
 fail:
-    *left_behind = !lvp_compute_stop(&worker->compute, worker->transport);
+    *left_behind = !lvp_compute_stop(&worker->compute, worker->transports);
     if (*left_behind) return status;
-    if (worker->transport != NULL) worker->transport->ops->close(worker->transport);
+    struct lvp_transport *transports[] = {worker->transports.direct, worker->transports.messages}; // one uses the other
+    for (int i = 0; i < 2; i++)
+        if (transports[i] != NULL) transports[i]->ops->close(transports[i]);
     lvp_control_close(worker->control);
     free(worker);
     return status;

@@ -65,6 +65,8 @@ void run(dim3 grid, dim3 block, size_t shared_bytes, const std::function<void()>
 
 // runtime.cpp: queues work on a stream.
 void queue_work(cudaStream_t stream, std::function<void()> work);
+// Work that another process must do its part of: asked again and again until it says true.
+void queue_transfer(cudaStream_t stream, std::function<bool()> progress);
 void launch(dim3 grid, dim3 block, size_t shared_bytes, cudaStream_t stream, std::function<void()> body);
 
 } // namespace lvp_host

@@ -10,6 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
+#include <unistd.h>
 
 #include <deque>
 #include <mutex>
@@ -39,8 +40,10 @@ namespace
 
 std::recursive_mutex mutex; // one device, however many threads use it
 std::set<CUstream_st *> streams;
+std::set<const void *> device_memory; // starts of what cudaMalloc gave
 cudaError_t last_error = cudaSuccess, sticky = cudaSuccess;
 unsigned long work_done;
+bool waits_outside; // the last piece of work that could not be done waits for another process
 thread_local int current_device;
 
 const char *setting(const char *name)
@@ -81,6 +84,7 @@ template <class Done> void work_until(Done done)
     const char *lazy = setting("LVP_CUDAHOST_LAZY");
     while (!done()) {
         bool moved = false;
+        waits_outside = false;
         std::vector<CUstream_st *> order(streams.begin(), streams.end());
         for (size_t i = order.size(); lazy != nullptr && i > 1; i--) {
             random = random * 6364136223846793005ULL + strtoull(lazy, nullptr, 10) * 2 + 1;
@@ -88,7 +92,9 @@ template <class Done> void work_until(Done done)
         }
         for (CUstream_st *stream : order)
             if (!done() && do_one(stream)) moved = true;
-        if (!moved && !done()) {
+        if (!moved && waits_outside) {
+            usleep(20);
+        } else if (!moved && !done()) {
             fprintf(stderr, "cudahost: a wait that cannot end: an event that was never recorded?\n");
             abort();
         }
@@ -107,7 +113,10 @@ void queue(cudaStream_t stream, std::function<bool()> work)
         return;
     }
     stream->queue.push_back(std::move(work));
-    if (setting("LVP_CUDAHOST_LAZY") == nullptr) work_until([=] { return stream->queue.empty(); });
+    if (setting("LVP_CUDAHOST_LAZY") == nullptr) {
+        waits_outside = false;
+        work_until([=] { return stream->queue.empty() || waits_outside; });
+    }
 }
 
 void finish_all()
@@ -126,6 +135,15 @@ void lvp_host::queue_work(cudaStream_t stream, std::function<void()> work)
     queue(stream, [work] {
         work();
         return true;
+    });
+}
+
+void lvp_host::queue_transfer(cudaStream_t stream, std::function<bool()> progress)
+{
+    queue(stream, [progress] {
+        bool done = progress();
+        if (!done) waits_outside = true;
+        return done;
     });
 }
 
@@ -215,12 +233,14 @@ cudaError_t cudaMalloc(void **memory, size_t n_bytes)
     *memory = n_bytes > (4ULL << 30) ? nullptr : aligned_alloc(256, (n_bytes + 255) / 256 * 256);
     if (*memory == nullptr) return result(cudaErrorMemoryAllocation);
     memset(*memory, 0xa5, (n_bytes + 255) / 256 * 256); // a device's memory holds what was there before
+    device_memory.insert(*memory);
     return cudaSuccess;
 }
 cudaError_t cudaFree(void *memory)
 {
     std::lock_guard<std::recursive_mutex> guard(mutex);
     if (memory != nullptr) finish_all();
+    device_memory.erase(memory);
     free(memory);
     return cudaSuccess;
 }
@@ -232,6 +252,13 @@ cudaError_t cudaHostAlloc(void **memory, size_t n_bytes, unsigned)
 cudaError_t cudaFreeHost(void *memory)
 {
     return cudaFree(memory);
+}
+cudaError_t cudaPointerGetAttributes(cudaPointerAttributes *of, const void *memory)
+{
+    std::lock_guard<std::recursive_mutex> guard(mutex);
+    *of = {};
+    of->type = device_memory.count(memory) != 0 ? cudaMemoryTypeDevice : cudaMemoryTypeHost;
+    return cudaSuccess;
 }
 cudaError_t cudaMemGetInfo(size_t *free_bytes, size_t *all_bytes)
 {

@@ -23,8 +23,9 @@ static void must(enum lvp_status status)
 
 static void open_lanes(void)
 {
-    must(lvp_lane_init(&compute.steps, LVP_HOP_STEP, -1, -1, 0, 0, 0));
-    must(lvp_lane_init(&compute.encodes, LVP_HOP_ENCODE, -1, -1, 0, 0, 0));
+    const struct lvp_lane_end nowhere = {.rank = -1};
+    must(lvp_lane_init(&compute.steps, NULL, LVP_HOP_STEP, 0, nowhere, nowhere));
+    must(lvp_lane_init(&compute.encodes, NULL, LVP_HOP_ENCODE, 0, nowhere, nowhere));
 }
 
 // A worker that holds the whole model, without its threads.

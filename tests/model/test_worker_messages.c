@@ -161,7 +161,7 @@ static struct lvp_compute *start(struct told *told)
 
 static void stop(struct lvp_compute *compute)
 {
-    lvp_compute_stop(compute, NULL);
+    lvp_compute_stop(compute, (struct lvp_transports){0});
     free(compute);
 }
 
@@ -271,7 +271,8 @@ static void expect_step(struct step *step, const char *text)
     enum lvp_status status = lvp_compute_step(compute, step_message(step));
     const char *said = lvp_error_text();
     if (status == LVP_OK) {
-        assert_int_equal(lvp_lane_transfer(&compute->steps, NULL, &compute->trace, &moved), LVP_OK);
+        assert_int_equal(lvp_lane_transfer(&compute->steps, (struct lvp_transports){0}, &compute->trace, &moved),
+                         LVP_OK);
         pthread_cond_signal(&compute->wake);
     }
     pthread_mutex_unlock(&compute->lock);

@@ -28,6 +28,12 @@ void lvp_ref_free(struct lvp_backend *backend, void *memory)
     free(base);
 }
 
+enum lvp_status lvp_ref_payload_alloc(struct lvp_backend *backend, size_t n_bytes, bool on_device, void **payload)
+{
+    if (on_device) return lvp_fail(LVP_ERR_INTERNAL, "a CPU has no device memory for payloads");
+    return lvp_ref_alloc(backend, n_bytes, payload);
+}
+
 void lvp_ref_upload(struct lvp_backend *backend, void *to, const void *host, size_t n_bytes)
 {
     (void)backend;
@@ -96,7 +102,7 @@ static const struct lvp_backend_ops ref_ops = {
     .dense_attention = lvp_ref_dense_attention,
     .select_rows = lvp_ref_select_rows,
     .sample = lvp_ref_sample,
-    .payload_alloc = lvp_ref_alloc,
+    .payload_alloc = lvp_ref_payload_alloc,
     .payload_free = lvp_ref_free,
     .load = lvp_ref_load,
     .store = lvp_ref_store,

@@ -9,6 +9,7 @@
 // ref.c
 enum lvp_status lvp_ref_alloc(struct lvp_backend *backend, size_t n_bytes, void **memory) LVP_MUST_CHECK;
 void lvp_ref_free(struct lvp_backend *backend, void *memory);
+enum lvp_status lvp_ref_payload_alloc(struct lvp_backend *backend, size_t n_bytes, bool on_device, void **payload);
 void lvp_ref_upload(struct lvp_backend *backend, void *to, const void *host, size_t n_bytes);
 void lvp_ref_download(struct lvp_backend *backend, void *host, const void *from, size_t n_bytes);
 enum lvp_status lvp_ref_sync(struct lvp_backend *backend) LVP_MUST_CHECK;

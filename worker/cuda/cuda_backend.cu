@@ -265,7 +265,5 @@ enum lvp_status lvp_cuda_reserve_narrow(struct lvp_cuda *cuda, int width)
 }
 
 extern "C" __attribute__((visibility("default"))) const struct lvp_cuda_plugin lvp_cuda_plugin = {
-    LVP_CUDA_PLUGIN_VERSION,
-    probe,
-    open_backend,
+    LVP_CUDA_PLUGIN_VERSION, probe, open_backend, lvp_nccl_version, lvp_transport_nccl_open,
 };

@@ -11,7 +11,9 @@ extern "C" {
 #endif
 
 // Grows with every change of what is here or in worker/backend.h.
-enum { LVP_CUDA_PLUGIN_VERSION = 1, LVP_CUDA_MAX_DEVICES = 64 };
+enum { LVP_CUDA_PLUGIN_VERSION = 2, LVP_CUDA_MAX_DEVICES = 64 };
+
+struct lvp_transport;
 
 struct lvp_cuda_devices {
     int n; // that this process may use; 0: `text` says why
@@ -27,7 +29,17 @@ struct lvp_cuda_plugin {
     // LVP_ERR_MEMORY.
     enum lvp_status (*open)(int device, enum lvp_dtype dtype, const struct lvp_backend_limits *limits,
                             struct lvp_backend **backend) LVP_MUST_CHECK;
+    int (*nccl_version)(void); // of the library, as it counts; 0: there is none, or LVPIPE_NCCL=0
+    // Transfers between the GPUs of two ranks, from and to their memory; both ends name the same size. Unique ids
+    // travel over `messages`, which stays the caller's and must outlive it. Used by the calling thread alone.
+    enum lvp_status (*open_nccl)(struct lvp_transport *messages, int device,
+                                 struct lvp_transport **transport) LVP_MUST_CHECK;
 };
+
+#ifdef __cplusplus
+int lvp_nccl_version(void);
+enum lvp_status lvp_transport_nccl_open(struct lvp_transport *messages, int device, struct lvp_transport **transport);
+#endif
 
 // The symbol of that name in the module.
 extern const struct lvp_cuda_plugin lvp_cuda_plugin;
