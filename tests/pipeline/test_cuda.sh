@@ -4,7 +4,7 @@
 # are nearly as likely), and are the same bytes over any number of stages.
 . "$(dirname "$0")/lib.sh"
 
-job=(--input "$IMAGES" --max-new-tokens 24 --limit 6 --overwrite)
+job=(--input "$IMAGES" --max-new-tokens 24 --limit 4 --overwrite)
 caption cpu "${job[@]}" --device cpu
 
 if [[ -z ${LVP_CUDA_HOST:-} ]]; then
@@ -29,6 +29,18 @@ for stages in 2 4; do
   caption more "${job[@]}" --device cuda --stages $stages
   same one/captions.jsonl more/captions.jsonl "$stages stages on GPUs"
 done
+pair=("$LVPIPE" caption --model "$MODEL" "${job[@]}" --device cuda --stages 2)
+LVPIPE_NCCL=0 run 0 "${pair[@]}" --output "$work/staged"
+says "rows between ranks 1 and 2 go through the hosts' memory: NCCL is not on both"
+same one/captions.jsonl staged/captions.jsonl "2 stages on GPUs without NCCL"
+export LVPIPE_SILENCE_SECONDS=4
+LVP_CUDAHOST_NCCL=silent=1 run 4 "${pair[@]}" --output "$work/broken" --max-restarts 0
+says "bytes did not move for 4 s"
+LVP_CUDAHOST_NCCL=gone=1 run 4 "${pair[@]}" --output "$work/broken" --max-restarts 0
+says "to rank 2: a transfer: remote process exited"
+LVP_CUDAHOST_NCCL=shrink=2 run 4 "${pair[@]}" --output "$work/broken" --max-restarts 0
+says "NCCL: receiving from rank 1: a transfer: invalid usage"
+unset LVPIPE_SILENCE_SECONDS
 
 # Tokens that differ from the CPU's: a share below 1 in 100.
 tokens() { jq -c '.token_ids[]' "$work/$1/captions.jsonl"; }
