@@ -18,7 +18,7 @@
 static const char *const kernel_sets[] = {"portable", "avx2", "avx512", "avx512bf16"};
 static const enum lvp_dtype dtypes[] = {LVP_F32, LVP_BF16, LVP_F16};
 static const struct lvp_backend_limits test_limits = {
-    .max_rows = 1024, .max_width = 2048, .max_kv_len = 2200, .max_vocab = 4096};
+    .max_rows = 3072, .max_width = 2048, .max_kv_len = 3072, .max_vocab = 4096};
 
 // NULL where this CPU lacks the kernel set.
 static inline struct lvp_backend *open_fast(const char *kernel_set, enum lvp_dtype dtype, int threads)

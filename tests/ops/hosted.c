@@ -294,6 +294,32 @@ static void hosted_sample(struct lvp_backend *backend, const float *logits, int 
     hosted_end(h);
 }
 
+// Payloads are what they are for a transport: the device's, or the host's.
+static enum lvp_status hosted_payload_alloc(struct lvp_backend *backend, size_t n, bool on_device, void **payload)
+{
+    struct lvp_backend *inner = hosted_of(backend)->inner;
+    return inner->ops->payload_alloc(inner, n, on_device, payload);
+}
+static void hosted_payload_free(struct lvp_backend *backend, void *payload)
+{
+    struct lvp_backend *inner = hosted_of(backend)->inner;
+    inner->ops->payload_free(inner, payload);
+}
+static void hosted_load(struct lvp_backend *backend, const void *payload, size_t n, float *to)
+{
+    struct hosted *h = hosted_of(backend);
+    float *there = hosted_put(h, to, n * sizeof *to);
+    h->inner->ops->load(h->inner, payload, n, there);
+    hosted_get(h, to, there, n * sizeof *to);
+    hosted_end(h);
+}
+static void hosted_store(struct lvp_backend *backend, const float *from, size_t n, void *payload)
+{
+    struct hosted *h = hosted_of(backend);
+    h->inner->ops->store(h->inner, hosted_put(h, from, n * sizeof *from), n, payload);
+    hosted_end(h);
+}
+
 static const struct lvp_backend_ops hosted_ops = {
     .close = hosted_close,
     .alloc = hosted_alloc,
@@ -316,6 +342,10 @@ static const struct lvp_backend_ops hosted_ops = {
     .dense_attention = hosted_dense_attention,
     .select_rows = hosted_select_rows,
     .sample = hosted_sample,
+    .payload_alloc = hosted_payload_alloc,
+    .payload_free = hosted_payload_free,
+    .load = hosted_load,
+    .store = hosted_store,
 };
 
 struct lvp_backend *hosted_open(struct lvp_backend *inner)

@@ -2,7 +2,7 @@
 // in a prefill, in any batch and with any number of threads.
 #include "tests/ops/fixture.h"
 
-enum { MAX_LEN = 2100, MAX_PAGES = (MAX_LEN + LVP_KV_PAGE - 1) / LVP_KV_PAGE };
+enum { MAX_LEN = 3072, MAX_PAGES = (MAX_LEN + LVP_KV_PAGE - 1) / LVP_KV_PAGE };
 
 // A paged cache of some sequences whose pages lie scattered, with NaN in every slot that is not filled.
 struct scene {
@@ -109,6 +109,19 @@ static void paged_close(struct lvp_backend *fast, struct lvp_backend *ref)
         free(want);
         free_scene(&scene);
     }
+}
+
+// Prompts of five crops of an image: 2,880 vision rows; the last rows of one, and a decode row.
+static void paged_long(struct lvp_backend *fast, struct lvp_backend *ref)
+{
+    struct lvp_qkv_shape shape = {2, 1, 20};
+    struct scene scene = make_scene(ref, shape, 2, (int[]){40, 1}, (int[]){2910, 2911});
+    float *want = make(out_elements(&scene), 4);
+    attend(fast, &scene, scene.out);
+    attend(ref, &scene, want);
+    check_close("attention over 2,910 slots", scene.out, want, out_elements(&scene), attention_tolerance(fast));
+    free(want);
+    free_scene(&scene);
 }
 
 // Row `row` of sequence 0 as a decode step: one row, and a cache that ends with its own slot.
@@ -235,6 +248,21 @@ static void dense_close(struct lvp_backend *fast, struct lvp_backend *ref)
     }
 }
 
+// 2,880 vision rows look at 30 rows of text, as the pruning modules do.
+static void dense_long(struct lvp_backend *fast, struct lvp_backend *ref)
+{
+    enum { ROWS = 2880, TEXT = 30, HEADS = 2, SIZE = 5, WIDTH = HEADS * SIZE };
+    const int32_t q_start[] = {0, ROWS}, kv_start[] = {0, TEXT};
+    float *qkv = random_floats((size_t)ROWS * 3 * WIDTH), *got = make((size_t)ROWS * WIDTH, 4);
+    float *want = make((size_t)ROWS * WIDTH, 4);
+    struct lvp_dense_attention attention = dense_case(HEADS, SIZE, 1, q_start, kv_start, qkv, got);
+    fast->ops->dense_attention(fast, &attention);
+    attention.out = want;
+    ref->ops->dense_attention(ref, &attention);
+    check_close("attention of 2,880 rows", got, want, (size_t)ROWS * WIDTH, attention_tolerance(fast));
+    free(qkv), free(got), free(want);
+}
+
 // One query of a segment at a time, and the segment in a batch with others, against all at once.
 static void dense_alone(struct lvp_backend *fast, struct lvp_backend *ref)
 {
@@ -275,6 +303,14 @@ static void all_paged_close(void **state)
 {
     (void)state, for_each_device(paged_close);
 }
+static void all_paged_long(void **state)
+{
+    (void)state, for_each_device(paged_long);
+}
+static void all_dense_long(void **state)
+{
+    (void)state, for_each_device(dense_long);
+}
 static void all_paged_alone(void **state)
 {
     (void)state, for_each_backend(paged_alone);
@@ -303,9 +339,9 @@ static void all_dense_threads(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(all_paged_close),   cmocka_unit_test(all_paged_alone), cmocka_unit_test(all_paged_lengths),
-        cmocka_unit_test(all_paged_threads), cmocka_unit_test(all_dense_close), cmocka_unit_test(all_dense_alone),
-        cmocka_unit_test(all_dense_threads),
+        cmocka_unit_test(all_paged_close), cmocka_unit_test(all_paged_long),    cmocka_unit_test(all_dense_long),
+        cmocka_unit_test(all_paged_alone), cmocka_unit_test(all_paged_lengths), cmocka_unit_test(all_paged_threads),
+        cmocka_unit_test(all_dense_close), cmocka_unit_test(all_dense_alone),   cmocka_unit_test(all_dense_threads),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
