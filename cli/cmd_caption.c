@@ -27,6 +27,7 @@ enum {
     OPTION_TEMPERATURE,
     OPTION_TOP_P,
     OPTION_LOGPROBS,
+    OPTION_SCORE,
     OPTION_LIMIT,
     OPTION_SHARD,
     OPTION_RETRY_FAILED,
@@ -52,6 +53,7 @@ static const struct option long_options[] = {
     {"temperature", required_argument, NULL, OPTION_TEMPERATURE},
     {"top-p", required_argument, NULL, OPTION_TOP_P},
     {"logprobs", no_argument, NULL, OPTION_LOGPROBS},
+    {"score", required_argument, NULL, OPTION_SCORE},
     {"limit", required_argument, NULL, OPTION_LIMIT},
     {"shard", required_argument, NULL, OPTION_SHARD},
     {"retry-failed", no_argument, NULL, OPTION_RETRY_FAILED},
@@ -86,6 +88,9 @@ static const char help_text[] =
     "  --temperature T        0 is greedy (0)\n"
     "  --top-p P              smallest set of tokens with this probability (1)\n"
     "  --logprobs             natural log-probability of every token\n"
+    "  --score COLUMN         generate nothing: score the text in that column of the manifest as the answer; rows "
+    "hold\n"
+    "                         the log-probability of its tokens, and how many of them greedy decoding would choose\n"
     "  --limit N              only the first N samples\n"
     "  --shard I/N            only samples I, I + N, ...\n"
     "  --retry-failed         try the samples of errors.jsonl again\n"
@@ -111,7 +116,7 @@ struct command {
     struct lvp_options shared;
     struct lvp_caption_options caption;
     const char *prompts[MAX_PROMPTS];
-    char weights_path[4096], launch_id[128];
+    char weights_path[4096], launch_id[128], score[64];
     int max_restarts;
     bool help;
 };
@@ -153,6 +158,12 @@ static enum lvp_status set_option(struct command *command, int code, const char 
         return LVP_OK;
     case OPTION_LOGPROBS:
         caption->logprobs = true;
+        return LVP_OK;
+    case OPTION_SCORE:
+        if (strpbrk(value, "{}") != NULL || value[0] == '\0')
+            return lvp_fail(LVP_ERR_USAGE, "--score %s: give the name of a column, without braces", value);
+        (void)snprintf(command->score, sizeof command->score, "{%.60s}", value);
+        caption->score = command->score;
         return LVP_OK;
     case OPTION_RETRY_FAILED:
         caption->retry_failed = true;

@@ -254,6 +254,42 @@ enum lvp_status lvp_prompt_build(const struct lvp_tokenizer *tokenizer, const st
     return LVP_OK;
 }
 
+enum lvp_status lvp_prompt_answer(const struct lvp_tokenizer *tokenizer, const struct lvp_chat_template *chat,
+                                  const char *system, const char *text, int n_images, const char *answer,
+                                  const struct lvp_prompt *prompt, int32_t **ids, int *n_ids,
+                                  struct lvp_sample_error *error)
+{
+    enum lvp_status status = LVP_OK;
+    struct lvp_text whole = {0};
+    char *templated = NULL;
+    int32_t *all = NULL;
+    size_t n = 0, n_prompt = (size_t)prompt->n_ids;
+
+    *ids = NULL;
+    *n_ids = 0;
+    *error = (struct lvp_sample_error){0};
+    if (chat != NULL) LVP_TRY(lvp_chat_template_apply(chat, system, text, n_images, &templated));
+    LVP_CHECK(lvp_text_append_string(&whole, templated == NULL ? text : templated));
+    LVP_CHECK(lvp_text_append_string(&whole, " "));
+    LVP_CHECK(lvp_text_append_string(&whole, answer));
+    LVP_CHECK(lvp_tokenizer_encode(tokenizer, whole.bytes, strlen(whole.bytes), true, &all, &n));
+    if (n <= n_prompt || memcmp(all, prompt->ids, n_prompt * sizeof *all) != 0) {
+        lvp_sample_error_set(error, LVP_SAMPLE_PROMPT_FIELD_MISSING,
+                             "the answer to score is empty, or its first piece "
+                             "cannot be told from the prompt's last one");
+        goto fail;
+    }
+    *n_ids = (int)(n - n_prompt);
+    memmove(all, all + n_prompt, (n - n_prompt) * sizeof *all);
+    *ids = all;
+    all = NULL;
+fail:
+    free(templated);
+    free(whole.bytes);
+    free(all);
+    return status;
+}
+
 void lvp_prompt_free(struct lvp_prompt *prompt)
 {
     free(prompt->ids);

@@ -39,6 +39,7 @@ struct lvp_step_seq {
     float temperature, top_p;
     uint64_t sampling_key;
     uint32_t token_index; // 0 for the first generated token
+    int32_t scored;       // token whose log-probability is wanted, plus 1; 0: the chosen one's
 };
 
 struct lvp_step {

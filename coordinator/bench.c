@@ -75,17 +75,13 @@ static enum lvp_status take_error(void *context, uint64_t index, const struct lv
 }
 
 static enum lvp_status take_caption(void *context, uint64_t index, const struct lvp_request *request,
-                                    const struct lvp_prompt *prompt, const int32_t *tokens, const float *logprobs,
-                                    int n_tokens, bool stopped)
+                                    const struct lvp_prompt *prompt, const struct lvp_answer *answer)
 {
     (void)context;
     (void)index;
     (void)request;
     (void)prompt;
-    (void)tokens;
-    (void)logprobs;
-    (void)n_tokens;
-    (void)stopped;
+    (void)answer;
     return LVP_OK;
 }
 

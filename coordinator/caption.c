@@ -80,9 +80,12 @@ static enum lvp_status open_input(struct job *job)
                                             .n_shards = options->n_shards,
                                             .columns = lvp_columns_needed(options->prompts, options->n_prompts),
                                             .tick = {.call = idle, .context = job}};
+    if (options->score != NULL && lvp_columns_needed(&options->score, 1).json) manifest.columns.json = true;
     LVP_TRY(lvp_manifest_open(options->input, &manifest, &job->manifest));
-    job->requests =
-        (struct lvp_requests){.manifest = job->manifest, .prompts = options->prompts, .n_prompts = options->n_prompts};
+    job->requests = (struct lvp_requests){.manifest = job->manifest,
+                                          .prompts = options->prompts,
+                                          .n_prompts = options->n_prompts,
+                                          .score = options->score};
     return LVP_OK;
 }
 
@@ -157,13 +160,13 @@ static enum lvp_status open_output(struct job *job)
         json_array_append_new(after, json_integer(options->prune.after[s]));
     }
     json_t *identity = json_pack(
-        "{s:s, s:s, s:s, s:s, s:o, s:o, s:s?, s:b, s:i, s:s, s:s, s:s, s:s, s:s, s:b, s:[i,i], s:s}", "model",
+        "{s:s, s:s, s:s, s:s, s:o, s:o, s:s?, s:b, s:i, s:s, s:s, s:s, s:s, s:s, s:b, s:s*, s:[i,i], s:s}", "model",
         job->model_hash, "tokenizer", lvp_tokenizer_hash(job->tokenizer), "pruner", lvp_pruner_name(options->pruner),
         "pruner_weights", job->weights.hash, "keep", keep, "prune_after", after, "system", options->system,
         "raw_prompt", options->raw_prompt, "max_new_tokens", options->max_new_tokens, "temperature", temperature,
         "top_p", top_p, "seed", seed, "dtype", lvp_dtype_name(options->dtype), "weights",
-        lvp_dtype_name(options->weights), "logprobs", options->logprobs, "shard", options->shard, options->n_shards,
-        LVP_NUMERIC_PATH, job->world.numeric_path);
+        lvp_dtype_name(options->weights), "logprobs", options->logprobs, "score", options->score, "shard",
+        options->shard, options->n_shards, LVP_NUMERIC_PATH, job->world.numeric_path);
     if (identity == NULL) return lvp_fail(LVP_ERR_MEMORY, "out of memory for the run's identity");
     struct lvp_captions_options captions = {.dir = options->output,
                                             .requests = &job->requests,
@@ -246,6 +249,20 @@ static enum lvp_status build_prompt(void *context, const struct lvp_request *req
                             job->config->text.max_positions, prompt, error);
 }
 
+static enum lvp_status build_answer(void *context, const struct lvp_request *request, const struct lvp_prompt *prompt,
+                                    int32_t **ids, int *n_ids, struct lvp_sample_error *error)
+{
+    const struct job *job = context;
+    LVP_TRY(lvp_prompt_answer(job->tokenizer, job->chat, job->options->system, request->prompt,
+                              request->sample.n_images, request->answer, prompt, ids, n_ids, error));
+    if (error->code != LVP_SAMPLE_OK) return LVP_OK;
+    int32_t *longer = realloc(*ids, ((size_t)*n_ids + 1) * sizeof **ids);
+    if (longer == NULL) return lvp_fail(LVP_ERR_MEMORY, "out of memory for an answer");
+    *ids = longer;
+    longer[(*n_ids)++] = job->config->eos_ids[0];
+    return LVP_OK;
+}
+
 static bool sink_done(void *context, uint64_t index)
 {
     const struct job *job = context;
@@ -304,17 +321,18 @@ static char *trim(char *text)
 }
 
 static enum lvp_status sink_caption(void *context, uint64_t index, const struct lvp_request *request,
-                                    const struct lvp_prompt *prompt, const int32_t *tokens, const float *logprobs,
-                                    int n_tokens, bool stopped)
+                                    const struct lvp_prompt *prompt, const struct lvp_answer *answer)
 {
     struct job *job = context;
     char *text = NULL;
-    LVP_TRY(lvp_tokenizer_decode(job->tokenizer, tokens, (size_t)n_tokens, &text));
+    LVP_TRY(lvp_tokenizer_decode(job->tokenizer, answer->tokens, (size_t)answer->n_tokens, &text));
     struct lvp_caption caption = {.caption = trim(text),
-                                  .stopped = stopped,
-                                  .token_ids = tokens,
-                                  .logprobs = job->options->logprobs ? logprobs : NULL,
-                                  .n_tokens = n_tokens,
+                                  .stopped = answer->stopped,
+                                  .token_ids = answer->tokens,
+                                  .logprobs = job->options->logprobs || answer->scored ? answer->logprobs : NULL,
+                                  .n_tokens = answer->n_tokens,
+                                  .scored = answer->scored,
+                                  .n_greedy = answer->n_greedy,
                                   .prompt_tokens = prompt->n_rows,
                                   .vision_tokens = job->vision_tokens,
                                   .n_images = prompt->n_images,
@@ -360,7 +378,8 @@ static struct lvp_run_options run_options(struct job *job)
                    .n = lvp_request_count(&job->requests),
                    .n_prompts = lvp_prompts_per_sample(&job->requests),
                    .load = load_request,
-                   .prompt = build_prompt},
+                   .prompt = build_prompt,
+                   .answer = build_answer},
         .sink = {.context = job,
                  .done = sink_done,
                  .error = sink_error,

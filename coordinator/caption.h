@@ -28,7 +28,8 @@ struct lvp_caption_options {
     int max_new_tokens;
     float temperature, top_p;
     bool logprobs;
-    int64_t limit; // negative: all
+    const char *score; // "{COLUMN}" of answers that are scored instead of generated; NULL: none
+    int64_t limit;     // negative: all
     int shard, n_shards;
     bool retry_failed, overwrite, allow_mixed_numerics;
     const char *launch_id; // NULL: none; see captions.h

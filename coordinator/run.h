@@ -35,6 +35,19 @@ struct lvp_run_source {
     // Its token ids; a fault of the request goes to *error with LVP_OK. `prompt` comes zeroed.
     enum lvp_status (*prompt)(void *context, const struct lvp_request *request, struct lvp_prompt *prompt,
                               struct lvp_sample_error *error);
+    // The ids of the answer to score, its end included; called where the request has one. *ids is malloc'ed.
+    enum lvp_status (*answer)(void *context, const struct lvp_request *request, const struct lvp_prompt *prompt,
+                              int32_t **ids, int *n_ids, struct lvp_sample_error *error);
+};
+
+// What came of a request. Borrowed.
+struct lvp_answer {
+    const int32_t *tokens; // [n_tokens] generated, or those that were scored
+    const float *logprobs; // [n_tokens]
+    int n_tokens;
+    bool stopped; // it ended by itself
+    bool scored;  // it was given
+    int n_greedy; // scored: tokens that greedy decoding would have chosen in their places
 };
 
 // Where rows go. `done` tells which requests an earlier run has finished.
@@ -44,8 +57,7 @@ struct lvp_run_sink {
     enum lvp_status (*error)(void *context, uint64_t index, const struct lvp_request *request,
                              const struct lvp_sample_error *error);
     enum lvp_status (*caption)(void *context, uint64_t index, const struct lvp_request *request,
-                               const struct lvp_prompt *prompt, const int32_t *tokens, const float *logprobs,
-                               int n_tokens, bool stopped);
+                               const struct lvp_prompt *prompt, const struct lvp_answer *answer);
     bool (*full)(void *context); // no request may be started for now
     // Ranks that this sample has brought down in earlier lives of the run; *alone: the last one while it was alone.
     int (*crashes)(void *context, uint64_t sample, bool *alone);

@@ -11,6 +11,7 @@ static void free_ask(struct ask *ask)
     lvp_prompt_free(&ask->prompt);
     free(ask->tokens);
     free(ask->logprobs);
+    free(ask->wanted);
     free(ask);
 }
 
@@ -53,8 +54,13 @@ enum lvp_status lvp_run_finish_ask(struct run *run, struct ask *ask, const struc
     if (error != NULL) {
         LVP_TRY(sink->error(sink->context, ask->index, &ask->request, error));
     } else {
-        LVP_TRY(sink->caption(sink->context, ask->index, &ask->request, &ask->prompt, ask->tokens, ask->logprobs,
-                              ask->n_tokens, stopped));
+        const struct lvp_answer answer = {.tokens = ask->tokens,
+                                          .logprobs = ask->logprobs,
+                                          .n_tokens = ask->n_tokens,
+                                          .stopped = stopped,
+                                          .scored = ask->wanted != NULL,
+                                          .n_greedy = ask->n_greedy};
+        LVP_TRY(sink->caption(sink->context, ask->index, &ask->request, &ask->prompt, &answer));
         run->totals.generated_tokens += ask->n_tokens;
         run->totals.prompt_rows += ask->prompt.n_rows;
         run->totals.answers++;
@@ -105,6 +111,14 @@ static enum lvp_status build_prompt(struct run *run, struct ask *ask, struct lvp
                             prompt->ids[i], config->text.vocab - 1);
     int room = config->text.max_positions - prompt->n_rows;
     ask->max_new = options->max_new_tokens < room ? options->max_new_tokens : room;
+    if (request->answer != NULL) {
+        LVP_TRY(options->source.answer(options->source.context, request, prompt, &ask->wanted, &ask->max_new, error));
+        if (error->code == LVP_SAMPLE_OK && ask->max_new > room)
+            lvp_sample_error_set(error, LVP_SAMPLE_PROMPT_TOO_LONG,
+                                 "the answer to score has %d tokens, the model's context has room for %d", ask->max_new,
+                                 room);
+        if (error->code != LVP_SAMPLE_OK) return LVP_OK;
+    }
     if (prompt->n_images > options->deployment->image_slots) {
         lvp_sample_error_set(error, LVP_SAMPLE_KV_TOO_SMALL, "the prompt has %d images, a run holds %d at once",
                              prompt->n_images, options->deployment->image_slots);

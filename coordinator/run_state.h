@@ -15,6 +15,8 @@ struct ask {
     uint64_t sampling_key, random_key;
     int max_new; // --max-new-tokens, clipped at the context
     int n_tokens;
+    int32_t *wanted;            // [max_new] the answer to score; NULL: it is generated
+    int n_greedy;               // of its tokens so far, those that would have been chosen
     double placed, first_token; // lvp_now()
     int32_t *tokens;            // [max_new]
     float *logprobs;            // [max_new]

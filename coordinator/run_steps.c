@@ -17,6 +17,7 @@ static void fill_sequence(const struct run *run, const struct lvp_planned_seq *p
     to->top_p = run->options->top_p;
     to->token_index = (uint32_t)ask->n_tokens;
     to->sample = ask->group->sample;
+    if (ask->wanted != NULL) to->scored = ask->wanted[ask->n_tokens] + 1;
     if (planned->prefill) {
         to->n_ids = (size_t)prompt->n_ids;
         to->ids = prompt->ids;
@@ -83,10 +84,15 @@ static enum lvp_status take_token(struct run *run, const struct lvp_planned_seq 
     if (token < 0 || token >= run->options->deployment->config->text.vocab)
         return lvp_fail(LVP_ERR_FORMAT, "StepDone with token %d, outside the vocabulary", token);
     if (planned->prefill && --group->n_unstarted == 0) lvp_run_release_images(run, group);
+    if (ask->wanted != NULL) {
+        ask->n_greedy += token == ask->wanted[ask->n_tokens];
+        token = ask->wanted[ask->n_tokens]; // whatever was chosen, the answer goes on as it is
+    }
     ask->tokens[ask->n_tokens] = token;
     ask->logprobs[ask->n_tokens++] = logprob;
     if (ask->n_tokens == 1) ask->first_token = lvp_now();
-    bool stopped = !run->options->ignore_eos && is_eos(run->options->deployment->config, token);
+    bool stopped = ask->wanted != NULL ? ask->n_tokens == ask->max_new
+                                       : !run->options->ignore_eos && is_eos(run->options->deployment->config, token);
     *ended = stopped || ask->n_tokens == ask->max_new;
     return *ended ? lvp_run_finish_ask(run, ask, NULL, stopped) : LVP_OK;
 }

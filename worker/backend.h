@@ -90,6 +90,7 @@ struct lvp_draw {
     double uniform;    // the random number, in (0, 1): worker/philox.h
     float temperature; // 0: greedy, ties to the lower id
     float top_p;       // 1: off
+    int32_t scored;    // a token whose logprob is wanted in place of the chosen one's; negative: none
 };
 
 // What the device could do at best.
@@ -156,7 +157,8 @@ struct lvp_backend_ops {
 
     void (*select_rows)(struct lvp_backend *backend, const struct lvp_row_selection *selection);
 
-    // tokens [n], logprobs [n]: natural log of the chosen token's probability in the unscaled distribution.
+    // tokens [n], logprobs [n]: natural log of the chosen (or the scored) token's probability in the unscaled
+    // distribution.
     void (*sample)(struct lvp_backend *backend, const float *logits, int n, int vocab, const struct lvp_draw *draws,
                    int32_t *tokens, float *logprobs);
 

@@ -5,7 +5,7 @@
 
 // Sizes are checked here, before anything is computed from them; what the ids say is checked when the step's layout is
 // built.
-static enum lvp_status read_sequences(const struct lvp_worker_setup *setup, const Lvp__Step *message,
+static enum lvp_status read_sequences(const struct lvp_worker_setup *setup, int vocab, const Lvp__Step *message,
                                       struct lvp_job *job)
 {
     size_t n = message->n_sequences;
@@ -21,7 +21,8 @@ static enum lvp_status read_sequences(const struct lvp_worker_setup *setup, cons
         const Lvp__Sequence *from = message->sequences[s];
         n_rows += (int64_t)from->n_ids + (int64_t)from->n_image_slots * setup->prune.rows[0];
         if (from->n_ids > (size_t)max_rows || from->n_image_slots > from->n_ids || from->max_new < 0 ||
-            from->max_new > setup->limits.max_kv_len || n_rows - (int64_t)from->n_image_slots > max_rows)
+            from->max_new > setup->limits.max_kv_len || from->scored < 0 || from->scored > vocab ||
+            n_rows - (int64_t)from->n_image_slots > max_rows)
             return lvp_fail(LVP_ERR_FORMAT, "step %llu: sequence %zu is out of range",
                             (unsigned long long)message->number, s);
         n_rows -= (int64_t)from->n_image_slots; // an image's token id stands for its rows
@@ -37,7 +38,8 @@ static enum lvp_status read_sequences(const struct lvp_worker_setup *setup, cons
                                              .temperature = from->temperature,
                                              .top_p = from->top_p,
                                              .sampling_key = from->sampling_key,
-                                             .token_index = from->token_index};
+                                             .token_index = from->token_index,
+                                             .scored = from->scored};
     }
     job->step = (struct lvp_step){.number = message->number, .n_seqs = (int)n, .seqs = job->seqs};
     return LVP_OK;
@@ -71,7 +73,7 @@ enum lvp_status lvp_compute_step(struct lvp_compute *compute, Lvp__ToWorker *mes
         return status;
     }
     job->message = message;
-    LVP_TRY(read_sequences(&compute->setup, message->step, job));
+    LVP_TRY(read_sequences(&compute->setup, compute->config.text.vocab, message->step, job));
     const struct lvp_worker_setup *setup = &compute->setup;
     struct lvp_stage_range range = lvp_stage_range_of(&compute->config, setup->partition.first[setup->stage],
                                                       setup->partition.first[setup->stage + 1]);

@@ -141,7 +141,8 @@ static void upload_draws(struct lvp_stage *stage, const struct lvp_step *step)
         const struct lvp_step_seq *seq = &step->seqs[s];
         head->host_draws[s] = (struct lvp_draw){.uniform = lvp_token_uniform(seq->sampling_key, seq->token_index),
                                                 .temperature = seq->temperature,
-                                                .top_p = seq->top_p};
+                                                .top_p = seq->top_p,
+                                                .scored = seq->scored - 1};
     }
     stage->backend->ops->upload(stage->backend, head->draws, head->host_draws,
                                 (size_t)step->n_seqs * sizeof *head->draws);

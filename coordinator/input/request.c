@@ -150,6 +150,8 @@ enum lvp_status lvp_request_make(const struct lvp_requests *requests, struct lvp
         goto fail;
     }
     LVP_CHECK(set_prompt(requests, k, request));
+    if (requests->score != NULL && request->error.code == LVP_SAMPLE_OK)
+        LVP_CHECK(lvp_prompt_fill(requests->score, &request->sample, &request->answer, &request->error));
     return LVP_OK;
 fail:
     lvp_request_free(request);
@@ -171,6 +173,7 @@ void lvp_request_free(struct lvp_request *request)
     lvp_sample_free(&request->sample);
     free(request->id);
     free(request->prompt);
+    free(request->answer);
     *request = (struct lvp_request){0};
 }
 

@@ -9,6 +9,7 @@ struct lvp_requests {
     const struct lvp_manifest *manifest;
     const char *const *prompts; // [n_prompts] templates of --prompt
     int n_prompts;              // 0: the manifest's column, or the default prompt
+    const char *score;          // template of the answer that is scored, "{COLUMN}"; NULL: answers are generated
 };
 
 #define LVP_DEFAULT_PROMPT "Describe the image."
@@ -17,6 +18,7 @@ struct lvp_request {
     struct lvp_sample sample;
     char *id;                      // the sample's, with #k for prompt k where there are several
     char *prompt;                  // TEXT with its placeholders filled; "" for a request that has an error
+    char *answer;                  // the one to score; NULL: none
     struct lvp_sample_error error; // bad line, prompt_field_missing: reported instead of run
 };
 

@@ -58,6 +58,10 @@ void lvp_caption_row(const struct lvp_request *request, const struct lvp_caption
         }
         lvp_json_text_puts(row, "]");
     }
+    if (caption->scored) {
+        lvp_json_text_puts(row, ",\"greedy_tokens\":");
+        lvp_json_text_int(row, caption->n_greedy);
+    }
     lvp_json_text_puts(row, "}\n");
 }
 

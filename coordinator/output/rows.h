@@ -12,6 +12,8 @@ struct lvp_caption {
     const int32_t *token_ids; // [n_tokens]
     const float *logprobs;    // [n_tokens] natural log; NULL without --logprobs
     int n_tokens;
+    bool scored;       // the answer was given, and its tokens scored
+    int n_greedy;      // of those, tokens that greedy decoding would have chosen
     int prompt_tokens; // rows after image expansion, before pruning, bos included
     const int
         *vision_tokens; // [n_images, n_counts] of each image: original count, then the count after each prune point

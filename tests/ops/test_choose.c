@@ -47,7 +47,7 @@ static struct lvp_draw random_draw(void)
     static const float temperatures[] = {0, 1e-6f, 0.2f, 0.7f, 1, 3}, top_ps[] = {1e-6f, 0.1f, 0.5f, 0.9f, 0.999f, 1};
     uint64_t key = (uint64_t)random_bits() << 32 | random_bits();
     float temperature = temperatures[random_below(6)], top_p = top_ps[random_below(6)];
-    return (struct lvp_draw){lvp_token_uniform(key, (uint32_t)random_below(500)), temperature, top_p};
+    return (struct lvp_draw){lvp_token_uniform(key, (uint32_t)random_below(500)), temperature, top_p, -1};
 }
 
 // Distinct and equal logits, NaN and -infinity among them. The draw could only differ from the reference's where the
@@ -70,6 +70,7 @@ static void sampling(struct lvp_backend *fast, struct lvp_backend *ref)
         }
         for (int i = 0; i < vocab; i++) logits[i] = i % 2 ? NAN : -INFINITY; // row 0: nothing to choose from
         for (int i = 0; i < ROWS; i++) draws[i] = random_draw();
+        for (int i = 0; i < ROWS; i += 3) draws[i].scored = random_below(vocab);
         fast->ops->sample(fast, logits, n, vocab, draws, tokens, logprobs);
         ref->ops->sample(ref, logits, n, vocab, draws, wanted, wanted_logprobs);
         for (int i = 0; i < n; i++) assert_int_equal(tokens[i], wanted[i]);

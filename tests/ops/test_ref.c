@@ -186,7 +186,7 @@ static void sampling(void **state)
     enum { DRAWS = 20000 };
     int32_t token = -1;
     float logprob = 0;
-    struct lvp_draw params = {.temperature = 0.0f, .top_p = 1.0f};
+    struct lvp_draw params = {.temperature = 0.0f, .top_p = 1.0f, .scored = -1};
     ref->ops->sample(ref, logits, 1, 4, &params, &token, &logprob);
     assert_int_equal(token, 1);
     assert_true(fabs((double)logprob - log(3.0 / 7.0)) < 1e-6);
@@ -194,7 +194,7 @@ static void sampling(void **state)
     // Temperature 1/2 squares the weights: 1, 9, 9. 3 sigma of a share of 9/19 in 20000 draws is 1.06 %.
     int count[4] = {0};
     for (uint32_t i = 0; i < DRAWS; i++) {
-        params = (struct lvp_draw){lvp_token_uniform(7, i), 0.5f, 1.0f};
+        params = (struct lvp_draw){lvp_token_uniform(7, i), 0.5f, 1.0f, -1};
         ref->ops->sample(ref, logits, 1, 4, &params, &token, &logprob);
         count[token]++;
         assert_true(fabs((double)logprob - log(token == 0 ? 1.0 / 7.0 : 3.0 / 7.0)) <
@@ -206,7 +206,7 @@ static void sampling(void **state)
 
     // 18/19 of the weight are reached by two tokens: the third never comes, and 9/19 keep the first only.
     for (uint32_t i = 0; i < 200; i++) {
-        params = (struct lvp_draw){lvp_token_uniform(7, i), 0.5f, 0.9f};
+        params = (struct lvp_draw){lvp_token_uniform(7, i), 0.5f, 0.9f, -1};
         ref->ops->sample(ref, logits, 1, 4, &params, &token, &logprob);
         assert_true(token == 1 || token == 3);
         params.top_p = 0.4f;

@@ -27,6 +27,18 @@ expect "logprobs come last" "$(jq -rc 'keys_unsorted[-1]' "$work/logprobs/captio
 expect "one log-probability per token, none above 0" \
   "$(jq -c '(.logprobs|length)==(.token_ids|length) and (.logprobs|max)<=0' "$work/logprobs/captions.jsonl" | sort -u)" true
 expect "--limit" "$(lines logprobs/captions.jsonl)" 2
+# --- scoring: given answers, what the model thinks of them; its own answer scores exactly as when it was generated
+caption generated --input "$IMAGES" --threads 1 --logprobs --limit 3
+jq -c '{id, image: "'"$IMAGES"'/\(.id)", answer: .caption}' "$work/generated/captions.jsonl" >"$work/answers.jsonl"
+jq -c '.answer |= sub("small|large"; "purple")' "$work/answers.jsonl" >"$work/wrong.jsonl"
+caption scored --input "$work/answers.jsonl" --threads 1 --score answer
+caption wrong --input "$work/wrong.jsonl" --threads 1 --score answer
+scores() { jq -c '[.caption, .token_ids, .logprobs]' "$work/$1/captions.jsonl"; }
+expect "an own answer's scores" "$(scores scored)" "$(scores generated)"
+expect "greedy decoding would give it" "$(jq -c '.greedy_tokens == (.token_ids|length)' "$work/scored/captions.jsonl" | sort -u)" true
+expect "a wrong word" "$(jq -c '.greedy_tokens < (.token_ids|length) and (.logprobs|min) < -1' "$work/wrong/captions.jsonl" | sort -u)" true
+run 0 "$LVPIPE" caption --model "$MODEL" --input "$IMAGES" --limit 1 --output "$work/unscored" --score answer -q
+expect "no such column" "$(jq -r .error "$work/unscored/errors.jsonl")" prompt_field_missing
 caption single --input "$IMAGES/scene-0003.png" "${short[@]}"
 expect "a single image" "$(jq -r .id "$work/single/captions.jsonl")" scene-0003.png
 caption keep --input "$IMAGES/scene-0003.png" "${short[@]}" --keep 1,0.25,0

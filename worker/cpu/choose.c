@@ -83,7 +83,8 @@ void lvp_cpu_sample_row(const struct lvp_kernels *kernels, const float *logits, 
         while (logits[chosen] != largest) chosen++;
     }
     double total = kernels->exp_weights(logits, vocab, largest, 1.0f, NULL);
-    float logit = isnan(logits[chosen]) ? -INFINITY : logits[chosen];
+    int scored = how->scored >= 0 ? how->scored : chosen;
+    float logit = isnan(logits[scored]) ? -INFINITY : logits[scored];
     *token = chosen;
     *logprob = (float)((double)logit - (double)largest - log(total));
 }

@@ -79,6 +79,7 @@ void lvp_ref_sample(struct lvp_backend *backend, const float *logits, int n, int
         double total = 0.0;
         for (int i = 0; i < vocab; i++) total += exp((double)logit_at(logits, i) - (double)largest);
         tokens[row] = how[row].temperature > 0.0f ? draw(logits, vocab, &how[row]) : greedy(logits, vocab);
-        logprobs[row] = (float)((double)logit_at(logits, tokens[row]) - (double)largest - log(total));
+        int scored = how[row].scored >= 0 ? how[row].scored : tokens[row];
+        logprobs[row] = (float)((double)logit_at(logits, scored) - (double)largest - log(total));
     }
 }

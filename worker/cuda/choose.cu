@@ -266,8 +266,8 @@ __device__ int draw(const row_weights &row, float top_p, double uniform, int *ro
     return nth_of_key(row.logits, row.vocab, key, n, room);
 }
 
-// A block takes a row.
-__global__ void __launch_bounds__(THREADS)
+// A block takes a row. Four blocks a multiprocessor do, so that registers suffice.
+__global__ void __launch_bounds__(THREADS, 4)
     sample_kernel(const float *logits, int vocab, const lvp_draw *draws, int32_t *tokens, float *logprobs)
 {
     LVP_SHARED(float, values, WARPS);
@@ -284,7 +284,8 @@ __global__ void __launch_bounds__(THREADS)
         token = draw({row, vocab, largest, how.temperature, sums}, how.top_p, how.uniform, room);
     if (thread() != 0) return;
     tokens[blockIdx.x] = token;
-    logprobs[blockIdx.x] = logit_of(row, token) - largest - logf(static_cast<float>(sum));
+    int scored = how.scored >= 0 ? how.scored : token;
+    logprobs[blockIdx.x] = logit_of(row, scored) - largest - logf(static_cast<float>(sum));
 }
 
 } // namespace
