@@ -26,15 +26,14 @@ static int place_on_node(const struct offer *offers, int rank)
     return place;
 }
 
-static enum lvp_status check_shared(const struct offer *offers, int size)
+static enum lvp_status check_shared(const struct offer *offers, int size, int rank)
 {
     const char *allowed = getenv("LVPIPE_SHARE_GPUS");
     for (int a = 0; a < size; a++)
         for (int b = a + 1; b < size && offers[a].gpu[0] != '\0'; b++) {
             if (strcmp(offers[a].gpu, offers[b].gpu) != 0 || strcmp(offers[a].host, offers[b].host) != 0) continue;
             if (allowed != NULL && strcmp(allowed, "1") == 0) {
-                lvp_warn("ranks %d and %d share GPU %s on %s: rows between them go through host memory", a, b,
-                         offers[a].gpu, offers[a].host);
+                if (rank == 0) lvp_warn("ranks %d and %d share GPU %s on %s", a, b, offers[a].gpu, offers[a].host);
                 return LVP_OK;
             }
             return lvp_fail(LVP_ERR_USAGE,
@@ -57,7 +56,7 @@ static enum lvp_status judge(const struct offer *offers, int size, int rank, enu
             break; // said once
         }
     }
-    return check_shared(offers, size);
+    return check_shared(offers, size, rank);
 }
 
 enum lvp_status lvp_choose_gpu(MPI_Comm world, int rank, enum lvp_device_choice choice, int *gpu)

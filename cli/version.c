@@ -31,6 +31,10 @@ enum lvp_status lvp_print_version(void)
                                                        : " (not on this CPU)");
     }
     const struct lvp_gpus *gpus = lvp_gpus_find();
-    (void)printf("\nbackends    cpu%s\nGPU         %s\ntransports  mpi\n", gpus->module ? ", cuda" : "", gpus->text);
+    (void)printf("\nbackends    cpu%s\nGPU         %s\ntransports  mpi", gpus->module ? ", cuda" : "", gpus->text);
+    if (gpus->nccl > 0)
+        (void)printf(", nccl %d.%d.%d\n", gpus->nccl / 10000, gpus->nccl / 100 % 100, gpus->nccl % 100);
+    else
+        (void)printf(gpus->n > 0 ? " (no nccl: %s)\n" : "\n", gpus->no_nccl);
     return LVP_OK;
 }

@@ -9,7 +9,9 @@ enum lvp_tag {
     LVP_TAG_ENCODE_HEAD = 4, // hop header of an encode job
     LVP_TAG_ENCODE_BODY = 5, // activations of an encode job
     LVP_TAG_PROBE = 6,       // measuring a link
-    LVP_TAG_NCCL_ID = 16,    // plus a body's tag: the unique id of its channel between two GPUs
+    // Plus a body's tag: its receiver tells the sender that it is ready, and the unique id of their channel between
+    // GPUs.
+    LVP_TAG_NCCL_INVITATION = 16,
 };
 
 #endif

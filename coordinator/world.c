@@ -185,6 +185,7 @@ static enum lvp_status take_hello(struct lvp_worker_info *worker, int rank, cons
     worker->gpu = hello->gpu > 0;
     worker->gpu_memory = hello->gpu_memory;
     worker->nccl = hello->nccl;
+    (void)snprintf(worker->no_nccl, sizeof worker->no_nccl, "%s", hello->no_nccl);
     (void)snprintf(worker->gpu_name, sizeof worker->gpu_name, "%s", hello->gpu_name);
     return LVP_OK;
 }
@@ -236,20 +237,49 @@ static enum lvp_status take_ready(struct lvp_worker_info *worker, int rank, cons
     return LVP_OK;
 }
 
-// Whether rows go from GPU to GPU between two neighbours. Where both have one and cannot, that is said once.
-static bool direct(const struct lvp_world *world, int from, int to, bool *told)
+// NULL, or the rank that computes on the same GPU.
+static const struct lvp_worker_info *sharer(const struct lvp_world *world, const struct lvp_worker_info *worker)
 {
-    const struct lvp_worker_info *a = &world->workers[from - 1], *b = &world->workers[to - 1];
+    for (const struct lvp_worker_info *w = world->workers; w < world->workers + world->n_workers; w++)
+        if (w != worker && w->gpu && strcmp(w->host, worker->host) == 0 && strcmp(w->gpu_name, worker->gpu_name) == 0)
+            return w;
+    return NULL;
+}
+
+// Why rows of one of two neighbours with GPUs cannot take part in NCCL; "": they can.
+static void why_not(const struct lvp_world *world, const struct lvp_worker_info *worker, char *why, size_t size)
+{
+    const struct lvp_worker_info *other = sharer(world, worker);
+    int rank = (int)(worker - world->workers) + 1;
+    why[0] = '\0';
+    if (other != NULL)
+        (void)snprintf(why, size, "rank %d shares its GPU with rank %d", rank, (int)(other - world->workers) + 1);
+    else if (worker->nccl <= 0)
+        (void)snprintf(why, size, "rank %d: %s", rank, worker->no_nccl);
+}
+
+// Whether rows go from GPU to GPU where `from` sends to the next rank. Where both have one and cannot, that is said
+// once in the life of this process.
+static bool direct(const struct lvp_world *world, int from)
+{
+    static bool told;
+    const struct lvp_worker_info *a = &world->workers[from - 1], *b = a + 1;
+    char why[256];
     if (!a->gpu || !b->gpu) return false;
-    bool shared = strcmp(a->host, b->host) == 0 && strcmp(a->gpu_name, b->gpu_name) == 0;
-    if (!shared && a->nccl > 0 && a->nccl == b->nccl) return true;
-    if (!*told)
-        lvp_info("rows between ranks %d and %d go through the hosts' memory: %s", from, to,
-                 shared                       ? "they share a GPU"
-                 : a->nccl > 0 && b->nccl > 0 ? "their versions of NCCL differ"
-                                              : "NCCL is not on both");
-    *told = true;
+    why_not(world, a, why, sizeof why);
+    if (why[0] == '\0') why_not(world, b, why, sizeof why);
+    if (why[0] == '\0' && a->nccl != b->nccl)
+        (void)snprintf(why, sizeof why, "their versions of NCCL differ, %d and %d", a->nccl, b->nccl);
+    if (why[0] == '\0') return true;
+    if (!told) lvp_info("rows between ranks %d and %d go through the hosts' memory: %s", from, from + 1, why);
+    told = true;
     return false;
+}
+
+const char *lvp_world_transport(const struct lvp_world *world)
+{
+    int n_cuts = (world->n_stages - 1) * world->n_replicas;
+    return world->n_direct == 0 ? "mpi" : world->n_direct == n_cuts ? "nccl" : "mpi+nccl";
 }
 
 enum lvp_status lvp_world_setup(struct lvp_world *world, const struct lvp_partition *partition, int n_replicas,
@@ -257,7 +287,7 @@ enum lvp_status lvp_world_setup(struct lvp_world *world, const struct lvp_partit
                                 Lvp__Setup *template)
 {
     int32_t ranks[LVP_MAX_STAGES], first[LVP_MAX_STAGES + 1];
-    bool told = false;
+    world->n_direct = 0;
     world->n_stages = partition->n_stages;
     world->n_replicas = n_replicas;
     world->merge_stage = merge_stage;
@@ -277,9 +307,9 @@ enum lvp_status lvp_world_setup(struct lvp_world *world, const struct lvp_partit
         template->stage = worker->stage;
         template->threads = worker->threads;
         template->kernel_set = (char *)(size_t)(worker->gpu ? cuda : kernel_set);
-        int s = worker->stage;
-        template->direct_from = s > 0 && direct(world, ranks[s - 1], ranks[s], &told);
-        template->direct_to = s + 1 < world->n_stages &&direct(world, ranks[s], ranks[s + 1], &told);
+        template->direct_from = worker->stage > 0 && template->direct_to; // as the worker before was told
+        template->direct_to = worker->stage + 1 < world->n_stages &&direct(world, w + 1);
+        world->n_direct += template->direct_to;
         Lvp__ToWorker message = LVP__TO_WORKER__INIT;
         message.body_case = LVP__TO_WORKER__BODY_SETUP;
         message.setup = template;

@@ -20,6 +20,7 @@ struct lvp_worker_info {
     int64_t gpu_memory;
     char gpu_name[32]; // as its host calls it
     int nccl;          // version; 0: none
+    char no_nccl[160]; // then: why
     int replica, stage;
     struct lvp_patience silent;     // since its last message
     uint64_t ticks, steps, encodes; // of its last pulse: how far it is
@@ -39,6 +40,7 @@ struct lvp_world {
     char numeric_path[32];           // what decides about bits besides the types: "cpu/avx2", "cuda", "cpu/avx2+cuda"
     struct lvp_worker_info *workers; // [n_workers]; rank r is workers[r - 1]
     struct lvp_partition partition;
+    int n_direct; // cuts, of all replicas, that rows cross from GPU to GPU
     double last_pulse;
 };
 
@@ -57,6 +59,9 @@ void lvp_world_close(struct lvp_world *world);
 enum lvp_status lvp_world_setup(struct lvp_world *world, const struct lvp_partition *partition, int n_replicas,
                                 int merge_stage, const char *kernel_set, int threads, const atomic_int *interrupt,
                                 Lvp__Setup *template) LVP_MUST_CHECK;
+
+// How rows cross the cuts: "mpi", "nccl" or "mpi+nccl". After lvp_world_setup.
+const char *lvp_world_transport(const struct lvp_world *world);
 
 static inline int lvp_world_rank(const struct lvp_world *world, int replica, int stage)
 {

@@ -53,6 +53,14 @@ static struct {
     struct lvp_gpus gpus;
 } found;
 
+static void find_nccl(struct lvp_gpus *gpus)
+{
+    const char *wanted = getenv("LVPIPE_NCCL"), *why = "LVPIPE_NCCL=0 turns NCCL off";
+    if (gpus->n == 0) return;
+    if (wanted == NULL || strcmp(wanted, "0") != 0) gpus->nccl = found.plugin->nccl_version(&why);
+    if (gpus->nccl == 0) (void)snprintf(gpus->no_nccl, sizeof gpus->no_nccl, "%s", why);
+}
+
 const struct lvp_gpus *lvp_gpus_find(void)
 {
     if (found.looked) return &found.gpus;
@@ -65,7 +73,7 @@ const struct lvp_gpus *lvp_gpus_find(void)
     found.gpus.n = devices.n < LVP_MAX_GPUS ? devices.n : LVP_MAX_GPUS;
     found.gpus.memory_bytes = devices.memory_bytes[0];
     memcpy(found.gpus.names, devices.names, sizeof found.gpus.names);
-    if (found.gpus.n > 0) found.gpus.nccl = found.plugin->nccl_version();
+    find_nccl(&found.gpus);
     (void)snprintf(found.gpus.text, sizeof found.gpus.text, "%s", devices.text);
     return &found.gpus;
 }
@@ -82,10 +90,11 @@ enum lvp_status lvp_backend_open(int gpu, const char *kernel_set, enum lvp_dtype
     return found.plugin->open(gpu, dtype, limits, backend);
 }
 
-enum lvp_status lvp_gpu_transport_open(struct lvp_transport *messages, int gpu, struct lvp_transport **transport)
+enum lvp_status lvp_gpu_transport_open(struct lvp_transport *messages, int gpu, double limit_seconds,
+                                       struct lvp_transport **transport)
 {
     const struct lvp_gpus *gpus = lvp_gpus_find();
     *transport = NULL;
     if (gpus->nccl == 0 || gpu < 0 || gpu >= gpus->n) return lvp_fail(LVP_ERR_USAGE, "no GPU with NCCL is here");
-    return found.plugin->open_nccl(messages, gpu, transport);
+    return found.plugin->open_nccl(messages, gpu, limit_seconds, transport);
 }

@@ -14,7 +14,8 @@ struct lvp_gpus {
     int n;                        // GPUs that this process may use
     uint64_t memory_bytes;        // of the first one
     char names[LVP_MAX_GPUS][32]; // as the machine names them: PCI addresses
-    int nccl;                     // version of NCCL, as it counts; 0: not to be had
+    int nccl;                     // version of NCCL: 22809 is 2.28.9; 0: not to be had,
+    char no_nccl[160];            // and why; LVPIPE_NCCL=0 turns it off
     char text[256];               // what they are, or why there is none
 };
 
@@ -25,8 +26,15 @@ const struct lvp_gpus *lvp_gpus_find(void);
 enum lvp_status lvp_backend_open(int gpu, const char *kernel_set, enum lvp_dtype dtype, int threads,
                                  const struct lvp_backend_limits *limits, struct lvp_backend **backend) LVP_MUST_CHECK;
 
-// Transfers by NCCL between this worker's GPU and its neighbours' (worker/cuda/plugin.h). LVP_ERR_USAGE: not to be had.
-enum lvp_status lvp_gpu_transport_open(struct lvp_transport *messages, int gpu,
+// Transfers by NCCL between this worker's GPU and its neighbours', from and to the GPUs' memory; both ends name the
+// same size. `messages` carries what the ends must tell each other, stays the caller's and must outlive the transport.
+// Used by the calling thread alone, which is bound to the GPU. LVP_ERR_USAGE: not to be had; LVP_ERR_MEMORY.
+//
+// A receive is posted when its message is due: where nothing moves for limit_seconds it is LVP_ERR_LOST, naming the
+// peer. A send waits for its receive without a limit, since a peer may be busy, and from then on has a limit a quarter
+// larger. LVP_ERR_FORMAT at the sender where the sizes differ. After an error, or a cancel, the (peer, tag) pair is of
+// no more use.
+enum lvp_status lvp_gpu_transport_open(struct lvp_transport *messages, int gpu, double limit_seconds,
                                        struct lvp_transport **transport) LVP_MUST_CHECK;
 
 #endif

@@ -79,6 +79,8 @@ enum lvp_status lvp_worker_setup_read(const Lvp__Setup *message, struct lvp_work
     setup->synthetic = message->synthetic;
     setup->trace = message->trace;
     setup->narrow = message->narrow;
+    if (message->direct_from && setup->stage == 0) return bad("direct_from");
+    if (message->direct_to && setup->stage + 1 == setup->partition.n_stages) return bad("direct_to");
     setup->direct_from = message->direct_from;
     setup->direct_to = message->direct_to;
     setup->pruner_width = message->pruner_width;

@@ -45,6 +45,7 @@ static enum lvp_status send_hello(struct worker *worker)
         hello.gpu_memory = (int64_t)gpus->memory_bytes;
         hello.gpu_name = (char *)(size_t)gpus->names[worker->options->gpu];
         hello.nccl = gpus->nccl;
+        hello.no_nccl = (char *)(size_t)gpus->no_nccl;
     }
     message.body_case = LVP__FROM_WORKER__BODY_HELLO;
     message.hello = &hello;
@@ -186,8 +187,10 @@ static enum lvp_status pulse(struct worker *worker)
 
 static enum lvp_status start(struct worker *worker, const Lvp__Setup *setup)
 {
+    enum { AFTER_OTHERS_SECONDS = 3 }; // a rank that is silent altogether is rank 0's to name
     if (setup->direct_from || setup->direct_to)
-        LVP_TRY(lvp_gpu_transport_open(worker->transports.messages, worker->options->gpu, &worker->transports.direct));
+        LVP_TRY(lvp_gpu_transport_open(worker->transports.messages, worker->options->gpu,
+                                       lvp_silence_seconds() + AFTER_OTHERS_SECONDS, &worker->transports.direct));
     return lvp_compute_start(&worker->compute, setup, worker->options->gpu);
 }
 

@@ -173,10 +173,10 @@ static json_t *report_json(const struct lvp_report *report)
     const char *device = strchr(world->numeric_path, '+') != NULL      ? "cpu+cuda"
                          : strncmp(world->numeric_path, "cpu", 3) == 0 ? "cpu"
                                                                        : "cuda";
-    json_t *where =
-        json_pack("{s:i, s:i, s:i, s:s, s:s, s:s, s:b}", "ranks", world->n_workers + 1, "stages", world->n_stages,
-                  "replicas", world->n_replicas, "device", device, "numeric_path", world->numeric_path, "kernel_set",
-                  report->kernel_set, "mixed_numerics", report->mixed_numerics);
+    json_t *where = json_pack("{s:i, s:i, s:i, s:s, s:s, s:s, s:s, s:b}", "ranks", world->n_workers + 1, "stages",
+                              world->n_stages, "replicas", world->n_replicas, "device", device, "numeric_path",
+                              world->numeric_path, "transport", lvp_world_transport(world), "kernel_set",
+                              report->kernel_set, "mixed_numerics", report->mixed_numerics);
     json_t *counts = json_pack(
         "{s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:o, s:i}", "requests", (json_int_t)report->counts.total, "captions",
         (json_int_t)report->counts.captions, "failed", (json_int_t)report->counts.failed, "resumed",

@@ -11,6 +11,7 @@
 #include <cuda_runtime.h>
 
 #include <functional>
+#include <mutex>
 #include <stddef.h>
 
 // Kernels run under the runtime's lock, one at a time. ThreadSanitizer does not see it.
@@ -65,9 +66,16 @@ void run(dim3 grid, dim3 block, size_t shared_bytes, const std::function<void()>
 
 // runtime.cpp: queues work on a stream.
 void queue_work(cudaStream_t stream, std::function<void()> work);
-// Work that another process must do its part of: asked again and again until it says true.
+// Work that another process must do its part of: asked again and again until it says true. What is behind it waits.
 void queue_transfer(cudaStream_t stream, std::function<bool()> progress);
+// Under which all queued work is done.
+std::unique_lock<std::recursive_mutex> device_lock();
+// Whether all of it lies in one piece of memory that cudaMalloc gave.
+bool device_memory(const void *memory, size_t n_bytes);
 void launch(dim3 grid, dim3 block, size_t shared_bytes, cudaStream_t stream, std::function<void()> body);
+
+// nccl.cpp: what dlopen gives for NCCL's library; NULL where LVP_CUDAHOST_NCCL says that there is none.
+void *nccl_library();
 
 } // namespace lvp_host
 

@@ -130,6 +130,11 @@ template <int GROUPS> void lvp_copy_wait()
     lvp_host::copy_wait(GROUPS);
 }
 
+inline void *lvp_nccl_library()
+{
+    return lvp_host::nccl_library();
+}
+
 template <class... Params, class... Args>
 void lvp_launch(void (*kernel)(Params...), dim3 grid, dim3 block, size_t shared_bytes, cudaStream_t stream,
                 Args... args)

@@ -1,15 +1,20 @@
-// The NCCL calls that worker/cuda uses, between processes of one machine: a communicator of two ranks is a local
-// socket. Transfers are work of a stream and move when streams do. As with the real library nothing but asking for its
-// state is allowed while a communicator is at work, which the stand-in stays for some questions after every call; a
-// size that differs from the peer's, and a peer that is gone, turn up as the communicator's asynchronous error.
+// The calls of NCCL that worker/cuda uses, between the processes of one machine or inside one, over a Unix socket for
+// each communicator: two ranks, not blocking. It is as unhelpful as it may be: a communicator is busy after some calls,
+// and until it is asked again nothing of them is on the stream; a message that is too long is an asynchronous error at
+// the receiver, one that is too short leaves it waiting; so does a peer that has gone, until the communicator is
+// aborted.
 //
-// LVP_CUDAHOST_NCCL: "silent=N" and "gone=N", after N transfers of this process no bytes move any more, or its sockets
-// close; "shrink=N", the N-th send is a byte short.
+// LVP_CUDAHOST_NCCL: `missing`, there is no library; `silent:N`, this process's sends from the N-th on do not move;
+// `killed:N`, halfway through the N-th it is killed.
 #include "tests/cudahost/fibers.h"
 
+#pragma GCC visibility push(default) // looked up by name
 #include <nccl.h>
+#pragma GCC visibility pop
 
+#include <dlfcn.h>
 #include <errno.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -19,114 +24,183 @@
 
 #include <map>
 #include <memory>
-#include <mutex>
 #include <string>
+#include <vector>
 
 namespace
 {
 
-// What a communicator and its queued transfers share; the latter may outlive it.
-struct edge {
-    int socket = -1, listener = -1;
-    ncclResult_t state = ncclSuccess;
-    int busy = 0; // questions that are answered with "in progress"
+struct greeting {
+    int32_t rank, device;
 };
 
-std::recursive_mutex mutex;
-std::map<std::string, int> listeners; // of ids made here
-int transfers;
+// One end of a communicator. Queued work shares it with the handle, which may be aborted first.
+struct end {
+    greeting mine = {}, theirs = {};
+    int listener = -1, socket = -1;
+    bool told = false;
+    ncclResult_t state = ncclInProgress;
+    std::string why; // of a failure
+    bool aborted = false;
+    unsigned long calls = 0;
+    std::function<void()> pending; // what is queued when the communicator is asked for the second time
+    int asked = 0;
 
-// N of "name=N" in the setting, else -1.
-int setting(const char *name)
+    end() = default;
+    end(const end &) = delete;
+    end &operator=(const end &) = delete;
+    ~end() { hang_up(); }
+    void hang_up()
+    {
+        if (listener >= 0) (void)close(listener);
+        if (socket >= 0) (void)close(socket);
+        listener = socket = -1;
+    }
+    ncclResult_t fail(ncclResult_t result, const char *text)
+    {
+        if (state != ncclSuccess && state != ncclInProgress) return state;
+        why = text;
+        return state = result;
+    }
+};
+
+std::map<std::string, int> listeners; // sockets of the ids that this process made, until an end takes them
+
+const char *setting()
 {
     const char *value = getenv("LVP_CUDAHOST_NCCL");
-    size_t n = strlen(name);
-    return value != nullptr && strncmp(value, name, n) == 0 && value[n] == '=' ? atoi(value + n + 1) : -1;
+    return value != nullptr ? value : "";
 }
 
-bool reached(const char *name)
+// Whether `what` was asked for from call `number` on.
+bool asked_for(const char *what, unsigned long number)
 {
-    int after = setting(name);
-    return after >= 0 && transfers > after;
+    size_t n = strlen(what);
+    return strncmp(setting(), what, n) == 0 && setting()[n] == ':' && number >= strtoul(setting() + n + 1, nullptr, 10);
 }
 
-socklen_t address_of(const ncclUniqueId &id, sockaddr_un *address)
+// An abstract address: it goes with its socket.
+socklen_t address_of(const char *name, sockaddr_un *address)
 {
     *address = {};
     address->sun_family = AF_UNIX;
-    memcpy(address->sun_path + 1, id.internal, 40); // a name of no file
-    return static_cast<socklen_t>(offsetof(sockaddr_un, sun_path) + 41);
+    (void)snprintf(address->sun_path + 1, sizeof address->sun_path - 1, "%.100s", name);
+    return static_cast<socklen_t>(offsetof(sockaddr_un, sun_path) + 1 + strlen(address->sun_path + 1));
 }
 
-void misused(const char *what)
+enum moving { MOVED, LATER, GONE };
+
+// Moves up to n bytes; *done grows by what went.
+moving move_bytes(int socket, bool sends, char *bytes, size_t n, size_t *done)
 {
-    fprintf(stderr, "cudahost: NCCL: %s\n", what);
-    abort();
+    while (*done < n) {
+        ssize_t went = sends ? send(socket, bytes + *done, n - *done, MSG_DONTWAIT | MSG_NOSIGNAL)
+                             : recv(socket, bytes + *done, n - *done, MSG_DONTWAIT);
+        if (went < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) return LATER;
+        if (went < 0 && errno == EINTR) continue;
+        if (went <= 0) return GONE;
+        *done += static_cast<size_t>(went);
+    }
+    return MOVED;
 }
 
-// A message: its size, its bytes, and the receiver's word that it has them.
+void connect_ends(end *e)
+{
+    size_t sent = 0;
+    if (e->socket < 0) e->socket = accept4(e->listener, nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC);
+    if (e->socket < 0) return;
+    if (!e->told)
+        e->told = move_bytes(e->socket, true, reinterpret_cast<char *>(&e->mine), sizeof e->mine, &sent) == MOVED;
+    ssize_t n = recv(e->socket, &e->theirs, sizeof e->theirs, MSG_DONTWAIT | MSG_PEEK);
+    if (n == 0) (void)e->fail(ncclRemoteError, "the peer went away while connecting");
+    if (n != sizeof e->theirs) return;
+    (void)recv(e->socket, &e->theirs, sizeof e->theirs, MSG_DONTWAIT);
+    if (e->theirs.rank == e->mine.rank)
+        (void)e->fail(ncclInvalidUsage, "both ends are the same rank");
+    else if (e->theirs.device == e->mine.device)
+        (void)e->fail(ncclInvalidUsage, "Duplicate GPU detected");
+    else
+        e->state = ncclSuccess;
+}
+
 struct transfer {
-    std::shared_ptr<edge> on;
+    std::shared_ptr<end> at;
+    bool sends;
     char *data;
-    uint64_t n_bytes;
-    bool sends, started;
-    uint64_t size; // as the sender says
-    char received; // the receiver's word
-    size_t at;     // of all that
+    uint64_t n_bytes, length; // length: what the sender says
+    size_t head_done = 0, done = 0;
+    unsigned long number;
 
-    // Moves bytes start..start + n of the message as far as they go. False: more is to come, or the peer is gone.
-    bool piece(void *memory, size_t start, size_t n, bool outwards)
+    bool failed(const char *text)
     {
-        while (at < start + n) {
-            char *from = static_cast<char *>(memory) + (at - start);
-            size_t rest = start + n - at;
-            ssize_t moved = outwards ? send(on->socket, from, rest, MSG_DONTWAIT | MSG_NOSIGNAL)
-                                     : recv(on->socket, from, rest, MSG_DONTWAIT);
-            if (moved < 0 && (errno == EAGAIN || errno == EINTR)) return false;
-            if (moved <= 0) on->state = ncclRemoteError;
-            if (moved <= 0) return false;
-            at += static_cast<size_t>(moved);
-        }
-        return true;
+        (void)at->fail(ncclRemoteError, text);
+        return false;
     }
-
+    // True: it has ended.
     bool move()
     {
-        if (!started) transfers++;
-        if (!started && sends) size = n_bytes - (transfers == setting("shrink") ? 1 : 0);
-        started = true;
-        if (reached("silent")) return false;
-        if (reached("gone")) (void)shutdown(on->socket, SHUT_RDWR);
-        if (!piece(&size, 0, sizeof size, sends)) return false;
-        if (!sends && size != n_bytes) {
-            on->state = ncclInvalidUsage;
-            (void)shutdown(on->socket, SHUT_RDWR);
+        if (at->aborted) return true;
+        if (at->state != ncclSuccess && at->state != ncclInProgress) return false;
+        if (sends && asked_for("silent", number)) return false;
+        if (sends) length = n_bytes;
+        moving how = move_bytes(at->socket, sends, reinterpret_cast<char *>(&length), sizeof length, &head_done);
+        if (how == MOVED && length > n_bytes) {
+            (void)at->fail(ncclInvalidUsage, "message truncated: the sender's is longer than the receiver's");
             return false;
         }
-        return piece(data, sizeof size, size, sends) && piece(&received, sizeof size + size, 1, !sends);
-    }
-
-    bool progress()
-    {
-        std::lock_guard<std::recursive_mutex> guard(mutex);
-        return on->state != ncclSuccess || move() || on->state != ncclSuccess; // what failed is over
+        bool killed = sends && asked_for("killed", number);
+        if (how == MOVED) how = move_bytes(at->socket, sends, data, killed ? length / 2 : length, &done);
+        if (killed && how == MOVED) (void)raise(SIGKILL);
+        if (how == GONE) return failed("the connection to the peer was closed");
+        return how == MOVED && length == n_bytes;
     }
 };
 
 } // namespace
 
 struct ncclComm {
-    std::shared_ptr<edge> on = std::make_shared<edge>();
+    std::shared_ptr<end> at;
 };
 
-static ncclResult_t queue_transfer(void *data, size_t count, ncclComm_t comm, cudaStream_t stream, bool sends)
+namespace
 {
-    std::lock_guard<std::recursive_mutex> guard(mutex);
-    if (comm->on->busy > 0 || comm->on->socket < 0) misused("a transfer on a communicator that is still at work");
-    auto job = std::make_shared<transfer>(transfer{comm->on, static_cast<char *>(data), count, sends, false, 0, 1, 0});
-    comm->on->busy = 2;
-    lvp_host::queue_transfer(stream, [job] { return job->progress(); });
-    return ncclInProgress;
+
+ncclResult_t call(ncclComm_t handle, bool sends, void *data, size_t count, ncclDataType_t type, int peer,
+                  cudaStream_t stream)
+{
+    static unsigned long sends_here;
+    auto lock = lvp_host::device_lock();
+    std::shared_ptr<end> at = handle->at;
+    if (at->state == ncclInProgress) return ncclInvalidArgument; // used before it is at rest
+    if (at->state != ncclSuccess) return at->state;
+    if (peer != 1 - at->mine.rank || type != ncclInt8) return ncclInvalidArgument;
+    if (!lvp_host::device_memory(data, count)) {
+        fprintf(stderr, "cudahost: NCCL was given memory that is not the device's\n");
+        abort();
+    }
+    auto moving = std::make_shared<transfer>();
+    moving->at = at;
+    moving->sends = sends;
+    moving->data = static_cast<char *>(data);
+    moving->n_bytes = count;
+    moving->number = sends ? ++sends_here : 0;
+    auto queue = [=] { lvp_host::queue_transfer(stream, [=] { return moving->move(); }); };
+    if (at->calls++ % 3 != 0) {
+        queue();
+        return ncclSuccess;
+    }
+    at->pending = queue;
+    at->asked = 0;
+    return at->state = ncclInProgress;
+}
+
+} // namespace
+
+void *lvp_host::nccl_library()
+{
+    Dl_info info;
+    if (strcmp(setting(), "missing") == 0 || dladdr(reinterpret_cast<void *>(&ncclSend), &info) == 0) return nullptr;
+    return dlopen(info.dli_fname, RTLD_NOW | RTLD_NOLOAD);
 }
 
 extern "C" {
@@ -137,84 +211,108 @@ ncclResult_t ncclGetVersion(int *version)
     return ncclSuccess;
 }
 
-const char *ncclGetErrorString(ncclResult_t result)
-{
-    switch (result) {
-    case ncclSuccess:
-        return "no error";
-    case ncclInvalidUsage:
-        return "invalid usage";
-    case ncclRemoteError:
-        return "remote process exited or there was a network error";
-    default:
-        return "an error";
-    }
-}
-
 ncclResult_t ncclGetUniqueId(ncclUniqueId *id)
 {
-    static int number;
+    static int made;
+    auto lock = lvp_host::device_lock();
     sockaddr_un address;
-    std::lock_guard<std::recursive_mutex> guard(mutex);
     *id = {};
-    (void)snprintf(id->internal, sizeof id->internal, "lvpipe-nccl-%d-%d", getpid(), number++);
-    int listener = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-    socklen_t size = address_of(*id, &address);
-    if (bind(listener, reinterpret_cast<sockaddr *>(&address), size) != 0 || listen(listener, 1) != 0)
+    (void)snprintf(id->internal, sizeof id->internal, "lvp-cudahost-nccl-%d-%d", static_cast<int>(getpid()), ++made);
+    int listener = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+    socklen_t length = address_of(id->internal, &address);
+    if (listener < 0 || bind(listener, reinterpret_cast<sockaddr *>(&address), length) != 0 || listen(listener, 1) != 0)
         return ncclSystemError;
     listeners[id->internal] = listener;
     return ncclSuccess;
 }
 
-ncclResult_t ncclCommInitRankConfig(ncclComm_t *comm, int n_ranks, ncclUniqueId id, int rank, ncclConfig_t *config)
+// The end in whose process the id was made waits for the other to connect.
+ncclResult_t ncclCommInitRankConfig(ncclComm_t *handle, int n_ranks, ncclUniqueId id, int rank, ncclConfig_t *config)
 {
-    std::lock_guard<std::recursive_mutex> guard(mutex);
-    if (n_ranks != 2 || config->blocking != 0) misused("only non-blocking communicators of two ranks are known here");
-    *comm = new ncclComm;
-    edge &on = *(*comm)->on;
-    on.busy = 3;
-    if (rank == 0) {
-        on.listener = listeners[id.internal];
-        return ncclInProgress;
-    }
+    auto lock = lvp_host::device_lock();
     sockaddr_un address;
-    socklen_t size = address_of(id, &address);
-    on.socket = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-    if (connect(on.socket, reinterpret_cast<sockaddr *>(&address), size) != 0) on.state = ncclRemoteError;
+    if (n_ranks != 2 || rank < 0 || rank > 1 || config == nullptr || config->magic != 0xcafebeef ||
+        config->blocking != 0)
+        return ncclInvalidArgument;
+    auto at = std::make_shared<end>();
+    at->mine.rank = rank;
+    (void)cudaGetDevice(&at->mine.device);
+    id.internal[sizeof id.internal - 1] = '\0';
+    auto mine = listeners.find(id.internal);
+    if (mine != listeners.end()) {
+        at->listener = mine->second;
+        listeners.erase(mine);
+    } else {
+        at->socket = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+        socklen_t length = address_of(id.internal, &address);
+        if (connect(at->socket, reinterpret_cast<sockaddr *>(&address), length) != 0)
+            (void)at->fail(ncclSystemError, "nobody listens where the unique id points to");
+    }
+    *handle = new ncclComm{at};
     return ncclInProgress;
 }
 
-ncclResult_t ncclCommGetAsyncError(ncclComm_t comm, ncclResult_t *state)
+ncclResult_t ncclCommGetAsyncError(ncclComm_t handle, ncclResult_t *state)
 {
-    std::lock_guard<std::recursive_mutex> guard(mutex);
-    edge &on = *comm->on;
-    if (on.socket < 0) on.socket = accept4(on.listener, nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK);
-    if (on.busy > 0) on.busy--;
-    *state = on.state != ncclSuccess ? on.state : on.busy > 0 || on.socket < 0 ? ncclInProgress : ncclSuccess;
+    auto lock = lvp_host::device_lock();
+    end *at = handle->at.get();
+    if (at->state == ncclInProgress && at->pending) {
+        if (at->asked++ > 0) {
+            at->state = ncclSuccess;
+            at->pending();
+            at->pending = nullptr;
+        }
+    } else if (at->state == ncclInProgress) {
+        connect_ends(at);
+    }
+    *state = at->state;
     return ncclSuccess;
 }
 
-ncclResult_t ncclSend(const void *data, size_t count, ncclDataType_t, int, ncclComm_t comm, cudaStream_t stream)
+ncclResult_t ncclCommAbort(ncclComm_t handle)
 {
-    return queue_transfer(const_cast<void *>(data), count, comm, stream, true);
-}
-
-ncclResult_t ncclRecv(void *data, size_t count, ncclDataType_t, int, ncclComm_t comm, cudaStream_t stream)
-{
-    return queue_transfer(data, count, comm, stream, false);
-}
-
-// What is queued ends without having moved.
-ncclResult_t ncclCommAbort(ncclComm_t comm)
-{
-    std::lock_guard<std::recursive_mutex> guard(mutex);
-    edge &on = *comm->on;
-    if (on.socket >= 0) (void)close(on.socket);
-    if (on.listener >= 0) (void)close(on.listener);
-    on.socket = on.listener = -1;
-    on.state = ncclInternalError;
-    delete comm;
+    auto lock = lvp_host::device_lock();
+    handle->at->aborted = true;
+    handle->at->pending = nullptr; // or it would hold itself
+    handle->at->hang_up();
+    delete handle;
     return ncclSuccess;
+}
+
+ncclResult_t ncclSend(const void *data, size_t count, ncclDataType_t type, int peer, ncclComm_t handle,
+                      cudaStream_t stream)
+{
+    return call(handle, true, const_cast<void *>(data), count, type, peer, stream);
+}
+
+ncclResult_t ncclRecv(void *data, size_t count, ncclDataType_t type, int peer, ncclComm_t handle, cudaStream_t stream)
+{
+    return call(handle, false, data, count, type, peer, stream);
+}
+
+const char *ncclGetErrorString(ncclResult_t result)
+{
+    switch (result) {
+    case ncclSuccess:
+        return "no error";
+    case ncclSystemError:
+        return "unhandled system error";
+    case ncclInvalidArgument:
+        return "invalid argument";
+    case ncclInvalidUsage:
+        return "invalid usage";
+    case ncclRemoteError:
+        return "remote process exited or there was a network error";
+    case ncclInProgress:
+        return "NCCL operation in progress";
+    default:
+        return "an error";
+    }
+}
+
+const char *ncclGetLastError(ncclComm_t handle)
+{
+    return handle != nullptr ? handle->at->why.c_str() : "";
 }
 
 } // extern "C"

@@ -2,6 +2,7 @@
 //
 // LVP_CUDAHOST_LAZY: unset, work is done when it is queued. A number: it is done when something waits for it and not
 // before, streams taking turns in an order seeded by the number, so that a missing wait or event shows.
+// Work that waits for another process (lvp_host::queue_transfer) is tried again whenever time passes.
 // LVP_CUDAHOST_DEVICES: devices that exist (0, so that nobody computes here by chance). LVP_CUDAHOST_FAIL=N: the N-th
 // piece of work fails, as a device that falls off the bus does.
 #include "tests/cudahost/fibers.h"
@@ -13,12 +14,17 @@
 #include <unistd.h>
 
 #include <deque>
-#include <mutex>
+#include <map>
 #include <set>
 #include <vector>
 
+struct piece {
+    std::function<bool()> work; // false: cannot be done yet, try others
+    bool outside;               // another process may be what it waits for
+};
+
 struct CUstream_st {
-    std::deque<std::function<bool()>> queue; // false: cannot be done yet, try others
+    std::deque<piece> queue;
     cudaGraph_t capturing;
 };
 
@@ -38,12 +44,13 @@ struct CUgraphExec_st {
 namespace
 {
 
+enum { OUTSIDE_SECONDS = 20, OUTSIDE_REST_US = 20 };
+
 std::recursive_mutex mutex; // one device, however many threads use it
 std::set<CUstream_st *> streams;
-std::set<const void *> device_memory; // starts of what cudaMalloc gave
+std::map<uintptr_t, size_t> blocks; // what cudaMalloc gave: start, bytes
 cudaError_t last_error = cudaSuccess, sticky = cudaSuccess;
 unsigned long work_done;
-bool waits_outside; // the last piece of work that could not be done waits for another process
 thread_local int current_device;
 
 const char *setting(const char *name)
@@ -69,7 +76,7 @@ cudaError_t result(cudaError_t error)
 bool do_one(CUstream_st *stream)
 {
     if (stream->queue.empty()) return false;
-    if (!stream->queue.front()()) return false;
+    if (!stream->queue.front().work()) return false;
     stream->queue.pop_front();
     work_done++;
     const char *fails = setting("LVP_CUDAHOST_FAIL");
@@ -77,46 +84,60 @@ bool do_one(CUstream_st *stream)
     return true;
 }
 
-// Does queued work until `done` holds. In lazy mode the streams' order is drawn.
-template <class Done> void work_until(Done done)
+[[noreturn]] void stuck(const char *text)
+{
+    fprintf(stderr, "cudahost: %s\n", text);
+    abort();
+}
+
+bool waits_outside()
+{
+    for (CUstream_st *stream : streams)
+        if (!stream->queue.empty() && stream->queue.front().outside) return true;
+    return false;
+}
+
+// All streams; in lazy mode in an order that is drawn.
+std::vector<CUstream_st *> drawn_order()
 {
     static unsigned long long random = 1;
     const char *lazy = setting("LVP_CUDAHOST_LAZY");
+    std::vector<CUstream_st *> order(streams.begin(), streams.end());
+    for (size_t i = order.size(); lazy != nullptr && i > 1; i--) {
+        random = random * 6364136223846793005ULL + strtoull(lazy, nullptr, 10) * 2 + 1;
+        std::swap(order[i - 1], order[(random >> 33) % i]);
+    }
+    return order;
+}
+
+// Does queued work until `done` holds; where only another process can help, `patient` ones wait for it.
+template <class Done> void work_until(Done done, bool patient = true)
+{
+    double since = now();
     while (!done()) {
         bool moved = false;
-        waits_outside = false;
-        std::vector<CUstream_st *> order(streams.begin(), streams.end());
-        for (size_t i = order.size(); lazy != nullptr && i > 1; i--) {
-            random = random * 6364136223846793005ULL + strtoull(lazy, nullptr, 10) * 2 + 1;
-            std::swap(order[i - 1], order[(random >> 33) % i]);
-        }
-        for (CUstream_st *stream : order)
+        for (CUstream_st *stream : drawn_order())
             if (!done() && do_one(stream)) moved = true;
-        if (!moved && waits_outside) {
-            usleep(20);
-        } else if (!moved && !done()) {
-            fprintf(stderr, "cudahost: a wait that cannot end: an event that was never recorded?\n");
-            abort();
-        }
+        if (moved) since = now();
+        if (moved || done()) continue;
+        if (!waits_outside()) stuck("a wait that cannot end: an event that was never recorded?");
+        if (!patient) return;
+        if (now() - since > OUTSIDE_SECONDS) stuck("a wait for another process that does not end");
+        (void)usleep(OUTSIDE_REST_US);
     }
 }
 
-void queue(cudaStream_t stream, std::function<bool()> work)
+void queue(cudaStream_t stream, std::function<bool()> work, bool outside = false)
 {
     std::lock_guard<std::recursive_mutex> guard(mutex);
-    if (stream == nullptr) {
-        fprintf(stderr, "cudahost: work on the default stream, which waits for everything\n");
-        abort();
-    }
+    if (stream == nullptr) stuck("work on the default stream, which waits for everything");
     if (stream->capturing != nullptr) {
+        if (outside) stuck("work with another process in a graph");
         stream->capturing->work.push_back(std::move(work));
         return;
     }
-    stream->queue.push_back(std::move(work));
-    if (setting("LVP_CUDAHOST_LAZY") == nullptr) {
-        waits_outside = false;
-        work_until([=] { return stream->queue.empty() || waits_outside; });
-    }
+    stream->queue.push_back({std::move(work), outside});
+    if (setting("LVP_CUDAHOST_LAZY") == nullptr) work_until([=] { return stream->queue.empty(); }, false);
 }
 
 void finish_all()
@@ -140,11 +161,22 @@ void lvp_host::queue_work(cudaStream_t stream, std::function<void()> work)
 
 void lvp_host::queue_transfer(cudaStream_t stream, std::function<bool()> progress)
 {
-    queue(stream, [progress] {
-        bool done = progress();
-        if (!done) waits_outside = true;
-        return done;
-    });
+    queue(stream, std::move(progress), true);
+}
+
+std::unique_lock<std::recursive_mutex> lvp_host::device_lock()
+{
+    return std::unique_lock<std::recursive_mutex>(mutex);
+}
+
+bool lvp_host::device_memory(const void *memory, size_t n_bytes)
+{
+    std::lock_guard<std::recursive_mutex> guard(mutex);
+    uintptr_t start = reinterpret_cast<uintptr_t>(memory);
+    auto after = blocks.upper_bound(start);
+    if (after == blocks.begin()) return false;
+    auto block = std::prev(after);
+    return start - block->first <= block->second && n_bytes <= block->second - (start - block->first);
 }
 
 void lvp_host::launch(dim3 grid, dim3 block, size_t shared_bytes, cudaStream_t stream, std::function<void()> body)
@@ -171,6 +203,12 @@ cudaError_t cudaSetDevice(int device)
     int n = 0;
     if (cudaGetDeviceCount(&n) != cudaSuccess || device < 0 || device >= n) return result(cudaErrorInvalidDevice);
     current_device = device;
+    return cudaSuccess;
+}
+
+cudaError_t cudaGetDevice(int *device)
+{
+    *device = current_device;
     return cudaSuccess;
 }
 
@@ -233,14 +271,14 @@ cudaError_t cudaMalloc(void **memory, size_t n_bytes)
     *memory = n_bytes > (4ULL << 30) ? nullptr : aligned_alloc(256, (n_bytes + 255) / 256 * 256);
     if (*memory == nullptr) return result(cudaErrorMemoryAllocation);
     memset(*memory, 0xa5, (n_bytes + 255) / 256 * 256); // a device's memory holds what was there before
-    device_memory.insert(*memory);
+    blocks[reinterpret_cast<uintptr_t>(*memory)] = n_bytes;
     return cudaSuccess;
 }
 cudaError_t cudaFree(void *memory)
 {
     std::lock_guard<std::recursive_mutex> guard(mutex);
     if (memory != nullptr) finish_all();
-    device_memory.erase(memory);
+    blocks.erase(reinterpret_cast<uintptr_t>(memory));
     free(memory);
     return cudaSuccess;
 }
@@ -255,9 +293,8 @@ cudaError_t cudaFreeHost(void *memory)
 }
 cudaError_t cudaPointerGetAttributes(cudaPointerAttributes *of, const void *memory)
 {
-    std::lock_guard<std::recursive_mutex> guard(mutex);
     *of = {};
-    of->type = device_memory.count(memory) != 0 ? cudaMemoryTypeDevice : cudaMemoryTypeHost;
+    of->type = lvp_host::device_memory(memory, 0) ? cudaMemoryTypeDevice : cudaMemoryTypeHost;
     return cudaSuccess;
 }
 cudaError_t cudaMemGetInfo(size_t *free_bytes, size_t *all_bytes)
@@ -348,7 +385,7 @@ cudaError_t cudaEventQuery(cudaEvent_t event)
 {
     std::lock_guard<std::recursive_mutex> guard(mutex);
     if (event->reached >= event->recorded) return result(cudaSuccess);
-    for (CUstream_st *stream : streams) // time passes
+    for (CUstream_st *stream : drawn_order()) // time passes
         if (do_one(stream)) break;
     return sticky != cudaSuccess ? sticky : cudaErrorNotReady;
 }

@@ -136,6 +136,9 @@ static void test_setup(void **state)
     EXPECT_REFUSED("stage", setup->stage = 2);
     EXPECT_REFUSED("stage", setup->stage = -1);
     EXPECT_REFUSED("max_pixels", setup->max_pixels = -1);
+    EXPECT_REFUSED(NULL, setup->direct_from = true);
+    EXPECT_REFUSED("direct_from", (setup->stage = 0, setup->direct_from = true));
+    EXPECT_REFUSED("direct_to", setup->direct_to = true);
 }
 
 static void wait_until_over(struct lvp_compute *compute, const bool *over)

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # GPUs as a user meets them. Without one (no module, or no driver): --device cuda is refused with the reason, auto computes
 # on the CPU. Where the host runtime stands in for one: the demo's captions equal the CPU's (a token may differ where two
-# are nearly as likely), and are the same bytes over any number of stages.
+# are nearly as likely), and are the same bytes over any number of stages, by NCCL and by MPI.
 . "$(dirname "$0")/lib.sh"
 
 job=(--input "$IMAGES" --max-new-tokens 24 --limit 4 --overwrite)
@@ -25,22 +25,34 @@ fi
 export LVP_CUDAHOST_DEVICES=4
 caption one "${job[@]}" --device cuda
 expect "numeric path" "$(jq -r .world.numeric_path "$work/one/run.json")" cuda
+transport() { expect "transport of $1" "$(jq -r .world.transport "$work/$1/run.json")" "$2"; }
 for stages in 2 4; do
   caption more "${job[@]}" --device cuda --stages $stages
-  same one/captions.jsonl more/captions.jsonl "$stages stages on GPUs"
+  transport more nccl
+  same one/captions.jsonl more/captions.jsonl "$stages stages on GPUs, by NCCL"
 done
-pair=("$LVPIPE" caption --model "$MODEL" "${job[@]}" --device cuda --stages 2)
-LVPIPE_NCCL=0 run 0 "${pair[@]}" --output "$work/staged"
-says "rows between ranks 1 and 2 go through the hosts' memory: NCCL is not on both"
-same one/captions.jsonl staged/captions.jsonl "2 stages on GPUs without NCCL"
-export LVPIPE_SILENCE_SECONDS=4
-LVP_CUDAHOST_NCCL=silent=1 run 4 "${pair[@]}" --output "$work/broken" --max-restarts 0
-says "bytes did not move for 4 s"
-LVP_CUDAHOST_NCCL=gone=1 run 4 "${pair[@]}" --output "$work/broken" --max-restarts 0
-says "to rank 2: a transfer: remote process exited"
-LVP_CUDAHOST_NCCL=shrink=2 run 4 "${pair[@]}" --output "$work/broken" --max-restarts 0
-says "NCCL: receiving from rank 1: a transfer: invalid usage"
-unset LVPIPE_SILENCE_SECONDS
+LVP_CUDAHOST_NCCL=missing run 0 "$LVPIPE" caption --model "$MODEL" --output "$work/staged" "${job[@]}" --device cuda --stages 4
+expect "lines about a missing NCCL" "$(grep -c "go through the hosts' memory: rank 1: libnccl.so.2" "$work/stderr")" 1
+transport staged mpi
+same one/captions.jsonl staged/captions.jsonl "4 stages on GPUs, by MPI"
+
+few=(--model "$MODEL" "${job[@]}" --limit 2 --stages 3 --max-restarts 0)
+LVP_CUDAHOST_LAZY=1 caption lazy "${few[@]}" --device cuda
+transport lazy nccl
+head -n 2 "$work/one/captions.jsonl" >"$work/two.jsonl"
+same two.jsonl lazy/captions.jsonl "NCCL with streams as late as they may be"
+
+# Two ranks with GPUs and one without.
+mixed=("$LVPIPE" caption "${few[@]}" --limit 1 --output "$work/mixed" -q)
+run 0 mpirun -q --oversubscribe -n 3 -x LVP_CUDAHOST_DEVICES=2 "${mixed[@]}" : -n 1 -x LVP_CUDAHOST_DEVICES=0 "${mixed[@]}"
+transport mixed mpi+nccl
+
+# A rank that lives and does not send what it announced.
+LVPIPE_SILENCE_SECONDS=4 LVP_CUDAHOST_NCCL=silent:2 run 4 "$LVPIPE" caption "${few[@]}" --output "$work/silent" --device cuda
+says "error: NCCL: receiving from rank 1: nothing moved for 7 s"
+
+run 0 env LVPIPE_NCCL=0 "$LVPIPE" --version
+grep -q 'no nccl: LVPIPE_NCCL=0' "$work/stdout" || fail "LVPIPE_NCCL=0 does not turn NCCL off" "$work/stdout"
 
 # Tokens that differ from the CPU's: a share below 1 in 100.
 tokens() { jq -c '.token_ids[]' "$work/$1/captions.jsonl"; }
@@ -52,6 +64,7 @@ echo "$differ of $total tokens differ from the CPU's"
 LVP_CUDAHOST_DEVICES=1 run 2 "$LVPIPE" caption --model "$MODEL" --output "$work/shared" "${job[@]}" --device cuda --stages 2
 says "would share GPU"
 LVPIPE_SHARE_GPUS=1 LVP_CUDAHOST_DEVICES=1 caption shared "${job[@]}" --device cuda --stages 2
+transport shared mpi
 same one/captions.jsonl shared/captions.jsonl "two ranks on one GPU"
 
 LVP_CUDAHOST_DEVICES=0 run 2 "$LVPIPE" caption --model "$MODEL" --output "$work/none" "${job[@]}" --device cuda

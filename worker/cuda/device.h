@@ -10,10 +10,11 @@
 #include <cuda_fp16.h>
 #include <cuda_runtime.h>
 
+#include <dlfcn.h>
 #include <stdint.h>
 
 #ifdef LVP_CUDA_HOST
-#include "tests/cudahost/kernel.h" // LVP_SHARED, LVP_DYNAMIC_SHARED, lvp_launch, lvp_mma, lvp_load_matrix, lvp_copy_async
+#include "tests/cudahost/kernel.h" // lvp_nccl_library, LVP_SHARED, LVP_DYNAMIC_SHARED, lvp_launch, lvp_mma, lvp_load_matrix, lvp_copy_async
 #else
 #include "worker/cuda/ptx.h"
 
@@ -22,6 +23,12 @@
 #define LVP_DYNAMIC_SHARED(type, name)                                                                                 \
     extern __shared__ __align__(16) unsigned char name##_bytes[];                                                      \
     type *name = reinterpret_cast<type *>(name##_bytes)
+
+// A handle for dlsym; NULL: not there.
+static inline void *lvp_nccl_library()
+{
+    return dlopen("libnccl.so.2", RTLD_NOW | RTLD_LOCAL);
+}
 
 // Launches and keeps quiet: errors of a launch surface at the backend's sync.
 template <class... Params, class... Args>

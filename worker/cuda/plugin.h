@@ -29,16 +29,17 @@ struct lvp_cuda_plugin {
     // LVP_ERR_MEMORY.
     enum lvp_status (*open)(int device, enum lvp_dtype dtype, const struct lvp_backend_limits *limits,
                             struct lvp_backend **backend) LVP_MUST_CHECK;
-    int (*nccl_version)(void); // of the library, as it counts; 0: there is none, or LVPIPE_NCCL=0
-    // Transfers between the GPUs of two ranks, from and to their memory; both ends name the same size. Unique ids
-    // travel over `messages`, which stays the caller's and must outlive it. Used by the calling thread alone.
-    enum lvp_status (*open_nccl)(struct lvp_transport *messages, int device,
+    int (*nccl_version)(const char **why); // 22809 is 2.28.9; 0: it is not to be had, *why says why
+    // lvp_gpu_transport_open of worker/device.h.
+    enum lvp_status (*open_nccl)(struct lvp_transport *messages, int device, double limit_seconds,
                                  struct lvp_transport **transport) LVP_MUST_CHECK;
 };
 
 #ifdef __cplusplus
-int lvp_nccl_version(void);
-enum lvp_status lvp_transport_nccl_open(struct lvp_transport *messages, int device, struct lvp_transport **transport);
+// transport_nccl.cu, or no_nccl.cu where the module is built without NCCL's header.
+int lvp_nccl_version(const char **why);
+enum lvp_status lvp_transport_nccl_open(struct lvp_transport *messages, int device, double limit_seconds,
+                                        struct lvp_transport **transport);
 #endif
 
 // The symbol of that name in the module.

@@ -1,99 +1,108 @@
-// Activations from GPU to GPU by NCCL. Every (peer, tag, direction) is a channel: a communicator of two ranks and a
-// stream of its own, so that channels do not wait for each other. The sender makes the unique id and sends it as a
-// message. Communicators do not block: what is not at rest yet is asked again at the next test. A transfer that does
-// not move within the silence limit, or an error that NCCL reports, is an error naming the peer. Both ends must name
-// the same size.
+// Rows between GPUs by NCCL. Every (peer, tag) pair and direction is a channel with a stream and a two-rank
+// communicator of its own, so that channels do not wait for each other.
+//
+// A receiver invites: for each receive it sends the size and the channel's unique id as a message. Only then does
+// either side call NCCL, so that no kernel sits on a device waiting for a peer that is busy, and sizes are compared
+// before any byte moves. Communicators do not block: what one is not ready for is asked again at the next test. Where
+// nothing moves for too long, or NCCL reports an error, the communicator is aborted and the channel is of no more use.
 #include "worker/cuda/plugin.h"
 
-extern "C" {
-#include "common/transport.h"
-}
-
-#if __has_include(<nccl.h>)
 #include <nccl.h>
 
 extern "C" {
-#include "common/pulse.h"
+#include "common/patience.h"
 #include "common/tags.h"
+#include "common/transport.h"
 }
 
-#include <dlfcn.h>
+#include <stdio.h>
 #include <stdlib.h>
 
 namespace
 {
 
-// --- the library, which need not be there
+// --- the library
 
-#define LVP_NCCL_CALLS(call)                                                                                           \
-    call(ncclGetVersion) call(ncclGetErrorString) call(ncclGetUniqueId) call(ncclCommInitRankConfig)                   \
-        call(ncclCommGetAsyncError) call(ncclSend) call(ncclRecv) call(ncclCommAbort)
-#define LVP_NCCL_POINTER(name) decltype(&::name) name;
-
-struct nccl_library {
-    LVP_NCCL_CALLS(LVP_NCCL_POINTER)
-    int version; // 0: not to be used
+struct library {
+    int version;   // 0: not to be had
+    char why[256]; // then
+    decltype(&ncclGetVersion) get_version;
+    decltype(&ncclGetUniqueId) get_unique_id;
+    decltype(&ncclCommInitRankConfig) init;
+    decltype(&ncclCommGetAsyncError) get_async_error;
+    decltype(&ncclCommAbort) abort;
+    decltype(&ncclSend) send;
+    decltype(&ncclRecv) receive;
+    decltype(&ncclGetErrorString) error_string;
+    decltype(&ncclGetLastError) last_error;
 };
 
-nccl_library load()
+template <class F> bool find(void *handle, const char *name, F *function)
 {
-    nccl_library found = {};
-#ifdef LVP_CUDA_HOST
-#define LVP_NCCL_FIND(name) found.name = ::name;
-    LVP_NCCL_CALLS(LVP_NCCL_FIND)
-#else
-    void *handle = dlopen("libnccl.so.2", RTLD_NOW | RTLD_LOCAL); // stays open
-    if (handle == nullptr) return found;
-    bool whole = true;
-#define LVP_NCCL_FIND(name)                                                                                            \
-    found.name = reinterpret_cast<decltype(found.name)>(dlsym(handle, #name));                                         \
-    whole = whole && found.name != nullptr;
-    LVP_NCCL_CALLS(LVP_NCCL_FIND)
-    if (!whole) return found; // older than 2.14
-#endif
-    const char *wanted = getenv("LVPIPE_NCCL");
-    bool off = wanted != nullptr && wanted[0] == '0';
-    if (off || found.ncclGetVersion(&found.version) != ncclSuccess) found.version = 0;
-    return found;
+    *function = reinterpret_cast<F>(dlsym(handle, name));
+    return *function != nullptr;
 }
 
-const nccl_library &nccl()
+library load_library()
 {
-    static const nccl_library library = load();
-    return library;
+    enum { WITH_CONFIG = 21400 }; // communicators that do not block
+    library nccl = {};
+    void *handle = lvp_nccl_library(); // stays open
+    const char *error = handle == nullptr ? dlerror() : "libnccl.so.2 is too old";
+    (void)snprintf(nccl.why, sizeof nccl.why, "%s", error != nullptr ? error : "libnccl.so.2 is not there");
+    if (handle == nullptr) return nccl;
+    if (!find(handle, "ncclGetVersion", &nccl.get_version) || !find(handle, "ncclGetUniqueId", &nccl.get_unique_id) ||
+        !find(handle, "ncclCommInitRankConfig", &nccl.init) ||
+        !find(handle, "ncclCommGetAsyncError", &nccl.get_async_error) || !find(handle, "ncclCommAbort", &nccl.abort) ||
+        !find(handle, "ncclSend", &nccl.send) || !find(handle, "ncclRecv", &nccl.receive) ||
+        !find(handle, "ncclGetErrorString", &nccl.error_string) || !find(handle, "ncclGetLastError", &nccl.last_error))
+        return nccl;
+    if (nccl.get_version(&nccl.version) != ncclSuccess || nccl.version < WITH_CONFIG) nccl.version = 0;
+    return nccl;
+}
+
+const library &the_library()
+{
+    static const library nccl = load_library();
+    return nccl;
 }
 
 // --- channels
 
-enum { CHANNELS = 16, QUEUE = 64 };
+struct invitation {
+    uint64_t n_bytes;
+    ncclUniqueId id; // the same one in all of a channel
+};
 
-enum class entry_state { WAITING, SUBMITTED, RECORDED };
-
-// A transfer that waits for its turn, was handed to NCCL, or has an event behind it on the stream.
-struct entry {
+// A transfer of a channel, at its number % SLOTS. Stays where it is: `note` is under way meanwhile.
+struct slot {
     struct lvp_transfer *transfer;
-    entry_state state;
+    struct invitation invitation;
+    struct lvp_transfer note; // of the invitation
     cudaEvent_t done;
 };
 
-enum class channel_state { WANTS_ID, OPEN, BROKEN };
+enum { CHANNELS = 8, SLOTS = 64 };
+constexpr double SENDER_PATIENCE = 1.25; // so that the receiver is the one to say it
 
 struct channel {
-    int peer, tag; // peer -1: unused
-    bool sends;
-    channel_state state;
-    ncclUniqueId id;
-    struct lvp_transfer id_transfer;
+    bool used, sends, broken;
+    int peer, tag;
+    ncclUniqueId id; // at the receiver
     ncclComm_t communicator;
     cudaStream_t stream;
-    entry queue[QUEUE]; // in order, the oldest first; events of unused ones are kept
-    int n;
+    slot slots[SLOTS];
+    // How many transfers have passed each point, one after the other: `posted` by the caller, `invited`, `called`
+    // (NCCL took them), `queued` on the stream with an event behind them, `ended`.
+    uint64_t posted, invited, called, queued, ended;
     struct lvp_patience patience; // since something moved
 };
 
 struct nccl_transport {
     struct lvp_transport base;
-    struct lvp_transport *messages; // for ids; borrowed
+    struct lvp_transport *messages; // borrowed
+    int device;
+    double limit_seconds;
     channel channels[CHANNELS];
 };
 
@@ -102,144 +111,208 @@ nccl_transport *self(struct lvp_transport *transport)
     return reinterpret_cast<nccl_transport *>(transport);
 }
 
-enum lvp_status failed(const channel *c, const char *what, const char *why)
+slot *slot_of(channel *c, uint64_t number)
 {
-    return lvp_fail(LVP_ERR_LOST, "NCCL: %s rank %d: %s: %s", c->sends ? "sending to" : "receiving from", c->peer, what,
-                    why);
+    return &c->slots[number % SLOTS];
 }
 
-enum lvp_status check(const channel *c, ncclResult_t result, const char *what)
+const char *direction(const channel *c)
+{
+    return c->sends ? "sending to" : "receiving from";
+}
+
+enum lvp_status check(const channel *c, ncclResult_t result)
 {
     if (result == ncclSuccess || result == ncclInProgress) return LVP_OK;
-    return failed(c, what, nccl().ncclGetErrorString(result));
+    const char *more = the_library().last_error(c->communicator);
+    return lvp_fail(LVP_ERR_LOST, "NCCL: %s rank %d: %s%s%.400s", direction(c), c->peer,
+                    the_library().error_string(result), more != nullptr && *more != '\0' ? ": " : "",
+                    more != nullptr ? more : "");
 }
 
-enum lvp_status check(const channel *c, cudaError_t error, const char *what)
+enum lvp_status check(const channel *c, cudaError_t error)
 {
     if (error == cudaSuccess) return LVP_OK;
     (void)cudaGetLastError();
-    return failed(c, what, cudaGetErrorString(error));
+    return lvp_fail(LVP_ERR_LOST, "NCCL: %s rank %d: the GPU: %s", direction(c), c->peer, cudaGetErrorString(error));
 }
 
-enum lvp_status open_channel(nccl_transport *transport, channel *c, int peer, int tag, bool sends)
+// After an error, and at the end: nothing of it is under way any more.
+void give_up(nccl_transport *nccl, channel *c)
 {
-    const struct lvp_transport_ops *ops = transport->messages->ops;
+    struct lvp_transport *messages = nccl->messages;
+    if (c->communicator != nullptr) {
+        (void)the_library().abort(c->communicator);
+        c->communicator = nullptr;
+        (void)cudaStreamSynchronize(c->stream); // kernels end once their communicator is aborted
+        (void)cudaGetLastError();
+    }
+    for (uint64_t i = c->ended; i < c->posted; i++) {
+        messages->ops->cancel(messages, &slot_of(c, i)->note);
+        slot_of(c, i)->transfer->active = false;
+    }
+    c->ended = c->posted;
+    c->broken = true;
+}
+
+enum lvp_status open_channel(nccl_transport *nccl, int peer, int tag, bool sends, channel **result)
+{
+    channel *c = nullptr;
+    for (channel &other : nccl->channels) {
+        *result = &other;
+        if (other.used && other.peer == peer && other.tag == tag && other.sends == sends) return LVP_OK;
+        if (!other.used && c == nullptr) c = &other;
+    }
+    if (c == nullptr)
+        return lvp_fail(LVP_ERR_INTERNAL, "NCCL: more than %d channels are asked for", static_cast<int>(CHANNELS));
     *c = {};
+    c->used = true;
+    c->sends = sends;
     c->peer = peer;
     c->tag = tag;
-    c->sends = sends;
-    LVP_TRY(check(c, cudaStreamCreateWithFlags(&c->stream, cudaStreamNonBlocking), "a stream"));
-    for (entry &e : c->queue) LVP_TRY(check(c, cudaEventCreateWithFlags(&e.done, cudaEventDisableTiming), "an event"));
-    int id_tag = LVP_TAG_NCCL_ID + tag;
-    if (!sends) return ops->irecv(transport->messages, peer, id_tag, &c->id, sizeof c->id, &c->id_transfer);
-    LVP_TRY(check(c, nccl().ncclGetUniqueId(&c->id), "a unique id"));
-    return ops->isend(transport->messages, peer, id_tag, &c->id, sizeof c->id, &c->id_transfer);
+    *result = c;
+    LVP_TRY(check(c, cudaStreamCreateWithFlags(&c->stream, cudaStreamNonBlocking)));
+    return sends ? LVP_OK : check(c, the_library().get_unique_id(&c->id));
 }
 
-// The channel of that name, opened where there is none.
-enum lvp_status find_channel(nccl_transport *transport, int peer, int tag, bool sends, channel **result)
+// Invitations that have come, or have been taken by the peer.
+enum lvp_status invite(nccl_transport *nccl, channel *c)
 {
-    for (channel &c : transport->channels) {
-        *result = &c;
-        if (c.peer == peer && c.tag == tag && c.sends == sends) return LVP_OK;
-        if (c.peer < 0) return open_channel(transport, &c, peer, tag, sends);
-    }
-    return lvp_fail(LVP_ERR_INTERNAL, "NCCL: more than %d channels", static_cast<int>(CHANNELS));
-}
-
-// Once the id has reached the other end, the communicator begins to form.
-enum lvp_status join(nccl_transport *transport, channel *c)
-{
-    bool arrived = false;
-    LVP_TRY(transport->messages->ops->test(transport->messages, &c->id_transfer, &arrived));
-    if (!arrived) return LVP_OK;
-    if (!c->sends && c->id_transfer.n_received != sizeof c->id) return failed(c, "a unique id", "it is cut short");
-    ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
-    config.blocking = 0;
-    c->state = channel_state::OPEN;
-    lvp_patience_reset(&c->patience);
-    return check(c, nccl().ncclCommInitRankConfig(&c->communicator, 2, c->id, c->sends ? 0 : 1, &config),
-                 "a communicator");
-}
-
-enum lvp_status submit(channel *c, entry *e)
-{
-    struct lvp_transfer *t = e->transfer;
-    e->state = entry_state::SUBMITTED;
-    lvp_patience_reset(&c->patience);
-    return check(c,
-                 c->sends ? nccl().ncclSend(t->buffer, t->n_bytes, ncclInt8, 1, c->communicator, c->stream)
-                          : nccl().ncclRecv(t->buffer, t->n_bytes, ncclInt8, 0, c->communicator, c->stream),
-                 "a transfer");
-}
-
-// Brings the channel as far as it goes without waiting.
-enum lvp_status advance(nccl_transport *transport, channel *c)
-{
-    if (c->state == channel_state::WANTS_ID) LVP_TRY(join(transport, c));
-    while (c->state == channel_state::OPEN) {
-        ncclResult_t state = ncclSuccess;
-        LVP_TRY(check(c, nccl().ncclCommGetAsyncError(c->communicator, &state), "asking"));
-        LVP_TRY(check(c, state, "a transfer"));
-        if (state == ncclInProgress) return LVP_OK; // until it is at rest it may only be asked
-        entry *next = nullptr;
-        for (entry *e = c->queue; e < c->queue + c->n && next == nullptr; e++) {
-            if (e->state == entry_state::SUBMITTED) { // it is on the stream now
-                LVP_TRY(check(c, cudaEventRecord(e->done, c->stream), "an event"));
-                e->state = entry_state::RECORDED;
-            }
-            if (e->state == entry_state::WAITING) next = e;
-        }
-        if (next == nullptr) return LVP_OK;
-        LVP_TRY(submit(c, next));
+    struct lvp_transport *messages = nccl->messages;
+    for (bool done = true; done && c->invited < c->posted;) {
+        slot *s = slot_of(c, c->invited);
+        LVP_TRY(messages->ops->test(messages, &s->note, &done));
+        if (!done) break;
+        if (c->sends && s->note.n_received != sizeof s->invitation)
+            return lvp_fail(LVP_ERR_FORMAT, "NCCL: rank %d sent an invitation of %zu bytes", c->peer,
+                            s->note.n_received);
+        if (c->sends && s->invitation.n_bytes != s->transfer->n_bytes)
+            return lvp_fail(LVP_ERR_FORMAT, "NCCL: rank %d expects %llu bytes, %zu are sent", c->peer,
+                            static_cast<unsigned long long>(s->invitation.n_bytes), s->transfer->n_bytes);
+        c->invited++;
     }
     return LVP_OK;
 }
 
-// Gives up what NCCL has in hand; the channel is of no use any more.
-void break_channel(channel *c)
+enum lvp_status connect_channel(channel *c)
 {
-    if (c->communicator != nullptr) (void)nccl().ncclCommAbort(c->communicator);
-    c->communicator = nullptr;
-    c->state = channel_state::BROKEN;
+    ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
+    config.blocking = 0;
+    return check(c, the_library().init(&c->communicator, 2, c->sends ? slot_of(c, 0)->invitation.id : c->id,
+                                       c->sends ? 0 : 1, &config));
 }
 
-// Takes the entry out; its event goes to the end.
-void remove(channel *c, entry *e)
+enum lvp_status call_next(channel *c, bool *at_rest)
 {
-    cudaEvent_t event = e->done;
-    for (entry *last = c->queue + --c->n; e < last; e++) *e = e[1];
-    c->queue[c->n] = {nullptr, entry_state::WAITING, event};
+    struct lvp_transfer *transfer = slot_of(c, c->called)->transfer;
+    ncclResult_t result = ncclSuccess;
+    if (transfer->n_bytes > 0)
+        result =
+            c->sends
+                ? the_library().send(transfer->buffer, transfer->n_bytes, ncclInt8, 1, c->communicator, c->stream)
+                : the_library().receive(transfer->buffer, transfer->n_bytes, ncclInt8, 0, c->communicator, c->stream);
+    LVP_TRY(check(c, result));
+    c->called++;
+    *at_rest = result != ncclInProgress;
+    return LVP_OK;
 }
 
-entry *entry_of(channel *c, const struct lvp_transfer *transfer)
+// What NCCL has put on the stream gets its event; then the next ones, as long as the communicator is at rest.
+enum lvp_status call_nccl(channel *c)
 {
-    for (int i = 0; i < c->n; i++)
-        if (c->queue[i].transfer == transfer) return &c->queue[i];
-    return nullptr;
+    ncclResult_t state = ncclSuccess;
+    LVP_TRY(check(c, the_library().get_async_error(c->communicator, &state)));
+    LVP_TRY(check(c, state));
+    for (bool at_rest = state != ncclInProgress; at_rest;) {
+        if (c->queued < c->called) {
+            slot *s = slot_of(c, c->queued);
+            if (s->done == nullptr) LVP_TRY(check(c, cudaEventCreateWithFlags(&s->done, cudaEventDisableTiming)));
+            LVP_TRY(check(c, cudaEventRecord(s->done, c->stream)));
+            c->queued++;
+        }
+        if (c->called == c->invited) break;
+        LVP_TRY(call_next(c, &at_rest));
+    }
+    return LVP_OK;
+}
+
+enum lvp_status end_transfers(channel *c)
+{
+    for (; c->ended < c->queued; c->ended++) {
+        slot *s = slot_of(c, c->ended);
+        cudaError_t state = cudaEventQuery(s->done);
+        if (state == cudaErrorNotReady) {
+            (void)cudaGetLastError();
+            return LVP_OK;
+        }
+        LVP_TRY(check(c, state));
+        s->transfer->n_received = s->transfer->n_bytes;
+        s->transfer->active = false;
+    }
+    return LVP_OK;
+}
+
+enum lvp_status watch(const nccl_transport *nccl, channel *c, bool moved)
+{
+    bool waits = c->ended < (c->sends ? c->invited : c->posted);
+    if (moved || !waits) {
+        c->patience = {};
+        return LVP_OK;
+    }
+    double limit = nccl->limit_seconds * (c->sends ? SENDER_PATIENCE : 1);
+    if (lvp_patience_ask(&c->patience) <= limit) return LVP_OK;
+    return lvp_fail(LVP_ERR_LOST, "NCCL: %s rank %d: %s for %.3g s, %zu bytes are due", direction(c), c->peer,
+                    c->ended < c->called ? "nothing moved" : "it did not answer", limit,
+                    slot_of(c, c->ended)->transfer->n_bytes);
+}
+
+// Brings the channel as far as it goes without waiting. What has ended is looked at before errors: a peer may leave as
+// soon as its bytes are here.
+enum lvp_status advance(nccl_transport *nccl, channel *c)
+{
+    enum lvp_status status = LVP_OK;
+    if (c->broken)
+        return lvp_fail(LVP_ERR_LOST, "NCCL: %s rank %d: the connection was given up before", direction(c), c->peer);
+    uint64_t before = c->invited + c->called + c->queued + c->ended;
+    LVP_CHECK(end_transfers(c));
+    LVP_CHECK(invite(nccl, c));
+    if (c->communicator == nullptr && c->invited > 0) LVP_CHECK(connect_channel(c));
+    if (c->communicator != nullptr && c->ended < c->invited) LVP_CHECK(call_nccl(c));
+    LVP_CHECK(watch(nccl, c, c->invited + c->called + c->queued + c->ended != before));
+    return LVP_OK;
+fail:
+    give_up(nccl, c);
+    return status;
 }
 
 enum lvp_status start(struct lvp_transport *transport, int peer, int tag, bool sends, void *data, size_t n_bytes,
                       struct lvp_transfer *transfer)
 {
+    nccl_transport *nccl = self(transport);
+    struct lvp_transport *messages = nccl->messages;
     channel *c = nullptr;
-    LVP_TRY(find_channel(self(transport), peer, tag, sends, &c));
-    if (c->state == channel_state::BROKEN) return failed(c, "a transfer", "an earlier one was given up");
-    if (c->n == QUEUE)
-        return lvp_fail(LVP_ERR_INTERNAL, "NCCL: more than %d transfers at once", static_cast<int>(QUEUE));
+    (void)cudaSetDevice(nccl->device);
     *transfer = {};
-    transfer->active = true;
+    LVP_TRY(open_channel(nccl, peer, tag, sends, &c));
+    if (c->posted - c->ended == SLOTS)
+        return lvp_fail(LVP_ERR_INTERNAL, "NCCL: more than %d transfers at once", static_cast<int>(SLOTS));
+    slot *s = slot_of(c, c->posted);
+    s->transfer = transfer;
+    s->invitation = {n_bytes, c->id};
+    s->note = {};
+    if (!c->broken)
+        LVP_TRY(sends ? messages->ops->irecv(messages, peer, LVP_TAG_NCCL_INVITATION + tag, &s->invitation,
+                                             sizeof s->invitation, &s->note)
+                      : messages->ops->isend(messages, peer, LVP_TAG_NCCL_INVITATION + tag, &s->invitation,
+                                             sizeof s->invitation, &s->note));
+    transfer->active = !c->broken;
     transfer->receiving = !sends;
     transfer->peer = peer;
     transfer->tag = tag;
     transfer->buffer = data;
     transfer->n_bytes = n_bytes;
-    if (n_bytes == 0) return LVP_OK; // nothing to move, and both ends know it
-    if (c->n == 0) lvp_patience_reset(&c->patience);
-    entry *e = &c->queue[c->n++];
-    e->transfer = transfer;
-    e->state = entry_state::WAITING;
-    return advance(self(transport), c);
+    if (!c->broken) c->posted++;
+    return advance(nccl, c);
 }
 
 // --- the table
@@ -256,61 +329,39 @@ enum lvp_status nccl_irecv(struct lvp_transport *transport, int peer, int tag, v
     return start(transport, peer, tag, false, data, n_bytes, transfer);
 }
 
-void finish(struct lvp_transfer *transfer, bool *done)
-{
-    transfer->n_received = transfer->receiving ? transfer->n_bytes : 0;
-    transfer->active = false;
-    *done = true;
-}
-
 enum lvp_status nccl_test(struct lvp_transport *transport, struct lvp_transfer *transfer, bool *done)
 {
+    nccl_transport *nccl = self(transport);
     channel *c = nullptr;
     *done = !transfer->active;
     if (*done) return LVP_OK;
-    if (transfer->n_bytes == 0) return finish(transfer, done), LVP_OK;
-    LVP_TRY(find_channel(self(transport), transfer->peer, transfer->tag, !transfer->receiving, &c));
-    LVP_TRY(advance(self(transport), c));
-    entry *e = entry_of(c, transfer);
-    if (e == nullptr) return lvp_fail(LVP_ERR_INTERNAL, "NCCL: a transfer that is not under way");
-    cudaError_t state = e->state == entry_state::RECORDED ? cudaEventQuery(e->done) : cudaErrorNotReady;
-    if (state == cudaErrorNotReady) {
-        (void)cudaGetLastError();
-        if (lvp_patience_ask(&c->patience) <= lvp_silence_seconds()) return LVP_OK;
-        return lvp_fail(LVP_ERR_LOST, "NCCL: %s rank %d: %zu bytes did not move for %.0f s",
-                        c->sends ? "sending to" : "receiving from", c->peer, transfer->n_bytes, lvp_silence_seconds());
-    }
-    LVP_TRY(check(c, state, "a transfer"));
-    // An event passes too when NCCL gave the transfer up.
-    ncclResult_t error = ncclSuccess;
-    LVP_TRY(check(c, nccl().ncclCommGetAsyncError(c->communicator, &error), "asking"));
-    LVP_TRY(check(c, error, "a transfer"));
-    remove(c, e);
-    lvp_patience_reset(&c->patience);
-    finish(transfer, done);
+    (void)cudaSetDevice(nccl->device);
+    LVP_TRY(open_channel(nccl, transfer->peer, transfer->tag, !transfer->receiving, &c));
+    LVP_TRY(advance(nccl, c));
+    *done = !transfer->active;
     return LVP_OK;
 }
 
+// What NCCL has been given cannot be taken back, nor an invitation.
 void nccl_cancel(struct lvp_transport *transport, struct lvp_transfer *transfer)
 {
-    for (channel &c : self(transport)->channels) {
-        entry *e = transfer->active && c.peer >= 0 ? entry_of(&c, transfer) : nullptr;
-        if (e == nullptr) continue;
-        if (e->state != entry_state::WAITING) break_channel(&c);
-        remove(&c, e);
-    }
+    nccl_transport *nccl = self(transport);
+    channel *c = nullptr;
+    if (!transfer->active) return;
+    (void)cudaSetDevice(nccl->device);
+    if (open_channel(nccl, transfer->peer, transfer->tag, !transfer->receiving, &c) == LVP_OK) give_up(nccl, c);
     transfer->active = false;
 }
 
 void nccl_close(struct lvp_transport *transport)
 {
     nccl_transport *nccl = self(transport);
+    (void)cudaSetDevice(nccl->device);
     for (channel &c : nccl->channels) {
-        if (c.peer < 0) continue;
-        nccl->messages->ops->cancel(nccl->messages, &c.id_transfer);
-        break_channel(&c);
-        for (entry &e : c.queue)
-            if (e.done != nullptr) (void)cudaEventDestroy(e.done);
+        if (!c.used) continue;
+        give_up(nccl, &c); // of this end only: destroying would wait for the peer, which may be gone
+        for (slot &s : c.slots)
+            if (s.done != nullptr) (void)cudaEventDestroy(s.done);
         if (c.stream != nullptr) (void)cudaStreamDestroy(c.stream);
     }
     free(nccl);
@@ -320,37 +371,26 @@ const struct lvp_transport_ops nccl_ops = {"nccl", nccl_isend, nccl_irecv, nccl_
 
 } // namespace
 
-int lvp_nccl_version()
+int lvp_nccl_version(const char **why)
 {
-    return nccl().version;
+    *why = the_library().version == 0 ? the_library().why : "";
+    return the_library().version;
 }
 
-enum lvp_status lvp_transport_nccl_open(struct lvp_transport *messages, int device, struct lvp_transport **transport)
+enum lvp_status lvp_transport_nccl_open(struct lvp_transport *messages, int device, double limit_seconds,
+                                        struct lvp_transport **transport)
 {
+    const char *why = nullptr;
     *transport = nullptr;
-    if (nccl().version == 0) return lvp_fail(LVP_ERR_USAGE, "NCCL: libnccl.so.2 is not to be had");
+    if (lvp_nccl_version(&why) == 0) return lvp_fail(LVP_ERR_USAGE, "NCCL: %s", why);
     cudaError_t error = cudaSetDevice(device);
     if (error != cudaSuccess) return lvp_fail(LVP_ERR_USAGE, "NCCL: GPU %d: %s", device, cudaGetErrorString(error));
-    nccl_transport *made = static_cast<nccl_transport *>(calloc(1, sizeof *made));
-    if (made == nullptr) return lvp_fail(LVP_ERR_MEMORY, "out of memory for the NCCL transport");
-    made->base.ops = &nccl_ops;
-    made->messages = messages;
-    for (channel &c : made->channels) c.peer = -1;
-    *transport = &made->base;
+    nccl_transport *nccl = static_cast<nccl_transport *>(calloc(1, sizeof *nccl));
+    if (nccl == nullptr) return lvp_fail(LVP_ERR_MEMORY, "out of memory for the NCCL transport");
+    nccl->base.ops = &nccl_ops;
+    nccl->messages = messages;
+    nccl->device = device;
+    nccl->limit_seconds = limit_seconds;
+    *transport = &nccl->base;
     return LVP_OK;
 }
-
-#else
-
-int lvp_nccl_version()
-{
-    return 0;
-}
-
-enum lvp_status lvp_transport_nccl_open(struct lvp_transport *, int, struct lvp_transport **transport)
-{
-    *transport = nullptr;
-    return lvp_fail(LVP_ERR_USAGE, "this module was built without NCCL");
-}
-
-#endif

@@ -270,6 +270,7 @@ bool lvp_run_all_right_but(const char *bug)
     if (is(bug, "too_many_threads")) lvp_launch(bounds, dim3(1), dim3(2048), 0, t.stream, t.y, N, false, false);
     if (is(bug, "grid_too_tall")) lvp_launch(bounds, dim3(1, 70000), dim3(THREADS), 0, t.stream, t.y, N, false, false);
     streams(&t, bug);
+    t.wrong = t.wrong || !lvp_nccl_right_but(bug);
     return !t.wrong;
 }
 
@@ -301,5 +302,13 @@ const lvp_bug lvp_bugs[] = {
     {"event_not_recorded", LVP_ANY_BUILD},
     {"not_waited_for", LVP_ANY_BUILD},
     {"default_stream", LVP_ANY_BUILD},
+    {"nccl_sent_too_early", LVP_ANY_BUILD},
+    {"nccl_event_too_early", LVP_ANY_BUILD},
+    {"nccl_read_too_early", LVP_ANY_BUILD},
+    {"nccl_sent_rows_reused", LVP_ANY_BUILD},
+    {"nccl_receives_less", LVP_ANY_BUILD},
+    {"nccl_receives_more", LVP_ANY_BUILD},
+    {"nccl_host_memory", LVP_ANY_BUILD},
+    {"nccl_same_gpu", LVP_ANY_BUILD},
     {nullptr, LVP_ANY_BUILD},
 };
