@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Everything that only a GPU can tell, in one go: builds the CUDA module, compares every operation with the reference on the
-# device, runs compute-sanitizer where it is installed, captions the demo images on GPU and CPU, and measures llava-1.5-7b with
-# made-up weights. Writes a folder with one JSON file a measurement and a short report.
+# device, runs compute-sanitizer where it is installed, captions the demo images on GPU and CPU and over two GPUs by NCCL and by MPI,
+# and measures llava-1.5-7b with made-up weights. Writes a folder with one JSON file a measurement and a short report.
 #
 #   scripts/gpu-check.sh [FOLDER]        gpu-check
 set -euo pipefail
@@ -42,6 +42,18 @@ paste <(jq -c '.id as $id | range(.token_ids | length) as $i | [$id, $i, .token_
   jq -rs '. as $all | [range(0; length; 2)] | map({cpu: $all[.], gpu: $all[. + 1]}) |
     "\(map(select(.cpu[2] == .gpu[0])) | length) of \(length) tokens are equal",
     (.[] | select(.cpu[2] != .gpu[0]) | "differs: \(.cpu[0]) token \(.cpu[1]), logprobs \(.cpu[3]) and \(.gpu[1])")' | tee -a "$report"
+
+section "Rows between two GPUs"
+if (($(nvidia-smi -L | wc -l) > 1)); then
+  for nccl in 1 0; do
+    LVPIPE_NCCL=$nccl "$lvpipe" caption --model models/demo --input examples/images --output "$out/captions-nccl-$nccl" --overwrite \
+      --device cuda --stages 2 -q
+    echo "LVPIPE_NCCL=$nccl: rows go by $(jq -r .world.transport "$out/captions-nccl-$nccl/run.json")"
+  done | tee -a "$report"
+  cmp "$out/captions-nccl-1/captions.jsonl" "$out/captions-nccl-0/captions.jsonl" && echo "the same bytes" | tee -a "$report"
+else
+  echo "not tried: one GPU" | tee -a "$report"
+fi
 
 section "llava-1.5-7b, made-up weights, one GPU"
 for keep in none 0.6 0.5; do

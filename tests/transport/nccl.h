@@ -5,7 +5,7 @@
 #include "common/transport.h"
 
 // Seconds of its limit.
-#define NCCL_LIMIT 0.5
+#define NCCL_LIMIT 1.0
 
 // Whether this build has stand-ins for GPUs, at least two of them.
 bool nccl_stands_in(void);
