@@ -50,7 +50,7 @@ if (($(nvidia-smi -L | wc -l) > 1)); then
       --device cuda --stages 2 -q
     echo "LVPIPE_NCCL=$nccl: rows go by $(jq -r .world.transport "$out/captions-nccl-$nccl/run.json")"
   done | tee -a "$report"
-  cmp "$out/captions-nccl-1/captions.jsonl" "$out/captions-nccl-0/captions.jsonl" && echo "the same bytes" | tee -a "$report"
+  if cmp "$out/captions-nccl-1/captions.jsonl" "$out/captions-nccl-0/captions.jsonl"; then echo "the same bytes"; else echo "other bytes"; fi | tee -a "$report"
 else
   echo "not tried: one GPU" | tee -a "$report"
 fi
