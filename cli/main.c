@@ -1,6 +1,7 @@
 // lvpipe: parses the command, runs it and turns its result into an exit status. Only here does the process end.
 #include "cli/cmd_bench.h"
 #include "cli/cmd_caption.h"
+#include "cli/cmd_eval.h"
 #include "cli/cmd_inspect.h"
 #include "cli/cmd_plan.h"
 #include "cli/cmd_status.h"
@@ -40,6 +41,7 @@ static enum lvp_status run_status(int argc, char **argv, int *exit_status)
 
 static const struct command commands[] = {
     {"caption", "caption images", lvp_cmd_caption},
+    {"eval", "score answers to a set of questions, pruned and unpruned", lvp_cmd_eval},
     {"bench", "measure throughput, pruned and unpruned", lvp_cmd_bench},
     {"plan", "show a partition, its FLOPs, bytes and memory", run_plan},
     {"status", "show how far a run, or an array of runs, is", run_status},

@@ -169,7 +169,8 @@ static json_t *report_json(const struct lvp_report *report)
         json_array_append_new(rows, json_integer(report->prune->rows[d]));
     double per_second = report->run_seconds > 0 ? 1 / report->run_seconds : 0;
     json_t *opts = options_json(report);
-    json_t *plan = json_pack("{s:o, s:o, s:o}", "first_blocks", partition, "prune_after", after, "vision_rows", rows);
+    json_t *plan = json_pack("{s:o, s:o, s:o, s:f}", "first_blocks", partition, "prune_after", after, "vision_rows",
+                             rows, "mean_vision_rows", mean_kept(report)); // of an image, over the decoder layers
     const char *device = strchr(world->numeric_path, '+') != NULL      ? "cpu+cuda"
                          : strncmp(world->numeric_path, "cpu", 3) == 0 ? "cpu"
                                                                        : "cuda";

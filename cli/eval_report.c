@@ -1,0 +1,84 @@
+#include "cli/eval_report.h"
+
+#include <string.h>
+
+static double of_run(const struct lvp_eval_setting *setting, const char *field)
+{
+    return json_number_value(json_object_get(setting->run, field));
+}
+
+// Vision rows that a decoder layer saw on the mean, as a share of all: what the pruner saves.
+static double rows_share(const struct lvp_eval_setting *setting)
+{
+    const json_t *plan = json_object_get(setting->run, "plan");
+    double all = json_number_value(json_array_get(json_object_get(plan, "vision_rows"), 0));
+    return all > 0 ? json_number_value(json_object_get(plan, "mean_vision_rows")) / all : 1;
+}
+
+static void print_family(FILE *out, const struct lvp_task *task, int f, const struct lvp_eval_setting *setting)
+{
+    const struct lvp_family_comparison *c = &setting->comparison.families[f];
+    (void)fprintf(out, "| %s | %s | %d | %.2f (%.2f to %.2f) | %+.2f (%+.2f to %+.2f) | %d / %d | ", task->families[f],
+                  setting->name, c->n, 100 * c->score.value, 100 * c->score.low, 100 * c->score.high,
+                  100 * c->change.value, 100 * c->change.low, 100 * c->change.high, c->better, c->worse);
+    if (c->tokens > 0)
+        (void)fprintf(out, "%.4f |\n", c->nll);
+    else
+        (void)fprintf(out, "|\n");
+}
+
+void lvp_eval_print(FILE *out, const struct lvp_task *task, const struct lvp_eval_setting *settings, int n)
+{
+    (void)fprintf(out, "%d questions about %d images, 95 %% intervals by a bootstrap over images\n\n", task->n,
+                  task->n_images);
+    (void)fprintf(out, "| family | setting | n | score, %% | change, points | better / worse | NLL per token |\n"
+                       "|---|---|---|---|---|---|---|\n");
+    for (int f = 0; f < task->n_families; f++)
+        for (int s = 0; s < n; s++) print_family(out, task, f, &settings[s]);
+    (void)fprintf(out, "\n| setting | mean relative loss, %% | vision rows | images/s | without an answer |\n"
+                       "|---|---|---|---|---|\n");
+    for (int s = 0; s < n; s++) {
+        const struct lvp_interval *loss = &settings[s].comparison.loss;
+        (void)fprintf(out, "| %s | %.2f (%.2f to %.2f) | %.1f %% | %.2f | %d |\n", settings[s].name, 100 * loss->value,
+                      100 * loss->low, 100 * loss->high, 100 * rows_share(&settings[s]),
+                      of_run(&settings[s], "images_per_second"), settings[s].outcome.unanswered);
+    }
+    for (int s = 0; s < n; s++) {
+        const struct lvp_outcome *o = &settings[s].outcome;
+        if (o->is_yes == 0) continue;
+        double precision = o->said_yes > 0 ? (double)o->right_yes / (double)o->said_yes : 0;
+        double recall = (double)o->right_yes / (double)o->is_yes;
+        (void)fprintf(out, "%s%s: F1 of yes %.4f", s == 0 ? "\n" : "; ", settings[s].name,
+                      precision + recall > 0 ? 2 * precision * recall / (precision + recall) : 0);
+        if (s == n - 1) (void)fprintf(out, "\n");
+    }
+}
+
+static json_t *pack(const struct lvp_interval *interval)
+{
+    return json_pack("{s:f, s:f, s:f}", "value", interval->value, "low", interval->low, "high", interval->high);
+}
+
+json_t *lvp_eval_json(const struct lvp_task *task, const struct lvp_eval_setting *settings, int n)
+{
+    json_t *list = json_array();
+    for (int s = 0; s < n; s++) {
+        const struct lvp_eval_setting *setting = &settings[s];
+        json_t *families = json_object();
+        for (int f = 0; f < task->n_families; f++) {
+            const struct lvp_family_comparison *c = &setting->comparison.families[f];
+            json_object_set_new(families, task->families[f],
+                                json_pack("{s:i, s:o, s:o, s:i, s:i, s:f, s:f}", "n", c->n, "score", pack(&c->score),
+                                          "change", pack(&c->change), "better", c->better, "worse", c->worse, "nll",
+                                          c->nll, "tokens", c->tokens));
+        }
+        json_array_append_new(list,
+                              json_pack("{s:s, s:s, s:s, s:o, s:o, s:f, s:f, s:i}", "setting", setting->name, "pruner",
+                                        setting->pruner, "keep", setting->keep, "families", families, "relative_loss",
+                                        pack(&setting->comparison.loss), "vision_rows_share", rows_share(setting),
+                                        "images_per_second", of_run(setting, "images_per_second"), "unanswered",
+                                        setting->outcome.unanswered));
+    }
+    return json_pack("{s:i, s:i, s:i, s:o}", "questions", task->n, "images", task->n_images, "units", task->n_units,
+                     "settings", list);
+}

@@ -1,0 +1,124 @@
+#include "coordinator/eval/compare.h"
+
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { ROUNDS = 1000 };
+
+// Sums over the units of one image, or of a resampled set of images.
+struct sums {
+    double n[LVP_MAX_FAMILIES], dense[LVP_MAX_FAMILIES], score[LVP_MAX_FAMILIES];
+};
+
+static double mean_loss(const struct lvp_task *task, const struct sums *sums)
+{
+    double loss = 0;
+    int n = 0;
+    for (int f = 0; f < task->n_families; f++) {
+        if (!(sums->dense[f] > 0)) continue; // nothing to lose
+        loss += (sums->dense[f] - sums->score[f]) / sums->dense[f];
+        n++;
+    }
+    return n > 0 ? loss / n : 0;
+}
+
+static int by_value(const void *a, const void *b)
+{
+    double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+static struct lvp_interval interval(double value, double *draws)
+{
+    qsort(draws, ROUNDS, sizeof *draws, by_value);
+    return (struct lvp_interval){value, draws[ROUNDS / 40], draws[ROUNDS - 1 - ROUNDS / 40]};
+}
+
+// splitmix64 (Steele, Lea, Flood 2014)
+static uint64_t next_random(uint64_t *state)
+{
+    uint64_t z = *state += 0x9E3779B97F4A7C15U;
+    z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9U;
+    z = (z ^ (z >> 27)) * 0x94D049BB133111EBU;
+    return z ^ (z >> 31);
+}
+
+// Units of one image lie together in order[first[image]..first[image + 1]).
+static void sort_by_image(const struct lvp_task *task, int *first, int *order)
+{
+    for (int u = 0; u < task->n_units; u++) first[task->units[u].image + 1]++;
+    for (int i = 0; i < task->n_images; i++) first[i + 1] += first[i];
+    int *next = order + task->n_units; // room for n_images
+    memcpy(next, first, (size_t)task->n_images * sizeof *next);
+    for (int u = 0; u < task->n_units; u++) order[next[task->units[u].image]++] = u;
+}
+
+static void add_unit(const struct lvp_task *task, const struct lvp_outcome *dense, const struct lvp_outcome *outcome,
+                     int u, struct sums *sums)
+{
+    int f = task->units[u].family;
+    sums->n[f]++;
+    sums->dense[f] += dense->score[u];
+    sums->score[f] += outcome->score[u];
+}
+
+static void count(const struct lvp_task *task, const struct lvp_outcome *dense, const struct lvp_outcome *outcome,
+                  struct lvp_comparison *comparison)
+{
+    for (int u = 0; u < task->n_units; u++) {
+        struct lvp_family_comparison *family = &comparison->families[task->units[u].family];
+        family->n++;
+        family->better += outcome->score[u] > dense->score[u];
+        family->worse += outcome->score[u] < dense->score[u];
+        family->nll += outcome->nll[u];
+        family->tokens += outcome->tokens[u];
+    }
+    for (int f = 0; f < task->n_families; f++)
+        if (comparison->families[f].tokens > 0) comparison->families[f].nll /= comparison->families[f].tokens;
+}
+
+enum lvp_status lvp_compare(const struct lvp_task *task, const struct lvp_outcome *dense,
+                            const struct lvp_outcome *outcome, struct lvp_comparison *comparison)
+{
+    size_t n_families = (size_t)task->n_families;
+    int *first = calloc((size_t)task->n_images + 1, sizeof *first);
+    int *order = calloc((size_t)task->n_units + (size_t)task->n_images, sizeof *order);
+    double *draws = calloc((2 * n_families + 1) * ROUNDS, sizeof *draws);
+    struct sums all = {0};
+    uint64_t state = 1;
+    enum lvp_status status = LVP_OK;
+    *comparison = (struct lvp_comparison){0};
+    if (first == NULL || order == NULL || draws == NULL) {
+        status = lvp_fail(LVP_ERR_MEMORY, "comparing runs: out of memory");
+        goto fail;
+    }
+    count(task, dense, outcome, comparison);
+    sort_by_image(task, first, order);
+    for (int u = 0; u < task->n_units; u++) add_unit(task, dense, outcome, u, &all);
+    double *losses = draws + 2 * n_families * ROUNDS;
+    for (int round = 0; round < ROUNDS; round++) {
+        struct sums drawn = {0};
+        for (int i = 0; i < task->n_images; i++) {
+            int image = (int)(next_random(&state) % (uint64_t)task->n_images);
+            for (int u = first[image]; u < first[image + 1]; u++) add_unit(task, dense, outcome, order[u], &drawn);
+        }
+        for (size_t f = 0; f < n_families; f++) {
+            double n = drawn.n[f] > 0 ? drawn.n[f] : 1;
+            draws[2 * f * ROUNDS + (size_t)round] = drawn.score[f] / n;
+            draws[(2 * f + 1) * ROUNDS + (size_t)round] = (drawn.score[f] - drawn.dense[f]) / n;
+        }
+        losses[round] = mean_loss(task, &drawn);
+    }
+    for (size_t f = 0; f < n_families; f++) {
+        struct lvp_family_comparison *family = &comparison->families[f];
+        family->score = interval(all.score[f] / all.n[f], draws + 2 * f * ROUNDS);
+        family->change = interval((all.score[f] - all.dense[f]) / all.n[f], draws + (2 * f + 1) * ROUNDS);
+    }
+    comparison->loss = interval(mean_loss(task, &all), losses);
+fail:
+    free(first);
+    free(order);
+    free(draws);
+    return status;
+}

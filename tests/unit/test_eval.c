@@ -1,0 +1,202 @@
+// Metrics of lvpipe eval against scores worked out by hand, and its comparison of two runs.
+#include "coordinator/eval/compare.h"
+
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+static void expect_normalised(const char *text, const char *want)
+{
+    char *got = lvp_metric_normalise(text);
+    assert_string_equal(got, want);
+    free(got);
+}
+
+static void test_normalise(void **state)
+{
+    (void)state;
+    expect_normalised("The  Dog.", "dog");
+    expect_normalised("two cats, a bird!", "2 cats bird");
+    expect_normalised("1,000.5 m", "1,000.5 m");
+    expect_normalised("don't", "don't");
+    expect_normalised("Ten", "10");
+    expect_normalised("", "");
+    expect_normalised("a", "");
+}
+
+static void expect_score(enum lvp_metric metric, const char *text, const char *answers, double want)
+{
+    json_t *list = json_loads(answers, 0, NULL), *vocabulary = json_object();
+    double score = -1;
+    static const char *const facts[] = {"dog", "cat", "red", "blue", "small", "top left", "top", "left"};
+    for (size_t i = 0; i < sizeof facts / sizeof *facts; i++) json_object_set_new(vocabulary, facts[i], json_true());
+    assert_true(lvp_metric_takes(metric, list));
+    assert_int_equal(lvp_metric_score(metric, text, list, vocabulary, &score), LVP_OK);
+    if (fabs(score - want) > 1e-12) fail_msg("'%s' for %s scores %.6f, not %.6f", text, answers, score, want);
+    json_decref(list);
+    json_decref(vocabulary);
+}
+
+static void test_scores(void **state)
+{
+    (void)state;
+    expect_score(LVP_METRIC_EXACT, "The dog.", "[\"cat\", \"dog\"]", 1);
+    expect_score(LVP_METRIC_EXACT, "dogs", "[\"dog\"]", 0);
+    // Ten people, four of whom say so: leaving out one of the four leaves 3 (1), one of the six leaves 4 (1).
+    expect_score(LVP_METRIC_SOFT, "red", "[\"red\",\"red\",\"red\",\"red\",\"b\",\"b\",\"b\",\"b\",\"b\",\"b\"]", 1);
+    // Two of ten: twice 1/3, eight times 2/3 -> 0.6.
+    expect_score(LVP_METRIC_SOFT, "red", "[\"red\",\"red\",\"b\",\"b\",\"b\",\"b\",\"b\",\"b\",\"b\",\"b\"]", 0.6);
+    expect_score(LVP_METRIC_SOFT, "red", "[\"Red\"]", 1);
+    expect_score(LVP_METRIC_PARTS, "BUS and two", "[\"bus\", \"2\"]", 1);
+    expect_score(LVP_METRIC_PARTS, "two and bus", "[\"bus\", \"2\"]", 0);
+    expect_score(LVP_METRIC_PARTS, "bus", "[\"bus\", \"2\"]", 0.5);
+    // All three facts of one object, and nothing else.
+    expect_score(LVP_METRIC_FACTS, "The image shows a red dog at top left.", "[[\"dog\", \"red\", \"top left\"]]", 1);
+    // 2 of 3 named (dog, top left; blue is wrong), 3 wanted: 2 * 2 / (3 + 3).
+    expect_score(LVP_METRIC_FACTS, "a blue dog at top left", "[[\"dog\", \"red\", \"top left\"]]", 2.0 / 3);
+    // Attributes of another object do not count: dog 1 of {dog, red}, cat 1 of {cat, blue}; named 4, wanted 4.
+    expect_score(LVP_METRIC_FACTS, "a blue dog and a red cat", "[[\"dog\", \"red\"], [\"cat\", \"blue\"]]", 0.5);
+    // Said twice, there once: 1 right, named 2, wanted 1.
+    expect_score(LVP_METRIC_FACTS, "a dog, a dog", "[[\"dog\"]]", 2.0 / 3);
+    expect_score(LVP_METRIC_FACTS, "", "[[\"dog\"]]", 0);
+}
+
+static void test_forms(void **state)
+{
+    (void)state;
+    json_t *strings = json_loads("[\"a\"]", 0, NULL), *lists = json_loads("[[\"a\"]]", 0, NULL), *none = json_array();
+    assert_true(lvp_metric_takes(LVP_METRIC_SOFT, strings) && !lvp_metric_takes(LVP_METRIC_FACTS, strings));
+    assert_true(lvp_metric_takes(LVP_METRIC_FACTS, lists) && !lvp_metric_takes(LVP_METRIC_EXACT, lists));
+    assert_false(lvp_metric_takes(LVP_METRIC_EXACT, none));
+    assert_false(lvp_metric_takes(LVP_METRIC_EXACT, NULL));
+    json_decref(strings);
+    json_decref(lists);
+    json_decref(none);
+}
+
+// --- a task in a folder of its own
+
+static char folder[64];
+
+static void put_file(const char *dir, const char *name, const char *text)
+{
+    char path[200];
+    (void)snprintf(path, sizeof path, "%s/%s", dir, name);
+    FILE *file = fopen(path, "w");
+    assert_non_null(file);
+    (void)fputs(text, file);
+    assert_int_equal(fclose(file), 0);
+}
+
+static int make_folder(void **state)
+{
+    (void)state;
+    (void)snprintf(folder, sizeof folder, "/tmp/lvpipe-eval-XXXXXX");
+    return mkdtemp(folder) == NULL;
+}
+
+static int remove_folder(void **state)
+{
+    (void)state;
+    char command[128];
+    (void)snprintf(command, sizeof command, "rm -rf %s", folder);
+    return system(command);
+}
+
+static const char questions[] =
+    "{\"id\":\"1\",\"image\":\"a\",\"family\":\"color\",\"answers\":[\"red\"],\"answer\":\"red\"}\n"
+    "{\"id\":\"2\",\"image\":\"b\",\"family\":\"color\",\"answers\":[\"blue\"],\"answer\":\"blue\"}\n"
+    "\n"
+    "{\"id\":\"3\",\"image\":\"a\",\"family\":\"letters\",\"group\":\"g\",\"answers\":[\"A\"]}\n"
+    "{\"id\":\"4\",\"image\":\"a\",\"family\":\"letters\",\"group\":\"g\",\"answers\":[\"B\"]}\n"
+    "{\"id\":\"5\",\"image\":\"b\",\"family\":\"is\",\"answers\":[\"yes\"]}\n";
+
+static void test_comparison(void **state)
+{
+    (void)state;
+    struct lvp_task task;
+    struct lvp_outcome dense, pruned;
+    struct lvp_comparison same, less;
+    put_file(folder, "questions.jsonl", questions);
+    assert_int_equal(lvp_task_load(folder, -1, &task), LVP_OK);
+    assert_int_equal(task.n, 5);
+    assert_int_equal(task.n_units, 4);
+    assert_int_equal(task.n_images, 2);
+    assert_true(task.has_answer && task.yes_no[2] && !task.yes_no[0]);
+    lvp_task_free(&task);
+    assert_int_equal(lvp_task_load(folder, 2, &task), LVP_OK);
+    assert_int_equal(task.n, 2);
+    lvp_task_free(&task);
+    assert_int_equal(lvp_task_load(folder, -1, &task), LVP_OK);
+    put_file(folder, "captions.jsonl",
+             "{\"id\":\"1\",\"caption\":\"red\",\"logprobs\":[-0.5,-0.25]}\n{\"id\":\"2\",\"caption\":\"blue\","
+             "\"logprobs\":[-0.25]}\n"
+             "{\"id\":\"3\",\"caption\":\"A\",\"logprobs\":[-1]}\n{\"id\":\"4\",\"caption\":\"B\",\"logprobs\":[-1]}\n"
+             "{\"id\":\"5\",\"caption\":\"Yes.\",\"logprobs\":[0]}\n");
+    assert_int_equal(lvp_outcome_read(&task, folder, folder, &dense), LVP_OK);
+    assert_int_equal(dense.unanswered, 0);
+    assert_true(dense.is_yes == 1 && dense.said_yes == 1 && dense.right_yes == 1);
+    // One colour wrong, one letter of the group wrong, "is" without an answer.
+    put_file(folder, "captions.jsonl",
+             "{\"id\":\"1\",\"caption\":\"green\"}\n{\"id\":\"2\",\"caption\":\"blue\"}\n"
+             "{\"id\":\"3\",\"caption\":\"A\"}\n{\"id\":\"4\",\"caption\":\"C\"}\n");
+    assert_int_equal(lvp_outcome_read(&task, folder, NULL, &pruned), LVP_OK);
+    assert_int_equal(pruned.unanswered, 1);
+    assert_int_equal(lvp_compare(&task, &dense, &dense, &same), LVP_OK);
+    assert_true(same.loss.value == 0 && same.loss.low == 0 && same.loss.high == 0);
+    assert_true(fabs(same.families[0].nll - 1.0 / 3) < 1e-12); // (0.5 + 0.25 + 0.25) / 3 tokens
+    assert_int_equal(lvp_compare(&task, &dense, &pruned, &less), LVP_OK);
+    assert_true(less.families[0].n == 2 && less.families[0].worse == 1 && less.families[0].better == 0);
+    assert_true(less.families[0].score.value == 0.5 && less.families[0].change.value == -0.5);
+    assert_true(less.families[1].n == 1 && less.families[1].score.value == 0);
+    assert_true(less.families[0].tokens == 0);
+    assert_true(fabs(less.loss.value - (0.5 + 1 + 1) / 3) < 1e-12);
+    // Two images: the first one twice loses everything, the second one twice keeps its colour.
+    assert_true(less.families[0].change.low == -1 && less.families[0].change.high == 0);
+    lvp_outcome_free(&dense);
+    lvp_outcome_free(&pruned);
+    lvp_task_free(&task);
+}
+
+static void expect_refused(const char *text, const char *says)
+{
+    struct lvp_task task;
+    put_file(folder, "questions.jsonl", text);
+    assert_int_equal(lvp_task_load(folder, -1, &task), LVP_ERR_USAGE);
+    if (strstr(lvp_error_text(), says) == NULL) fail_msg("'%s' does not say '%s'", lvp_error_text(), says);
+    lvp_error_clear();
+    lvp_task_free(&task);
+}
+
+static void test_bad_questions(void **state)
+{
+    (void)state;
+    struct lvp_task task;
+    expect_refused("", "holds no question");
+    expect_refused("{\"id\":\"1\",\"image\":\"a\",\"answers\":[\"x\"]}\n{\"id\":", "line 2");
+    expect_refused("[1]\n", "line 1: not an object");
+    expect_refused("{\"id\":1,\"image\":\"a\",\"answers\":[\"x\"]}", "id and image");
+    expect_refused("{\"id\":\"1\",\"image\":\"a\"}", "answers");
+    expect_refused("{\"id\":\"1\",\"image\":\"a\",\"answers\":\"x\"}", "answers");
+    expect_refused("{\"id\":\"1\",\"image\":\"a\",\"answers\":[\"x\"],\"metric\":\"f1\"}", "metric");
+    expect_refused(
+        "{\"id\":\"1\",\"image\":\"a\",\"answers\":[\"x\"]}\n{\"id\":\"1\",\"image\":\"a\",\"answers\":[\"x\"]}",
+        "line 2: its id was there before");
+    assert_int_equal(lvp_task_load("/nonexistent", -1, &task), LVP_ERR_USAGE);
+    lvp_task_free(&task);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_normalise), cmocka_unit_test(test_scores),
+                                       cmocka_unit_test(test_forms),
+                                       cmocka_unit_test_setup_teardown(test_comparison, make_folder, remove_folder),
+                                       cmocka_unit_test_setup_teardown(test_bad_questions, make_folder, remove_folder)};
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
