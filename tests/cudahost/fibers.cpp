@@ -167,7 +167,9 @@ void main_of_fiber()
 #if defined(LVP_CUDAHOST_ASAN)
     __sanitizer_finish_switch_fiber(nullptr, &m.scheduler_stack, &m.scheduler_stack_bytes);
 #endif
+    acquire(&m.body); // what the host did before the block
     (*m.body)();
+    release(&m.live); // for the host, not for threads that start later
     m.fibers[static_cast<size_t>(m.current)].live = false;
     m.live--;
     leave(true);
@@ -331,8 +333,12 @@ void stop(const char *what, const char *file, int line)
 void *shared(const void *key, size_t n_bytes)
 {
     for (room &r : m.rooms)
-        if (r.key == key) return r.memory.data();
+        if (r.key == key) {
+            acquire(r.memory.data()); // on a device it was there from the start: only its making orders anything
+            return r.memory.data();
+        }
     m.rooms.push_back({key, std::vector<uint64_t>((n_bytes + 7) / 8, ~0ULL)});
+    release(m.rooms.back().memory.data());
     return m.rooms.back().memory.data();
 }
 
@@ -369,9 +375,15 @@ const void *exchange_bytes(const void *mine, size_t n_bytes, unsigned mask, cons
     check_mask(mask, file, line);
     warp *w = my_warp();
     unsigned char(*values)[EXCHANGE_BYTES] = w->values[w->exchange.held % 2];
-    memcpy(values[lane()], mine, n_bytes);
+    copy_unwatched(values[lane()], mine, n_bytes);
     (void)meet(&w->exchange, 1U << lane(), __builtin_popcount(mask), mask, file, line);
     return values;
+}
+
+void copy_unwatched(void *to, const void *from, size_t n_bytes)
+{
+    volatile char *into = static_cast<volatile char *>(to); // or the loop becomes a memcpy, which is watched
+    for (size_t i = 0; i < n_bytes; i++) into[i] = static_cast<const char *>(from)[i];
 }
 
 void copy_later(void *to, const void *from)
@@ -413,11 +425,12 @@ void run(dim3 grid, dim3 block, size_t shared_bytes, const std::function<void()>
                 m.dynamic_memory.assign(shared_bytes / 8 + 3, ~0ULL);
                 prepare(static_cast<int>(n), body);
                 m.current = how == REVERSE ? 0 : m.n - 1;
-                release(&m);
+                release(&m.body);
                 for (int next = pick(how); m.live > 0; next = pick(how)) {
                     if (next < 0) report_deadlock();
                     enter(next);
                 }
+                acquire(&m.live); // blocks end before the host goes on, and here before the next one
             }
 }
 
