@@ -44,8 +44,9 @@ same two.jsonl lazy/captions.jsonl "NCCL with streams as late as they may be"
 
 # Two ranks with GPUs and one without.
 mixed=("$LVPIPE" caption "${few[@]}" --limit 1 --output "$work/mixed" -q)
-run 0 mpirun -q --oversubscribe -n 3 -x LVP_CUDAHOST_DEVICES=2 "${mixed[@]}" : -n 1 -x LVP_CUDAHOST_DEVICES=0 "${mixed[@]}"
+run 0 mpirun --oversubscribe --bind-to none -n 3 -x LVP_CUDAHOST_DEVICES=2 "${mixed[@]}" : -n 1 -x LVP_CUDAHOST_DEVICES=0 "${mixed[@]}"
 transport mixed mpi+nccl
+expect "tokens of GPUs and a CPU together" "$(jq -c .token_ids "$work/mixed/captions.jsonl")" "$(head -n 1 "$work/cpu/captions.jsonl" | jq -c .token_ids)"
 
 # A rank that lives and does not send what it announced.
 LVPIPE_SILENCE_SECONDS=4 LVP_CUDAHOST_NCCL=silent:2 run 4 "$LVPIPE" caption "${few[@]}" --output "$work/silent" --device cuda
