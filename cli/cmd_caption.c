@@ -110,7 +110,8 @@ static const char help_examples[] =
     "  lvpipe caption --model llava-1.5-7b-hf --input photos --output out --stages 4 --partition prune\n"
     "  lvpipe caption --model llava-1.5-7b-hf --input 'cc3m/shard-{0000..0331}.tar' --output out \\\n"
     "      --prompt 'Describe the image. Its caption was: {txt}'\n"
-    "  mpirun -n 9 lvpipe caption --model llava-1.5-7b-hf --input rows.jsonl --output out --replicas 2\n";
+    "  mpirun -n 9 lvpipe caption --model llava-1.5-7b-hf --input rows.jsonl --output out --replicas 2\n"
+    "  lvpipe caption --model llava-1.5-7b-hf --input rows.jsonl --output scores --score answer\n";
 
 struct command {
     struct lvp_options shared;
@@ -237,7 +238,11 @@ static enum lvp_status parse(int argc, char **argv, struct command *command)
     }
     struct lvp_caption_options *caption = &command->caption;
     if (optind < argc)
-        return lvp_fail(LVP_ERR_USAGE, "'%s' is no option; lvpipe help caption lists them", argv[optind]);
+        return lvp_fail(LVP_ERR_USAGE,
+                        "'%s' is no option; lvpipe help caption lists them. --input takes one folder, manifest, image "
+                        "or pattern of "
+                        "shards: a pattern in quotes",
+                        argv[optind]);
     if (command->shared.model == NULL)
         return lvp_fail(LVP_ERR_USAGE, "--model is missing: the folder of a LLaVA checkpoint");
     if (caption->input == NULL)
@@ -295,13 +300,14 @@ static enum lvp_status resolve(struct command *command)
     LVP_TRY(lvp_options_find_weights(shared, command->weights_path, sizeof command->weights_path));
     bool has_weights = command->weights_path[0] != '\0';
     const char *name = shared->pruner != NULL ? shared->pruner : has_weights ? "lvpruning" : "none";
-    if (shared->pruner == NULL && !has_weights && lvp_launcher() == LVP_LAUNCHER_NONE)
-        lvp_info("%s has no lvpruning.safetensors: nothing is pruned (--pruner none)", shared->model);
     caption->pruner = LVP_PRUNER_NONE;
     while (strcmp(name, lvp_pruner_name(caption->pruner)) != 0)
         if (++caption->pruner == LVP_PRUNER_COUNT)
             return lvp_fail(LVP_ERR_USAGE, "--pruner takes none, lvpruning or random, not '%s'", name);
     LVP_TRY(lvp_model_config_load(shared->model, &config));
+    if (shared->pruner == NULL && !has_weights && lvp_launcher() == LVP_LAUNCHER_NONE)
+        lvp_info("%s has no lvpruning.safetensors: nothing is pruned; modules are named with --pruner-weights",
+                 shared->model);
     if (caption->pruner == LVP_PRUNER_NONE) {
         if (shared->keep != NULL && lvp_launcher() == LVP_LAUNCHER_NONE)
             lvp_warn("--keep has no meaning with --pruner none");
@@ -319,6 +325,10 @@ static enum lvp_status resolve(struct command *command)
     enum lvp_status status = lvp_options_prune_plan(shared, caption->pruner == LVP_PRUNER_LVPRUNING ? &weights : NULL,
                                                     config.text.layers, "0.5", &caption->prune);
     lvp_pruner_weights_close(&weights);
+    for (int s = 0; status == LVP_OK && s < caption->prune.n_points && lvp_launcher() == LVP_LAUNCHER_NONE; s++)
+        if (caption->prune.keep[s] == 0)
+            lvp_warn("no vision token is left after decoder layer %d; --keep says how many stay",
+                     caption->prune.after[s]);
     return status == LVP_OK ? check_partition(caption, &config) : status;
 }
 

@@ -222,6 +222,10 @@ enum lvp_status lvp_cmd_plan(int argc, char **argv)
         (void)printf("%s%s%s", help, lvp_options_help, examples);
         return LVP_OK;
     }
+    if (arguments.cluster != NULL && arguments.profile == NULL)
+        return lvp_fail(LVP_ERR_USAGE,
+                        "--cluster needs the rates of its devices: --profile FILE (lvpipe bench --calibrate "
+                        "measures one)");
     struct lvp_model_config config;
     if (arguments.shape != NULL)
         LVP_TRY(lvp_shape_load(arguments.shape, &config));

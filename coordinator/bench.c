@@ -206,7 +206,10 @@ static enum lvp_status measure(struct bench *bench, int images)
     json_decref(repeat->trace); // of the warm-up, which used the first one's place
     repeat->trace = NULL;
     double start = lvp_now();
-    LVP_TRY(lvp_run(&run, &repeat->totals));
+    enum lvp_status status = lvp_run(&run, &repeat->totals);
+    if (status == LVP_DRAINED || status == LVP_STOPPED)
+        return lvp_fail(status, "ended by a signal: this repeat is lost");
+    LVP_TRY(status);
     repeat->seconds = lvp_now() - start;
     question.body_case = LVP__TO_WORKER__BODY_MEASURE;
     question.measure = &body;

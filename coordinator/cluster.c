@@ -48,7 +48,9 @@ enum lvp_status lvp_cluster_read(const char *path, struct lvp_cluster *cluster)
     json_error_t error;
     *cluster = (struct lvp_cluster){0};
     json_t *json = json_load_file(path, JSON_REJECT_DUPLICATES, &error);
-    if (json == NULL) return lvp_fail(LVP_ERR_USAGE, "--cluster %s: line %d: %s", path, error.line, error.text);
+    if (json == NULL)
+        return lvp_fail(LVP_ERR_USAGE, error.line > 0 ? "--cluster %s: %s (line %d)" : "--cluster %s: %s", path,
+                        error.text, error.line);
     const json_t *link = json_object_get(json, "link"), *local = json_object_get(json, "local_link");
     const char *wrong = read_nodes(json_object_get(json, "nodes"), cluster);
     if (wrong == NULL && link != NULL && !read_link(link, &cluster->link)) wrong = "link";

@@ -16,7 +16,8 @@ enum lvp_status lvp_layout(const struct lvp_layout_request *asked, int n_workers
     *stages = asked->stages > 0 ? asked->stages : asked->by_partition;
     *replicas = asked->replicas;
     if (asked->by_partition > 0 && *stages != asked->by_partition)
-        return lvp_fail(LVP_ERR_USAGE, "--stages %d, but --partition makes %d", *stages, asked->by_partition);
+        return lvp_fail(LVP_ERR_USAGE, "--stages %d, but --partition makes %d%s", *stages, asked->by_partition,
+                        asked->by_partition == 1 ? ": nothing is pruned, so there is no prune point to cut at" : "");
     if (*stages == 0 && *replicas == 0) *replicas = 1;
     if (*stages == 0 && n_workers % *replicas == 0) *stages = n_workers / *replicas;
     if (*stages > 0 && *replicas == 0 && n_workers % *stages == 0) *replicas = n_workers / *stages;

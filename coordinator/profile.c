@@ -151,7 +151,9 @@ enum lvp_status lvp_profile_read(const char *path, struct lvp_profile *profile)
 {
     json_error_t error;
     json_t *json = json_load_file(path, JSON_REJECT_DUPLICATES, &error);
-    if (json == NULL) return lvp_fail(LVP_ERR_USAGE, "--profile %s: line %d: %s", path, error.line, error.text);
+    if (json == NULL)
+        return lvp_fail(LVP_ERR_USAGE, error.line > 0 ? "--profile %s: %s (line %d)" : "--profile %s: %s", path,
+                        error.text, error.line);
     const char *wrong = read_profile(json, profile);
     json_decref(json);
     if (wrong == NULL) return LVP_OK;

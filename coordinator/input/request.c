@@ -55,8 +55,7 @@ enum lvp_status lvp_prompt_fill(const char *template_text, const struct lvp_samp
                 if (sample->columns_error.code != LVP_SAMPLE_OK)
                     *error = sample->columns_error; // that is why it is missing
                 else
-                    lvp_sample_error_set(error, LVP_SAMPLE_PROMPT_FIELD_MISSING,
-                                         "the input row has no field \"%.*s\" (write {{ for a brace)",
+                    lvp_sample_error_set(error, LVP_SAMPLE_PROMPT_FIELD_MISSING, "the input row has no field \"%.*s\"",
                                          (int)(end - at - 1), at + 1);
                 lvp_json_text_free(&filled);
                 return LVP_OK;

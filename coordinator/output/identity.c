@@ -28,10 +28,23 @@ enum lvp_status lvp_identity_read(const char *dir, json_t **identity)
                     LVP_IDENTITY_FILE, error.text);
 }
 
+// A field's value for people. Shares are stored in units of 1e-12, and shown as they are typed.
+static char *field_text(const char *key, const json_t *value)
+{
+    if (value == NULL) return NULL;
+    if (strcmp(key, "keep") != 0 || !json_is_array(value)) return json_dumps(value, JSON_ENCODE_ANY | JSON_COMPACT);
+    json_t *shares = json_array();
+    for (size_t i = 0; i < json_array_size(value); i++)
+        json_array_append_new(shares, json_real((double)json_integer_value(json_array_get(value, i)) * 1e-12));
+    char *text = json_dumps(shares, JSON_COMPACT | JSON_REAL_PRECISION(6));
+    json_decref(shares);
+    return text;
+}
+
 static enum lvp_status field_differs(const char *dir, const char *key, const json_t *stored, const json_t *wanted)
 {
-    char *old_text = stored != NULL ? json_dumps(stored, JSON_ENCODE_ANY | JSON_COMPACT) : NULL;
-    char *new_text = wanted != NULL ? json_dumps(wanted, JSON_ENCODE_ANY | JSON_COMPACT) : NULL;
+    char *old_text = field_text(key, stored);
+    char *new_text = field_text(key, wanted);
     enum lvp_status status = lvp_fail(
         LVP_ERR_USAGE,
         "--output %s holds a run with %s %s, not %s; resume it with the same, or use another folder or --overwrite",

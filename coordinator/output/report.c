@@ -279,6 +279,7 @@ void lvp_report_print(const struct lvp_report *report)
     (void)fprintf(stderr, ", %" PRIu64 " failed, %.1f s, %.2f images/s, %.1f tokens/s\n", counts->failed,
                   report->run_seconds, (double)report->totals->images * per_second,
                   (double)report->totals->generated_tokens * per_second);
+    if (counts->captions > 0) (void)fprintf(stderr, "they are in %s/captions.jsonl\n", report->options->output);
     if (counts->failed > 0) {
         codes_text(report, codes, sizeof codes);
         (void)fprintf(stderr, "failed: %s; the samples are in %s/errors.jsonl\n", codes, report->options->output);
