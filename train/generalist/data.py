@@ -1,0 +1,124 @@
+"""Batches: scenes to pixels or patch labels, questions to packed rows.
+
+Dense training packs several questions behind one image. A sequence is
+
+    head | vision rows | block 1 | block 2 | ...
+
+where a block is the prompt's tail, its answer and eos. A block sees the head, the
+image and itself; its position ids restart after the image. That equals one
+sequence per question and pays for the image once.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from train.generalist.model import VISION_TOKENS
+from train.generalist.tokenizer import PAD_ID, Tokens
+from train.tasks import families, scenes
+from train.tasks.families import Question
+from train.tasks.scenes import Scene
+
+MODEL_FOLDER = Path(__file__).resolve().parents[2] / "models" / "next"
+
+
+@dataclass
+class Packed:
+    """head [P]; text ids, positions, block (-1: padding) and weight, each [B, T]."""
+
+    head: Tensor
+    ids: Tensor
+    positions: Tensor
+    block: Tensor
+    target: Tensor  # next id, or -1 where nothing is learned
+    weight: Tensor
+
+
+def pack(tokens: Tokens, asked: list[list[Question]]) -> Packed:
+    start = len(tokens.head) + VISION_TOKENS
+    rows: list[list[tuple[int, int, int, int, float]]] = []
+    for sample in asked:
+        row = []
+        for b, q in enumerate(sample):
+            tail, answer = tokens.tail(q.text), tokens.answer(q.answer)
+            ids = [*tail, *answer]
+            weight = 1.0 if q.family == "caption" else 2.0
+            for i, token in enumerate(ids[:-1]):
+                learn = i >= len(tail) - 1
+                row.append((token, start + i, b, ids[i + 1] if learn else -1, weight * learn))
+        rows.append(row)
+    width = max(len(r) for r in rows)
+    padded = [r + [(PAD_ID, start, -1, -1, 0.0)] * (width - len(r)) for r in rows]
+    table = np.array(padded, dtype=np.float64)
+    ids, positions, block, target = (torch.from_numpy(table[..., i]).long() for i in range(4))
+    return Packed(
+        torch.tensor(tokens.head), ids, positions, block, target,
+        torch.from_numpy(table[..., 4]).float(),
+    )
+
+
+def pack_mask(block: Tensor, shared: int) -> Tensor:
+    """bool [B, 1, S + T, S + T] for `shared` head and vision rows before the blocks."""
+    b, t = block.shape
+    full = torch.ones(shared + t, shared + t, dtype=torch.bool).tril()
+    mask = full.expand(b, -1, -1).clone()
+    mask[:, shared:, shared:] &= block[:, :, None] == block[:, None, :]
+    return mask[:, None]
+
+
+def choose_rows(labels: Tensor, number: int, generator: torch.Generator) -> Tensor:
+    """Vision rows to show, sorted, [B, number]: anchors and letters, then things, then background."""
+    rank = torch.rand(labels.shape[:2], generator=generator)
+    told = (labels[..., 4] > 0) | (labels[..., 5] > 0)
+    rank = rank + (labels[..., 0] > 0) * 1.0 + told * 2.0
+    return rank.topk(number, dim=1).indices.sort(dim=1).values
+
+
+def draw_scenes(rng: random.Random, number: int, high: int = 6) -> list[Scene]:
+    return [scenes.make_scene(rng, 1, high) for _ in range(number)]
+
+
+def shown_rows(labels: Tensor, rng: random.Random, generator: torch.Generator, short: float) -> Tensor | None:
+    """Half of the patches in a share `short` of the steps, every thing among them; else None for all.
+
+    Twice as fast, and the model meets fewer rows than the full grid, as under pruning.
+    """
+    if rng.random() >= short:
+        return None
+    return choose_rows(labels, VISION_TOKENS // 2, generator)
+
+
+# How often a question of each family is drawn beside the caption.
+SHARES = {"attribute": 3, "relation": 3, "unanswerable": 2, "choice": 2, "text": 1, "existence": 2, "circular": 2, "mixed": 2}
+
+
+def draw_questions(rng: random.Random, scene: Scene, number: int) -> list[Question]:
+    """`number` questions of families by their shares, where the scene allows them."""
+    found: list[Question] = []
+    for family in rng.choices(list(SHARES), list(SHARES.values()), k=2 * number):
+        asked = families.ask(scene, rng, family)
+        if asked and len(found) < number:
+            found.append(rng.choice(asked))
+    return found or [families.caption(scene, rng)[0]]
+
+
+def training_size(rng: random.Random) -> int:
+    """Edge of the rendered picture: inputs come larger than the model's own size."""
+    return rng.choice([168, 168, 168, 224, 252, 336])
+
+
+def pixels(batch: list[Scene], rng: random.Random) -> Tensor:
+    """float [B, 3, SIDE, SIDE] as the engine's preprocessing gives them."""
+    arrays = [scenes.load(scenes.render(s, rng, training_size(rng))) for s in batch]
+    return torch.from_numpy(np.stack(arrays))
+
+
+def labels(batch: list[Scene]) -> Tensor:
+    """int64 [B, V, len(LABELS)]"""
+    return torch.from_numpy(np.stack([scenes.patch_labels(s) for s in batch]))

@@ -1,0 +1,265 @@
+"""Train the demo model's dense weights, in stages, on one or two CPU cores.
+
+    python -m train.generalist.train vision    --minutes 30     A: tower on patch labels
+    python -m train.generalist.train language  --minutes 30     B: LLaMA on the labels themselves (beside A)
+    python -m train.generalist.train projector --minutes 2      C: projector imitates B's label embedding
+    python -m train.generalist.train joint     --minutes 45     D: everything on pixels; --workers 2
+
+Each stage reads its predecessors' state from --state and resumes its own. The rate
+follows the time spent (--minutes) or, for the same result anywhere, --steps.
+Land the result with export.py, then train the decision modules (train_pruner.py).
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+import signal
+import sys
+import time
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from train.generalist import data
+from train.generalist.model import VISION_TOKENS, DemoLlava, Oracle, PatchHeads, gather_rows
+from train.demo.optim import Clock, Optimizers
+from train.generalist.tokenizer import Tokens
+from train.tasks import families, scenes
+from train.tasks.families import Question
+
+
+class Run:
+    """A stage: its modules, optimizer, clock and state file."""
+
+    def __init__(self, args: argparse.Namespace, name: str, saved: dict[str, nn.Module],
+                 rates: list[tuple[nn.Module, float]]) -> None:
+        self.name, self.saved, self.args = name, saved, args
+        self.opt = Optimizers(rates)
+        self.clock = Clock(args.minutes, args.steps)
+        self.path = Path(args.state) / f"{name}.pt"
+        self.sums: dict[str, list[float]] = {}
+        self.last_save = self.last_print = time.monotonic()
+        if self.path.exists() and not args.fresh:
+            state = torch.load(self.path, weights_only=False)
+            for key, module in saved.items():
+                module.load_state_dict(state["modules"][key])
+            self.opt.load_state_dict(state["opt"])
+            self.clock.done_steps, self.clock.spent = state["steps"], state["spent"]
+            print(f"{name}: resumed at step {self.clock.done_steps}", flush=True)
+        # A resumed run draws other scenes than those it has seen.
+        seed = args.seed * 1_000_003 + self.clock.done_steps * 17 + args.rank * 7919
+        self.rng = random.Random(f"{name}-{seed}")
+        self.generator = torch.Generator().manual_seed(seed)
+
+    def step(self, loss: Tensor, **shown: float) -> None:
+        loss.backward()
+        if self.args.workers > 1:
+            share_gradients(self.opt.params, self.args.workers)
+        norm = self.opt.step(self.clock.factor(self.args.warm))
+        self.clock.tick()
+        for key, value in {"loss": loss.item(), "norm": norm, **shown}.items():
+            self.sums.setdefault(key, []).append(float(value))
+        now = time.monotonic()
+        if now - self.last_print > 20 and self.args.rank == 0:
+            means = " ".join(f"{k} {sum(v) / len(v):.3f}" for k, v in self.sums.items() if v)
+            print(f"{self.name} {self.clock.progress:6.1%} step {self.clock.done_steps} "
+                  f"{self.clock.spent / self.clock.done_steps:.2f} s/step {means}", flush=True)
+            self.sums, self.last_print = {}, now
+        if now - self.last_save > 120:
+            self.save()
+
+    def save(self) -> None:
+        self.last_save = time.monotonic()
+        if self.args.rank:
+            return
+        torch.save({"modules": {k: m.state_dict() for k, m in self.saved.items()},
+                    "opt": self.opt.state_dict(), "steps": self.clock.done_steps,
+                    "spent": self.clock.spent}, f"{self.path}.tmp")
+        os.replace(f"{self.path}.tmp", self.path)
+
+    @property
+    def going(self) -> bool:
+        if self.args.workers > 1:  # all workers stop at the same step
+            flag = torch.tensor([self.clock.progress])
+            dist.broadcast(flag, 0)
+            return bool(flag[0] < 1.0)
+        return self.clock.progress < 1.0
+
+
+def share_gradients(params: list[nn.Parameter], workers: int) -> None:
+    used = [p for p in params if p.grad is not None]
+    flat = torch.cat([p.grad.flatten() for p in used])
+    dist.all_reduce(flat)
+    flat /= workers
+    for p, g in zip(used, flat.split([p.numel() for p in used])):
+        p.grad = g.view_as(p)
+
+
+def load_state(args: argparse.Namespace, stage: str, key: str, module: nn.Module) -> None:
+    state = torch.load(Path(args.state) / f"{stage}.pt", weights_only=False)
+    module.load_state_dict(state["modules"][key])
+
+
+def answer_loss(model: DemoLlava, packed: data.Packed, vision: Tensor,
+                vision_positions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Weighted mean NLL of the answers; NLL [n] and block-0 flag [n] of each token."""
+    b, head = vision.shape[0], len(packed.head)
+    x = torch.cat([model.embed(packed.head).expand(b, -1, -1), vision,
+                   model.embed(packed.ids)], 1)
+    positions = torch.cat([torch.arange(head).expand(b, -1), head + vision_positions,
+                           packed.positions], 1)
+    shared = head + vision.shape[1]
+    mask = data.pack_mask(packed.block, shared)
+    rows = model.language_model(x, positions, mask)[:, shared:]
+    learn = packed.target >= 0
+    logits = model.language_model.lm_head(rows[learn])
+    nll = F.cross_entropy(logits, packed.target[learn], reduction="none")
+    weight = packed.weight[learn]
+    return (nll * weight).sum() / weight.sum(), nll.detach(), packed.block[learn] == 0
+
+
+def draw_questions(rng: random.Random, batch: list[scenes.Scene], number: int) -> list[list[Question]]:
+    """A caption first, then `number` questions, per scene."""
+    return [[*families.caption(s, rng), *data.draw_questions(rng, s, number)] for s in batch]
+
+
+def stage_vision(args: argparse.Namespace) -> None:
+    model, heads = DemoLlava(), PatchHeads()
+    tower = model.vision_tower
+    run = Run(args, "vision", {"tower": tower, "heads": heads},
+              [(tower, args.rate or 2e-3), (heads, args.rate or 2e-3)])
+    while run.going:
+        batch = data.draw_scenes(run.rng, args.batch)
+        want = data.labels(batch)
+        rows = data.shown_rows(want, run.rng, run.generator, args.short)
+        logits = heads(tower.vision_model(data.pixels(batch, run.rng), rows))
+        want = (want if rows is None else gather_rows(want, rows)).flatten(0, 1)
+        # Background patches outnumber the others by far: they count a fifth.
+        weight = torch.where(want[:, 0] > 0, 1.0, 0.2)
+        loss, right = torch.zeros(()), {}
+        for i, name in enumerate(scenes.LABELS):
+            flat = logits[i].flatten(0, 1)
+            # Letters are rare: where there is one, it counts eightfold.
+            letters = name == "letter"
+            each = torch.where(want[:, i] > 0, 8.0, weight) if letters else weight
+            loss = loss + (F.cross_entropy(flat, want[:, i], reduction="none") * each).sum() / each.sum()
+            seen = want[:, i if letters else 0] > 0
+            right[name] = (flat[seen].argmax(1) == want[seen, i]).float().mean().item()
+        run.step(loss, **right)
+    run.save()
+
+
+def stage_language(args: argparse.Namespace) -> None:
+    model, oracle, tokens = DemoLlava(), Oracle(), Tokens(data.MODEL_FOLDER)
+    llm = model.language_model
+    run = Run(args, "language", {"llm": llm, "oracle": oracle},
+              [(llm, args.rate or 3e-3), (oracle, args.rate or 3e-3)])
+    while run.going:
+        high = 3 if run.clock.progress < 0.08 else 6
+        batch = data.draw_scenes(run.rng, args.batch, high)
+        packed = data.pack(tokens, draw_questions(run.rng, batch, args.questions))
+        labels = data.labels(batch)
+        rows = data.choose_rows(labels, 48, run.generator)
+        vision = gather_rows(oracle(labels), rows)
+        loss, nll, first = answer_loss(model, packed, vision, rows)
+        run.step(loss, caption=nll[first].mean().item(), others=nll[~first].mean().item())
+    run.save()
+
+
+def stage_projector(args: argparse.Namespace) -> None:
+    """Features are computed once and regressed on many times: scenes are the cost here."""
+    model, oracle = DemoLlava(), Oracle()
+    load_state(args, "vision", "tower", model.vision_tower)
+    load_state(args, "language", "oracle", oracle)
+    projector = model.multi_modal_projector
+    run = Run(args, "projector", {"projector": projector}, [(projector, args.rate or 2e-3)])
+    found = []
+    with torch.no_grad():
+        for _ in range(args.scenes // args.batch):
+            batch = data.draw_scenes(run.rng, args.batch)
+            labels = data.labels(batch)
+            features = model.vision_tower.vision_model(data.pixels(batch, run.rng))
+            shown = (labels[..., 0] > 0) | (torch.rand(labels.shape[:2]) < 0.15)
+            found.append((features[shown], oracle(labels)[shown]))
+        features, want = torch.cat([f for f, _ in found]), torch.cat([w for _, w in found])
+        if not run.clock.done_steps:  # the first layer starts on standardised features
+            first = projector.linear_1
+            first.weight /= features.std(0)
+            first.bias.copy_(-first.weight @ features.mean(0))
+    while run.going:
+        part = torch.randint(len(features), (1024,), generator=run.generator)
+        run.step((projector(features[part]) - want[part]).square().mean())
+    run.save()
+
+
+def stage_joint(args: argparse.Namespace) -> None:
+    model, tokens = DemoLlava(), Tokens(data.MODEL_FOLDER)
+    if not (Path(args.state) / "joint.pt").exists() or args.fresh:
+        load_state(args, "vision", "tower", model.vision_tower)
+        load_state(args, "language", "llm", model.language_model)
+        load_state(args, "projector", "projector", model.multi_modal_projector)
+    # The tower is trained already: a full rate would destroy it.
+    rate = args.rate or 2e-3
+    run = Run(args, "joint", {"model": model},
+              [(model.vision_tower, rate * 0.1), (model.multi_modal_projector, rate * 0.5),
+               (model.language_model, rate)])
+    while run.going:
+        batch = data.draw_scenes(run.rng, args.batch)
+        packed = data.pack(tokens, draw_questions(run.rng, batch, args.questions))
+        rows = data.shown_rows(data.labels(batch), run.rng, run.generator, args.short)
+        vision = model.vision(data.pixels(batch, run.rng), rows)
+        if rows is None:
+            rows = torch.arange(VISION_TOKENS).expand(len(batch), -1)
+        loss, nll, first = answer_loss(model, packed, vision, rows)
+        run.step(loss, caption=nll[first].mean().item(), others=nll[~first].mean().item())
+    run.save()
+
+
+STAGES = {"vision": stage_vision, "language": stage_language,
+          "projector": stage_projector, "joint": stage_joint}
+
+
+def work(rank: int, args: argparse.Namespace) -> None:
+    args.rank = rank
+    torch.set_num_threads(1 if args.workers > 1 else args.threads)
+    torch.manual_seed(args.seed)
+    if args.workers > 1:
+        store = f"file://{Path(args.state).resolve()}/rendezvous-{args.stage}-{args.token}"
+        dist.init_process_group("gloo", init_method=store, rank=rank, world_size=args.workers)
+    STAGES[args.stage](args)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("stage", choices=STAGES)
+    parser.add_argument("--state", default="/var/tmp/lvp-train2", help="folder for resuming")
+    parser.add_argument("--minutes", type=float, default=30.0)
+    parser.add_argument("--steps", type=int)
+    parser.add_argument("--batch", type=int, default=32, help="scenes per worker and step")
+    parser.add_argument("--questions", type=int, default=3, help="beside the caption")
+    parser.add_argument("--scenes", type=int, default=1024, help="projector: scenes in memory")
+    parser.add_argument("--short", type=float, default=0.7, help="share of steps that show 72 patches")
+    parser.add_argument("--rate", type=float, help="Muon's peak rate")
+    parser.add_argument("--warm", type=int, default=50)
+    parser.add_argument("--workers", type=int, default=1, help="processes of one thread each")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--fresh", action="store_true", help="ignore the stage's own state")
+    args = parser.parse_args()
+    Path(args.state).mkdir(parents=True, exist_ok=True)
+    args.token = os.getpid()
+    if args.workers > 1:
+        # A terminated parent takes its workers along.
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+        torch.multiprocessing.spawn(work, (args,), nprocs=args.workers, daemon=True)
+    else:
+        work(0, args)
+
+
+if __name__ == "__main__":
+    main()
