@@ -10,6 +10,7 @@
 #include "coordinator/caption.h"
 #include "coordinator/input/request.h"
 
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -111,6 +112,7 @@ static const char help_examples[] =
     "  lvpipe caption --model llava-1.5-7b-hf --input 'cc3m/shard-{0000..0331}.tar' --output out \\\n"
     "      --prompt 'Describe the image. Its caption was: {txt}'\n"
     "  mpirun -n 9 lvpipe caption --model llava-1.5-7b-hf --input rows.jsonl --output out --replicas 2\n"
+    "      # mpirun wants --allow-run-as-root as root, and --oversubscribe for more ranks than cores\n"
     "  lvpipe caption --model llava-1.5-7b-hf --input rows.jsonl --output scores --score answer\n";
 
 struct command {
@@ -277,6 +279,13 @@ static enum lvp_status check_partition(const struct lvp_caption_options *caption
     return lvp_partition_resolve(&caption->partition, config, &caption->prune, &partition);
 }
 
+// An input that is not there is refused before ranks are started for it. Patterns of shards are for the coordinator.
+static enum lvp_status check_input(const char *input)
+{
+    if (strchr(input, '{') != NULL || access(input, F_OK) == 0) return LVP_OK;
+    return lvp_fail(LVP_ERR_USAGE, "--input %s: %s", input, strerror(errno));
+}
+
 // Which pruner, with which weights, points and shares: what depends on the model's folder.
 static enum lvp_status resolve(struct command *command)
 {
@@ -362,6 +371,7 @@ static enum lvp_status run_bare(struct command *command, int argc, char **argv, 
                                         .drain_seconds = command->caption.drain_seconds};
     int n_workers = 0;
     LVP_TRY(lvp_check_gpu(command->shared.device));
+    LVP_TRY(check_input(command->caption.input));
     LVP_TRY(resolve(command));
     const struct lvp_layout_request layout = lvp_caption_layout(&command->caption);
     LVP_TRY(lvp_layout_workers(&layout, &n_workers));

@@ -4,6 +4,7 @@
 #include "cli/cmd_eval.h"
 #include "cli/cmd_inspect.h"
 #include "cli/cmd_plan.h"
+#include "cli/cmd_show.h"
 #include "cli/cmd_status.h"
 #include "cli/signals.h"
 #include "cli/version.h"
@@ -39,12 +40,19 @@ static enum lvp_status run_status(int argc, char **argv, int *exit_status)
     return lvp_cmd_status(argc, argv);
 }
 
+static enum lvp_status run_show(int argc, char **argv, int *exit_status)
+{
+    (void)exit_status;
+    return lvp_cmd_show(argc, argv);
+}
+
 static const struct command commands[] = {
     {"caption", "caption images", lvp_cmd_caption},
     {"eval", "score answers to a set of questions, pruned and unpruned", lvp_cmd_eval},
     {"bench", "measure throughput, pruned and unpruned", lvp_cmd_bench},
     {"plan", "show a partition, its FLOPs, bytes and memory", run_plan},
     {"status", "show how far a run, or an array of runs, is", run_status},
+    {"show", "draw which patches of an image are kept", run_show},
     {"inspect", "say what a checkpoint is, and whether it can run", run_inspect},
 };
 

@@ -23,7 +23,7 @@ struct outcome {
 // Returns the vocabulary's size.
 static size_t prefill(enum lvp_dtype dtype, const char *kernel_set, bool pruned, unsigned seed, struct outcome *out)
 {
-    struct chain chain;
+    struct lvp_chain chain;
     struct chain_options options = {.model = MODEL,
                                     .kernel_set = kernel_set,
                                     .dtype = dtype,
@@ -51,7 +51,7 @@ static size_t prefill(enum lvp_dtype dtype, const char *kernel_set, bool pruned,
     size_t vocab = (size_t)config->text.vocab;
     assert_true(vocab <= MAX_VOCAB);
     free(pixels);
-    chain_close(&chain);
+    lvp_chain_close(&chain);
     return vocab;
 }
 

@@ -45,7 +45,7 @@ static double nmse(const float *x, const float *truth, size_t n)
 }
 
 // Rows that are left after the last layer, and the logits of the text rows among them.
-static void compare_prefill(struct chain *chain, const struct lvp_safetensors *golden, const char *scenario,
+static void compare_prefill(struct lvp_chain *chain, const struct lvp_safetensors *golden, const char *scenario,
                             const char *what)
 {
     size_t n_rows, n_text, n_logits, vocab = (size_t)chain->config->text.vocab;
@@ -80,7 +80,7 @@ static void run_scenario(const char *model, const struct lvp_safetensors *golden
     (void)snprintf(what, sizeof what, "%s %s on %s", model, scenario, kernel_set);
     (void)snprintf(key, sizeof key, "%s.keep", scenario);
     const char *keep = lvp_safetensors_metadata(golden, key);
-    struct chain chain;
+    struct lvp_chain chain;
     struct chain_options options = {.model = model,
                                     .kernel_set = kernel_set,
                                     .dtype = LVP_F32,
@@ -123,7 +123,7 @@ static void run_scenario(const char *model, const struct lvp_safetensors *golden
     free(pixels);
     free(tokens);
     free(logprobs);
-    chain_close(&chain);
+    lvp_chain_close(&chain);
 }
 
 static void run_case(const char *name, const char *kernel_set)

@@ -80,7 +80,7 @@ static struct lvp_step_seq sequence(const struct prompts *p, struct result *r, i
 static void generate(const struct chain_options *options, int stagger, bool together, float temperature,
                      struct result *r)
 {
-    struct chain chain;
+    struct lvp_chain chain;
     struct prompts prompts;
     chain_open(options, &chain);
     make_prompts(chain.config, &prompts);
@@ -107,11 +107,11 @@ static void generate(const struct chain_options *options, int stagger, bool toge
         for (int i = 0; i < n; i++, left--) {
             r->tokens[which[i]][at[i]] = tokens[i];
             r->logprobs[which[i]][at[i]] = logprobs[i];
-            if (at[i] == NEW_TOKENS - 1) chain_release(&chain, N_SEQS - which[i]);
+            if (at[i] == NEW_TOKENS - 1) lvp_chain_release(&chain, N_SEQS - which[i]);
         }
     }
     free(prompts.pixels);
-    chain_close(&chain);
+    lvp_chain_close(&chain);
 }
 
 static void assert_same(const struct result *a, const struct result *b, const char *what)

@@ -105,7 +105,7 @@ static int counted(void)
 }
 
 // Encodes, prefills and decodes the first n_seqs prompts; returns the allocations of every step together.
-static int generate(struct chain *chain, const struct prompts *p, int n_seqs, float temperature)
+static int generate(struct lvp_chain *chain, const struct prompts *p, int n_seqs, float temperature)
 {
     int32_t tokens[N_SEQS];
     float logprobs[N_SEQS];
@@ -135,7 +135,7 @@ static int generate(struct chain *chain, const struct prompts *p, int n_seqs, fl
         chain_step(chain, seqs, n_seqs, tokens, logprobs);
         n += counted();
     }
-    for (int s = 0; s < n_seqs; s++) chain_release(chain, s);
+    for (int s = 0; s < n_seqs; s++) lvp_chain_release(chain, s);
     return n;
 }
 
@@ -150,7 +150,7 @@ static void check(const char *model, const char *kernel_set, enum lvp_dtype dtyp
                                     .threads = threads,
                                     .max_rows = 1200,
                                     .max_seqs = N_SEQS};
-    struct chain chain;
+    struct lvp_chain chain;
     struct prompts prompts;
     for (int n_stages = 1; n_stages <= 2; n_stages++) { // whole, and cut behind the first decoder layer
         options.partition = n_stages == 1 ? NULL : &partition;
@@ -163,7 +163,7 @@ static void check(const char *model, const char *kernel_set, enum lvp_dtype dtyp
         if (n > 0)
             fail_msg("%d allocations inside steps (%s, %d threads, %d stages)", n, kernel_set, threads, n_stages);
         free(prompts.pixels);
-        chain_close(&chain);
+        lvp_chain_close(&chain);
     }
 }
 

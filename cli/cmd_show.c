@@ -1,0 +1,281 @@
+#include "cli/cmd_show.h"
+
+#include "cli/options.h"
+#include "cli/show_picture.h"
+#include "common/prompt.h"
+#include "worker/chain.h"
+#include "worker/image/image.h"
+
+#include <jansson.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { MAX_PROMPTS = 16, OPTION_IMAGE = LVP_OPTION_COMMAND, OPTION_PROMPT, OPTION_OUTPUT, OPTION_MAX_NEW_TOKENS };
+
+static const char help_text[] =
+    "usage: lvpipe show --model DIR --image FILE --output FILE.png [--prompt TEXT]... [options]\n"
+    "\n"
+    "Draws the image as the model sees it and, for every prune point, what is kept of it, with the prompt and the "
+    "answer\n"
+    "below; several prompts make several rows. Runs in this process, on the CPU, and gives the answers of lvpipe "
+    "caption.\n"
+    "\n"
+    "  --image FILE           JPEG, PNG or WebP\n"
+    "  --prompt TEXT          may be given several times (\"Describe the image.\")\n"
+    "  --output FILE.png      the picture\n"
+    "  --max-new-tokens N     of an answer (64)\n"
+    "  --json                 an object for each prompt on stdout: answer and the kept patches\n"
+    "\n";
+
+static const char help_examples[] =
+    "\nexamples:\n"
+    "  lvpipe show --model models/demo --image examples/images/scene-0001.png --output kept.png\n"
+    "  lvpipe show --model models/demo --image photo.jpg --keep 0.4 --output kept.png \\\n"
+    "      --prompt 'What color is the dog?' --prompt 'Where is the cat?'\n";
+
+struct command {
+    struct lvp_options shared;
+    const char *image, *output, *prompts[MAX_PROMPTS];
+    int n_prompts, max_new_tokens;
+    bool help;
+    char weights_path[4096];
+};
+
+// A prompt on its way through the chain.
+struct watched {
+    const struct lvp_chain *chain;
+    struct lvp_shown_prompt *shown;
+    int first_position; // of the image's rows
+};
+
+static enum lvp_status parse(int argc, char **argv, struct command *command)
+{
+    static const struct option known[] = {LVP_SHARED_LONG_OPTIONS,
+                                          {"image", required_argument, NULL, OPTION_IMAGE},
+                                          {"prompt", required_argument, NULL, OPTION_PROMPT},
+                                          {"output", required_argument, NULL, OPTION_OUTPUT},
+                                          {"max-new-tokens", required_argument, NULL, OPTION_MAX_NEW_TOKENS},
+                                          {"help", no_argument, NULL, 'h'},
+                                          {NULL, 0, NULL, 0}};
+    *command = (struct command){.max_new_tokens = 64};
+    lvp_options_init(&command->shared);
+    opterr = 0;
+    for (int code; (code = getopt_long(argc, argv, LVP_SHARED_SHORT_OPTIONS, known, NULL)) >= 0;) {
+        switch (code) {
+        case OPTION_IMAGE:
+            command->image = optarg;
+            break;
+        case OPTION_OUTPUT:
+            command->output = optarg;
+            break;
+        case OPTION_PROMPT:
+            if (command->n_prompts == MAX_PROMPTS)
+                return lvp_fail(LVP_ERR_USAGE, "--prompt may be given %d times", MAX_PROMPTS);
+            command->prompts[command->n_prompts++] = optarg;
+            break;
+        case OPTION_MAX_NEW_TOKENS:
+            LVP_TRY(lvp_parse_int("--max-new-tokens", optarg, 1, 1 << 20, &command->max_new_tokens));
+            break;
+        case 'h':
+            command->help = true;
+            return LVP_OK;
+        default:
+            LVP_TRY(lvp_options_set(&command->shared, code, optarg, argv));
+        }
+    }
+    if (optind < argc) return lvp_fail(LVP_ERR_USAGE, "'%s' is no option; lvpipe help show lists them", argv[optind]);
+    if (command->shared.model == NULL)
+        return lvp_fail(LVP_ERR_USAGE, "--model is missing: the folder of a LLaVA checkpoint");
+    if (command->image == NULL) return lvp_fail(LVP_ERR_USAGE, "--image is missing: the picture to ask about");
+    if (command->output == NULL) return lvp_fail(LVP_ERR_USAGE, "--output is missing: the PNG to write");
+    if (command->n_prompts == 0) command->prompts[command->n_prompts++] = "Describe the image.";
+    return LVP_OK;
+}
+
+// Points, shares and weights as lvpipe caption would take them.
+static enum lvp_status choose_pruner(struct command *command, const struct lvp_model_config *config,
+                                     struct lvp_chain_options *options)
+{
+    const struct lvp_options *shared = &command->shared;
+    struct lvp_pruner_weights weights = {0};
+    LVP_TRY(lvp_options_find_weights(shared, command->weights_path, sizeof command->weights_path));
+    bool random = shared->pruner != NULL && strcmp(shared->pruner, "random") == 0;
+    if (command->weights_path[0] == '\0' && !random)
+        return lvp_fail(LVP_ERR_USAGE, "nothing is pruned, so there is nothing to show: name modules with "
+                                       "--pruner-weights, or use --pruner random");
+    options->pruner = random ? LVP_PRUNER_RANDOM : LVP_PRUNER_LVPRUNING;
+    if (!random) {
+        options->weights = command->weights_path;
+        LVP_TRY(lvp_pruner_weights_open(options->weights, config, &weights));
+    }
+    enum lvp_status status =
+        lvp_options_prune_plan(shared, random ? NULL : &weights, config->text.layers, "0.5", &options->plan);
+    lvp_pruner_weights_close(&weights);
+    return status;
+}
+
+// Behind stage s, whose end is prune point s, the positions tell which of the image's rows are left.
+static void see(void *context, int stage, const int32_t *positions, int n_rows)
+{
+    struct watched *watched = context;
+    const struct lvp_model_config *config = watched->chain->config;
+    int skip = config->select_full ? 1 : 0; // the class token belongs to no patch
+    if (stage >= watched->chain->prune.n_points) return;
+    for (int i = 0; i < n_rows; i++) {
+        int patch = positions[i] - watched->first_position - skip;
+        if (patch >= 0 && patch < lvp_patch_count(config)) watched->shown->kept[stage][patch] = 1;
+    }
+}
+
+static enum lvp_status decode(const struct command *command, struct lvp_chain *chain, const struct lvp_prompt *prompt,
+                              struct watched *watched, int32_t *tokens, int *n_tokens)
+{
+    const struct lvp_model_config *config = chain->config;
+    int32_t slot = 0;
+    float logprob = 0;
+    int room = config->text.max_positions - prompt->n_rows;
+    int most = command->max_new_tokens < room ? command->max_new_tokens : room;
+    struct lvp_step_seq seq = {.prefill = true,
+                               .max_new = most,
+                               .n_ids = prompt->n_ids,
+                               .ids = prompt->ids,
+                               .n_images = 1,
+                               .image_slots = &slot,
+                               .top_p = 1,
+                               .random_key = command->shared.seed};
+    LVP_TRY(lvp_chain_step(chain, &seq, 1, see, watched, &tokens[0], &logprob));
+    for (*n_tokens = 1; *n_tokens < most; (*n_tokens)++) {
+        for (int e = 0; e < config->n_eos; e++)
+            if (tokens[*n_tokens - 1] == config->eos_ids[e]) return LVP_OK;
+        seq = (struct lvp_step_seq){.n_ids = 1,
+                                    .ids = &tokens[*n_tokens - 1],
+                                    .position = prompt->n_rows + *n_tokens - 1,
+                                    .token_index = (uint32_t)*n_tokens,
+                                    .top_p = 1};
+        LVP_TRY(lvp_chain_step(chain, &seq, 1, NULL, NULL, &tokens[*n_tokens], &logprob));
+    }
+    return LVP_OK;
+}
+
+static enum lvp_status ask(const struct command *command, struct lvp_chain *chain,
+                           const struct lvp_tokenizer *tokenizer, const struct lvp_chat_template *chat,
+                           struct lvp_shown_prompt *shown)
+{
+    const struct lvp_model_config *config = chain->config;
+    struct watched watched = {.chain = chain, .shown = shown};
+    struct lvp_sample_error error;
+    struct lvp_prompt prompt = {0};
+    int n_tokens = 0;
+    int32_t *tokens = calloc((size_t)command->max_new_tokens + 1, sizeof *tokens);
+    enum lvp_status status = tokens == NULL ? lvp_fail(LVP_ERR_MEMORY, "out of memory for an answer") : LVP_OK;
+    for (int p = 0; p < chain->prune.n_points && status == LVP_OK; p++) {
+        shown->kept[p] = calloc((size_t)lvp_patch_count(config), 1);
+        if (shown->kept[p] == NULL) status = lvp_fail(LVP_ERR_MEMORY, "out of memory for an answer");
+    }
+    if (status == LVP_OK)
+        status = lvp_prompt_build(tokenizer, chat, NULL, shown->text, 1, config->image_token_id,
+                                  lvp_vision_tokens(config), config->text.max_positions, &prompt, &error);
+    if (status == LVP_OK && error.code != LVP_SAMPLE_OK)
+        status = lvp_fail(LVP_ERR_USAGE, "--prompt '%.200s': %s", shown->text, error.message);
+    while (status == LVP_OK && prompt.ids[watched.first_position] != config->image_token_id) watched.first_position++;
+    if (status == LVP_OK) status = decode(command, chain, &prompt, &watched, tokens, &n_tokens);
+    if (status == LVP_OK) status = lvp_tokenizer_decode(tokenizer, tokens, (size_t)n_tokens, &shown->answer);
+    lvp_chain_release(chain, 0);
+    lvp_prompt_free(&prompt);
+    free(tokens);
+    return status;
+}
+
+// With --json the kept patches of every point, in row-major order.
+static enum lvp_status print(const struct command *command, const struct lvp_chain *chain,
+                             const struct lvp_shown_prompt *shown)
+{
+    if (!command->shared.json) {
+        (void)printf("%s\n  %s\n", shown->text, shown->answer);
+        return LVP_OK;
+    }
+    json_t *points = json_array();
+    for (int p = 0; p < chain->prune.n_points; p++) {
+        json_t *kept = json_array();
+        for (int i = 0; i < lvp_patch_count(chain->config); i++)
+            if (shown->kept[p][i]) json_array_append_new(kept, json_integer(i));
+        json_array_append_new(points, json_pack("{s:i, s:o}", "after_layer", chain->prune.after[p], "kept", kept));
+    }
+    json_t *row = json_pack("{s:s, s:s, s:o}", "prompt", shown->text, "answer", shown->answer, "points", points);
+    if (row == NULL) return lvp_fail(LVP_ERR_MEMORY, "out of memory for an answer");
+    (void)json_dumpf(row, stdout, JSON_COMPACT);
+    (void)putchar('\n');
+    json_decref(row);
+    return LVP_OK;
+}
+
+static enum lvp_status load_pixels(const struct command *command, const struct lvp_model_config *config, float **pixels)
+{
+    enum { MAX_PIXELS = 178956970 }; // as caption's default
+    const struct lvp_image_file file = {.path = command->image};
+    struct lvp_sample_error error = {0};
+    *pixels = malloc(3 * (size_t)config->image.crop_height * (size_t)config->image.crop_width * sizeof **pixels);
+    if (*pixels == NULL) return lvp_fail(LVP_ERR_MEMORY, "out of memory for the image");
+    LVP_TRY(lvp_image_load(&file, &config->image, MAX_PIXELS, *pixels, &error));
+    if (error.code != LVP_SAMPLE_OK) return lvp_fail(LVP_ERR_USAGE, "--image %s: %s", command->image, error.message);
+    return LVP_OK;
+}
+
+static enum lvp_status show(struct command *command)
+{
+    struct lvp_shown_prompt shown[MAX_PROMPTS] = {{0}};
+    struct lvp_partition_choice at_points = {.mode = LVP_PARTITION_PRUNE};
+    struct lvp_partition partition;
+    struct lvp_model_config config;
+    struct lvp_chain chain = {0};
+    struct lvp_tokenizer *tokenizer = NULL;
+    struct lvp_chat_template *chat = NULL;
+    const int32_t slot = 0;
+    float *pixels = NULL;
+    enum lvp_status status = LVP_OK;
+    struct lvp_chain_options options = {.model = command->shared.model,
+                                        .kernel_set = lvp_cpu_best_kernel_set(),
+                                        .dtype = command->shared.dtype,
+                                        .threads = command->shared.threads > 0 ? command->shared.threads : 1,
+                                        .max_seqs = 1,
+                                        .partition = &partition};
+    if (options.kernel_set == NULL) return LVP_ERR_USAGE;
+    LVP_CHECK(lvp_model_config_load(options.model, &config));
+    LVP_CHECK(choose_pruner(command, &config, &options));
+    LVP_CHECK(lvp_partition_resolve(&at_points, &config, &options.plan, &partition));
+    options.max_rows = config.text.max_positions;
+    LVP_CHECK(lvp_tokenizer_open(options.model, &tokenizer));
+    LVP_CHECK(lvp_chat_template_load(options.model, &chat));
+    LVP_CHECK(load_pixels(command, &config, &pixels));
+    LVP_CHECK(lvp_chain_open(&options, &chain));
+    LVP_CHECK(lvp_chain_encode(&chain, 1, pixels, &slot));
+    for (int i = 0; i < command->n_prompts; i++) {
+        shown[i].text = command->prompts[i];
+        LVP_CHECK(ask(command, &chain, tokenizer, chat, &shown[i]));
+        LVP_CHECK(print(command, &chain, &shown[i]));
+    }
+    status = lvp_show_draw(&config, &chain.prune, pixels, shown, command->n_prompts, command->output);
+fail:
+    for (int i = 0; i < command->n_prompts; i++) {
+        free(shown[i].answer);
+        for (int p = 0; p < LVP_MAX_PRUNE_POINTS; p++) free(shown[i].kept[p]);
+    }
+    lvp_chain_close(&chain);
+    lvp_tokenizer_close(tokenizer);
+    lvp_chat_template_free(chat);
+    free(pixels);
+    return status;
+}
+
+enum lvp_status lvp_cmd_show(int argc, char **argv)
+{
+    struct command command;
+    LVP_TRY(parse(argc, argv, &command));
+    if (!command.help) {
+        lvp_options_start_log(&command.shared);
+        return show(&command);
+    }
+    (void)printf("%s%s%s", help_text, lvp_options_help, help_examples);
+    return LVP_OK;
+}

@@ -1,0 +1,25 @@
+#!/usr/bin/env bash
+# lvpipe show: the answers of caption, the patches that are kept, and a picture of them.
+. "$(dirname "$0")/lib.sh"
+
+prompts=("Describe the image." "How many objects are there?")
+show=("$LVPIPE" show --model "$MODEL" --image "$IMAGES/scene-0001.png" --output "$work/kept.png" --prompt "${prompts[0]}" --prompt "${prompts[1]}")
+run 0 "${show[@]}" --json
+cp "$work/stdout" "$work/shown"
+caption asked --input "$IMAGES/scene-0001.png" --prompt "${prompts[0]}" --prompt "${prompts[1]}" --threads 1
+expect "the answers of caption" "$(jq -c '[.prompt, .answer | gsub("^ +| +$"; "")]' "$work/shown")" \
+  "$(jq -c '[.prompt, .caption]' "$work/asked/captions.jsonl")"
+expect "patches kept" "$(jq -c '[.points[] | [.after_layer, (.kept | length)]]' "$work/shown" | sort -u)" '[[1,72],[2,43],[4,14]]'
+expect "what was removed stays away" \
+  "$(jq -c '[.points[].kept] | (.[1] - .[0] == []) and (.[2] - .[1] == [])' "$work/shown" | sort -u)" true
+expect "a PNG of four panels and two rows" "$(od -An -tx1 -j1 -N3 "$work/kept.png" | tr -d ' ')" 504e47
+# 168 pixels twice as large, four times with margins of 12; the picture is an image that lvpipe reads.
+expect "its width" $((16#$(od -An -tx1 -j16 -N4 "$work/kept.png" | tr -d ' '))) $((4 * (336 + 12) + 12))
+caption drawn --input "$work/kept.png" --max-new-tokens 4
+run 0 "${show[@]}" --pruner random
+expect "random keeps others" "$(head -n 1 "$work/stdout")" "${prompts[0]}"
+
+run 2 "${show[@]}" --pruner none && says "nothing is pruned"
+run 2 "$LVPIPE" show --model "$MODEL" --image "$work/none.png" --output "$work/x.png" && says "--image $work/none.png"
+run 6 "${show[@]}" --output "$work/nowhere/x.png" && says "nowhere/x.png: No such file"
+finish
