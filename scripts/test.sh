@@ -27,4 +27,4 @@ else
   echo "== cudahost: skipped, /usr/local/cuda has no headers"
 fi
 # Of the whole-program tests only those that feed it input of all kinds: the others run the same code four times slower.
-check asan --exclude-regex 'pipeline_(bench|caption_contract|chaos|drain|faults|hang|idle|invariance|cuda)|cluster_.*|cuda_.*'
+check asan --exclude-regex 'pipeline_(bench|caption_contract|chaos|drain|eval|faults|hang|idle|invariance|cuda)|cluster_.*|cuda_.*'

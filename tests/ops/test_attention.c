@@ -114,8 +114,8 @@ static void paged_close(struct lvp_backend *fast, struct lvp_backend *ref)
 // Prompts of five crops of an image: 2,880 vision rows; the last rows of one, and a decode row.
 static void paged_long(struct lvp_backend *fast, struct lvp_backend *ref)
 {
-    struct lvp_qkv_shape shape = {2, 1, 20};
-    struct scene scene = make_scene(ref, shape, 2, (int[]){40, 1}, (int[]){2910, 2911});
+    struct lvp_qkv_shape shape = {1, 1, 20};
+    struct scene scene = make_scene(ref, shape, 2, (int[]){5, 1}, (int[]){2910, 2911});
     float *want = make(out_elements(&scene), 4);
     attend(fast, &scene, scene.out);
     attend(ref, &scene, want);
@@ -251,7 +251,7 @@ static void dense_close(struct lvp_backend *fast, struct lvp_backend *ref)
 // 2,880 vision rows look at 30 rows of text, as the pruning modules do.
 static void dense_long(struct lvp_backend *fast, struct lvp_backend *ref)
 {
-    enum { ROWS = 2880, TEXT = 30, HEADS = 2, SIZE = 5, WIDTH = HEADS * SIZE };
+    enum { ROWS = 2880, TEXT = 30, HEADS = 1, SIZE = 5, WIDTH = HEADS * SIZE };
     const int32_t q_start[] = {0, ROWS}, kv_start[] = {0, TEXT};
     float *qkv = random_floats((size_t)ROWS * 3 * WIDTH), *got = make((size_t)ROWS * WIDTH, 4);
     float *want = make((size_t)ROWS * WIDTH, 4);
