@@ -380,11 +380,13 @@ const void *exchange_bytes(const void *mine, size_t n_bytes, unsigned mask, cons
     return values;
 }
 
+#ifdef LVP_CUDAHOST_TSAN
 void copy_unwatched(void *to, const void *from, size_t n_bytes)
 {
     volatile char *into = static_cast<volatile char *>(to); // or the loop becomes a memcpy, which is watched
     for (size_t i = 0; i < n_bytes; i++) into[i] = static_cast<const char *>(from)[i];
 }
+#endif
 
 void copy_later(void *to, const void *from)
 {

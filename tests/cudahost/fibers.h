@@ -41,7 +41,14 @@ void warp_barrier(unsigned mask, const char *file, int line);
 enum { EXCHANGE_BYTES = 24 };
 const void *exchange_bytes(const void *mine, size_t n_bytes, unsigned mask, const char *file, int line);
 // What lanes exchange goes through registers: no memory access, and nothing that orders others, for ThreadSanitizer.
+#ifdef LVP_CUDAHOST_TSAN
 void copy_unwatched(void *to, const void *from, size_t n_bytes);
+#else
+inline void copy_unwatched(void *to, const void *from, size_t n_bytes)
+{
+    __builtin_memcpy(to, from, n_bytes);
+}
+#endif
 
 template <class T> struct lanes {
     const unsigned char *bytes;
