@@ -99,7 +99,7 @@ class Clock:
 
     def tick(self) -> None:
         now = time.monotonic()
-        self.spent += now - self._last
+        self.spent += min(now - self._last, 60)  # a step takes seconds: more is a pause of the process
         self._last = now
         self.done_steps += 1
 
