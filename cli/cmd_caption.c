@@ -10,7 +10,6 @@
 #include "coordinator/caption.h"
 #include "coordinator/input/request.h"
 
-#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -89,9 +88,8 @@ static const char help_text[] =
     "  --temperature T        0 is greedy (0)\n"
     "  --top-p P              smallest set of tokens with this probability (1)\n"
     "  --logprobs             natural log-probability of every token\n"
-    "  --score COLUMN         generate nothing: score the text in that column of the manifest as the answer; rows "
-    "hold\n"
-    "                         the log-probability of its tokens, and how many of them greedy decoding would choose\n"
+    "  --score COLUMN         generate nothing: score the text in that column of the manifest as the answer; rows\n"
+    "                         hold the log-probability of its tokens, and how many greedy decoding would choose\n"
     "  --limit N              only the first N samples\n"
     "  --shard I/N            only samples I, I + N, ...\n"
     "  --retry-failed         try the samples of errors.jsonl again\n"
@@ -119,7 +117,8 @@ struct command {
     struct lvp_options shared;
     struct lvp_caption_options caption;
     const char *prompts[MAX_PROMPTS];
-    char weights_path[4096], launch_id[128], score[64];
+    char launch_id[128], score[64];
+    struct lvp_pruner_choice pruner;
     int max_restarts;
     bool help;
 };
@@ -242,8 +241,7 @@ static enum lvp_status parse(int argc, char **argv, struct command *command)
     if (optind < argc)
         return lvp_fail(LVP_ERR_USAGE,
                         "'%s' is no option; lvpipe help caption lists them. --input takes one folder, manifest, image "
-                        "or pattern of "
-                        "shards: a pattern in quotes",
+                        "or pattern of shards: a pattern in quotes",
                         argv[optind]);
     if (command->shared.model == NULL)
         return lvp_fail(LVP_ERR_USAGE, "--model is missing: the folder of a LLaVA checkpoint");
@@ -279,11 +277,19 @@ static enum lvp_status check_partition(const struct lvp_caption_options *caption
     return lvp_partition_resolve(&caption->partition, config, &caption->prune, &partition);
 }
 
-// An input that is not there is refused before ranks are started for it. Patterns of shards are for the coordinator.
-static enum lvp_status check_input(const char *input)
+// What a user may not expect of the pruner; once, before ranks are started.
+static void warn_about_pruner(const struct command *command)
 {
-    if (strchr(input, '{') != NULL || access(input, F_OK) == 0) return LVP_OK;
-    return lvp_fail(LVP_ERR_USAGE, "--input %s: %s", input, strerror(errno));
+    const struct lvp_options *shared = &command->shared;
+    const struct lvp_prune_plan *plan = &command->pruner.plan;
+    bool none = command->pruner.kind == LVP_PRUNER_NONE;
+    if (none && shared->pruner == NULL)
+        lvp_info("%s has no lvpruning.safetensors: nothing is pruned; modules are named with --pruner-weights",
+                 shared->model);
+    if (none && shared->keep != NULL) lvp_warn("--keep has no meaning with --pruner none");
+    for (int s = 0; s < plan->n_points; s++)
+        if (plan->keep[s] == 0)
+            lvp_warn("no vision token is left after decoder layer %d; --keep says how many stay", plan->after[s]);
 }
 
 // Which pruner, with which weights, points and shares: what depends on the model's folder.
@@ -292,7 +298,6 @@ static enum lvp_status resolve(struct command *command)
     const struct lvp_options *shared = &command->shared;
     struct lvp_caption_options *caption = &command->caption;
     struct lvp_model_config config;
-    struct lvp_pruner_weights weights = {0};
     caption->model = shared->model;
     caption->stages = shared->stages;
     caption->replicas = shared->replicas;
@@ -306,39 +311,13 @@ static enum lvp_status resolve(struct command *command)
     caption->quiet = shared->verbosity < 0;
     lvp_options_start_log(shared);
     caption->terminal = isatty(STDERR_FILENO) || getenv("LVPIPE_TERMINAL") != NULL;
-    LVP_TRY(lvp_options_find_weights(shared, command->weights_path, sizeof command->weights_path));
-    bool has_weights = command->weights_path[0] != '\0';
-    const char *name = shared->pruner != NULL ? shared->pruner : has_weights ? "lvpruning" : "none";
-    caption->pruner = LVP_PRUNER_NONE;
-    while (strcmp(name, lvp_pruner_name(caption->pruner)) != 0)
-        if (++caption->pruner == LVP_PRUNER_COUNT)
-            return lvp_fail(LVP_ERR_USAGE, "--pruner takes none, lvpruning or random, not '%s'", name);
     LVP_TRY(lvp_model_config_load(shared->model, &config));
-    if (shared->pruner == NULL && !has_weights && lvp_launcher() == LVP_LAUNCHER_NONE)
-        lvp_info("%s has no lvpruning.safetensors: nothing is pruned; modules are named with --pruner-weights",
-                 shared->model);
-    if (caption->pruner == LVP_PRUNER_NONE) {
-        if (shared->keep != NULL && lvp_launcher() == LVP_LAUNCHER_NONE)
-            lvp_warn("--keep has no meaning with --pruner none");
-        return check_partition(caption, &config);
-    }
-    if (caption->pruner == LVP_PRUNER_LVPRUNING) {
-        if (!has_weights)
-            return lvp_fail(LVP_ERR_MODEL,
-                            "%s has no lvpruning.safetensors: name the modules with --pruner-weights, or use "
-                            "--pruner none or random",
-                            shared->model);
-        caption->pruner_weights = command->weights_path;
-        LVP_TRY(lvp_pruner_weights_open(command->weights_path, &config, &weights));
-    }
-    enum lvp_status status = lvp_options_prune_plan(shared, caption->pruner == LVP_PRUNER_LVPRUNING ? &weights : NULL,
-                                                    config.text.layers, "0.5", &caption->prune);
-    lvp_pruner_weights_close(&weights);
-    for (int s = 0; status == LVP_OK && s < caption->prune.n_points && lvp_launcher() == LVP_LAUNCHER_NONE; s++)
-        if (caption->prune.keep[s] == 0)
-            lvp_warn("no vision token is left after decoder layer %d; --keep says how many stay",
-                     caption->prune.after[s]);
-    return status == LVP_OK ? check_partition(caption, &config) : status;
+    LVP_TRY(lvp_options_choose_pruner(shared, &config, &command->pruner));
+    caption->pruner = command->pruner.kind;
+    caption->prune = command->pruner.plan;
+    if (caption->pruner == LVP_PRUNER_LVPRUNING) caption->pruner_weights = command->pruner.weights;
+    if (lvp_launcher() == LVP_LAUNCHER_NONE) warn_about_pruner(command);
+    return check_partition(caption, &config);
 }
 
 // What rank 0 does in the MPI world.
@@ -371,7 +350,7 @@ static enum lvp_status run_bare(struct command *command, int argc, char **argv, 
                                         .drain_seconds = command->caption.drain_seconds};
     int n_workers = 0;
     LVP_TRY(lvp_check_gpu(command->shared.device));
-    LVP_TRY(check_input(command->caption.input));
+    LVP_TRY(lvp_manifest_check(command->caption.input));
     LVP_TRY(resolve(command));
     const struct lvp_layout_request layout = lvp_caption_layout(&command->caption);
     LVP_TRY(lvp_layout_workers(&layout, &n_workers));

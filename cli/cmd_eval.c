@@ -4,6 +4,7 @@
 #include "cli/options.h"
 #include "common/json.h"
 #include "common/log.h"
+#include "coordinator/output/output_folder.h"
 
 #include <errno.h>
 #include <limits.h>
@@ -177,24 +178,33 @@ static enum lvp_status evaluate(struct command *command, struct lvp_eval_setting
     return lvp_compare(&command->task, &command->settings[0].outcome, &setting->outcome, &setting->comparison);
 }
 
-static enum lvp_status write_reports(const struct command *command)
+static enum lvp_status write_json(const struct command *command)
 {
-    char path[4200];
     json_t *json = lvp_eval_json(&command->task, command->settings, command->n_settings);
-    if (json == NULL) return lvp_fail(LVP_ERR_MEMORY, "out of memory for the report");
-    (void)snprintf(path, sizeof path, "%s/eval.json", command->output);
-    int written = json_dump_file(json, path, JSON_INDENT(2) | JSON_REAL_PRECISION(9));
-    if (command->json) (void)json_dumpf(json, stdout, JSON_COMPACT | JSON_REAL_PRECISION(9));
+    char *text = json != NULL ? json_dumps(json, JSON_INDENT(2) | JSON_REAL_PRECISION(9)) : NULL;
+    enum lvp_status status = text != NULL ? lvp_output_write_text(command->output, "eval.json", text)
+                                          : lvp_fail(LVP_ERR_MEMORY, "out of memory for the report");
+    if (text != NULL && command->json) {
+        (void)json_dumpf(json, stdout, JSON_COMPACT | JSON_REAL_PRECISION(9));
+        (void)putchar('\n');
+    }
+    free(text);
     json_decref(json);
-    if (command->json) (void)putchar('\n');
-    if (written != 0) return lvp_fail(LVP_ERR_IO, "%s: %s", path, strerror(errno));
-    (void)snprintf(path, sizeof path, "%s/eval.md", command->output);
-    FILE *file = fopen(path, "w");
-    if (file == NULL) return lvp_fail(LVP_ERR_IO, "%s: %s", path, strerror(errno));
-    lvp_eval_print(file, &command->task, command->settings, command->n_settings);
-    if (fclose(file) != 0) return lvp_fail(LVP_ERR_IO, "%s: %s", path, strerror(errno));
-    if (!command->json) lvp_eval_print(stdout, &command->task, command->settings, command->n_settings);
-    return LVP_OK;
+    return status;
+}
+
+static enum lvp_status write_table(const struct command *command)
+{
+    char *text = NULL;
+    size_t n = 0;
+    FILE *memory = open_memstream(&text, &n);
+    if (memory != NULL) lvp_eval_print(memory, &command->task, command->settings, command->n_settings);
+    bool whole = memory != NULL && fclose(memory) == 0;
+    enum lvp_status status = whole ? lvp_output_write_text(command->output, "eval.md", text)
+                                   : lvp_fail(LVP_ERR_MEMORY, "out of memory for the report");
+    if (whole && !command->json) (void)fputs(text, stdout);
+    free(text);
+    return status;
 }
 
 static enum lvp_status run(struct command *command)
@@ -204,7 +214,8 @@ static enum lvp_status run(struct command *command)
     if (mkdir(command->output, 0777) != 0 && errno != EEXIST)
         return lvp_fail(LVP_ERR_USAGE, "--output %s: %s", command->output, strerror(errno));
     for (int s = 0; s < command->n_settings; s++) LVP_TRY(evaluate(command, &command->settings[s]));
-    return write_reports(command);
+    LVP_TRY(write_json(command));
+    return write_table(command);
 }
 
 enum lvp_status lvp_cmd_eval(int argc, char **argv, int *exit_status)

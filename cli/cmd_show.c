@@ -39,7 +39,7 @@ struct command {
     const char *image, *output, *prompts[MAX_PROMPTS];
     int n_prompts, max_new_tokens;
     bool help;
-    char weights_path[4096];
+    struct lvp_pruner_choice pruner;
 };
 
 // A prompt on its way through the chain.
@@ -91,28 +91,6 @@ static enum lvp_status parse(int argc, char **argv, struct command *command)
     if (command->output == NULL) return lvp_fail(LVP_ERR_USAGE, "--output is missing: the PNG to write");
     if (command->n_prompts == 0) command->prompts[command->n_prompts++] = "Describe the image.";
     return LVP_OK;
-}
-
-// Points, shares and weights as lvpipe caption would take them.
-static enum lvp_status choose_pruner(struct command *command, const struct lvp_model_config *config,
-                                     struct lvp_chain_options *options)
-{
-    const struct lvp_options *shared = &command->shared;
-    struct lvp_pruner_weights weights = {0};
-    LVP_TRY(lvp_options_find_weights(shared, command->weights_path, sizeof command->weights_path));
-    bool random = shared->pruner != NULL && strcmp(shared->pruner, "random") == 0;
-    if (command->weights_path[0] == '\0' && !random)
-        return lvp_fail(LVP_ERR_USAGE, "nothing is pruned, so there is nothing to show: name modules with "
-                                       "--pruner-weights, or use --pruner random");
-    options->pruner = random ? LVP_PRUNER_RANDOM : LVP_PRUNER_LVPRUNING;
-    if (!random) {
-        options->weights = command->weights_path;
-        LVP_TRY(lvp_pruner_weights_open(options->weights, config, &weights));
-    }
-    enum lvp_status status =
-        lvp_options_prune_plan(shared, random ? NULL : &weights, config->text.layers, "0.5", &options->plan);
-    lvp_pruner_weights_close(&weights);
-    return status;
 }
 
 // Behind stage s, whose end is prune point s, the positions tell which of the image's rows are left.
@@ -242,7 +220,15 @@ static enum lvp_status show(struct command *command)
                                         .partition = &partition};
     if (options.kernel_set == NULL) return LVP_ERR_USAGE;
     LVP_CHECK(lvp_model_config_load(options.model, &config));
-    LVP_CHECK(choose_pruner(command, &config, &options));
+    LVP_CHECK(lvp_options_choose_pruner(&command->shared, &config, &command->pruner));
+    if (command->pruner.kind == LVP_PRUNER_NONE) {
+        status = lvp_fail(LVP_ERR_USAGE, "nothing is pruned, so there is nothing to show: name modules with "
+                                         "--pruner-weights, or use --pruner random");
+        goto fail;
+    }
+    options.pruner = command->pruner.kind;
+    options.plan = command->pruner.plan;
+    if (options.pruner == LVP_PRUNER_LVPRUNING) options.weights = command->pruner.weights;
     LVP_CHECK(lvp_partition_resolve(&at_points, &config, &options.plan, &partition));
     options.max_rows = config.text.max_positions;
     LVP_CHECK(lvp_tokenizer_open(options.model, &tokenizer));

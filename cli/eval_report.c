@@ -1,7 +1,5 @@
 #include "cli/eval_report.h"
 
-#include <string.h>
-
 static double of_run(const struct lvp_eval_setting *setting, const char *field)
 {
     return json_number_value(json_object_get(setting->run, field));

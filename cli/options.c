@@ -199,6 +199,32 @@ enum lvp_status lvp_options_prune_plan(const struct lvp_options *options, const 
     return lvp_prune_parse_keep(options->keep != NULL ? options->keep : default_keep, plan);
 }
 
+enum lvp_status lvp_options_choose_pruner(const struct lvp_options *options, const struct lvp_model_config *config,
+                                          struct lvp_pruner_choice *choice)
+{
+    struct lvp_pruner_weights weights = {0};
+    *choice = (struct lvp_pruner_choice){.kind = LVP_PRUNER_NONE};
+    LVP_TRY(lvp_options_find_weights(options, choice->weights, sizeof choice->weights));
+    bool has_weights = choice->weights[0] != '\0';
+    const char *name = options->pruner != NULL ? options->pruner : has_weights ? "lvpruning" : "none";
+    while (strcmp(name, lvp_pruner_name(choice->kind)) != 0)
+        if (++choice->kind == LVP_PRUNER_COUNT)
+            return lvp_fail(LVP_ERR_USAGE, "--pruner takes none, lvpruning or random, not '%s'", name);
+    if (choice->kind == LVP_PRUNER_NONE) return LVP_OK;
+    if (choice->kind == LVP_PRUNER_LVPRUNING) {
+        if (!has_weights)
+            return lvp_fail(LVP_ERR_MODEL,
+                            "%s has no lvpruning.safetensors: name the modules with --pruner-weights, or use "
+                            "--pruner none or random",
+                            options->model);
+        LVP_TRY(lvp_pruner_weights_open(choice->weights, config, &weights));
+    }
+    enum lvp_status status =
+        lvp_options_prune_plan(options, has_weights ? &weights : NULL, config->text.layers, "0.5", &choice->plan);
+    lvp_pruner_weights_close(&weights);
+    return status;
+}
+
 void lvp_options_start_log(const struct lvp_options *options)
 {
     int verbosity = options->verbosity;

@@ -88,6 +88,17 @@ enum lvp_status lvp_parse_uint64(const char *option, const char *text, uint64_t 
 // for another pruner, or a folder without.
 enum lvp_status lvp_options_find_weights(const struct lvp_options *options, char *path, size_t size) LVP_MUST_CHECK;
 
+// The pruner that a run uses, from the options and the model's folder.
+struct lvp_pruner_choice {
+    enum lvp_pruner_kind kind;
+    char weights[4096];         // file of the modules; "" where the pruner has none
+    struct lvp_prune_plan plan; // n_points 0 for none
+};
+
+// --pruner, else lvpruning where there are weights, else none. LVP_ERR_MODEL for lvpruning without any.
+enum lvp_status lvp_options_choose_pruner(const struct lvp_options *options, const struct lvp_model_config *config,
+                                          struct lvp_pruner_choice *choice) LVP_MUST_CHECK;
+
 // The prune points and shares the options ask for. Points: --prune-after, else those of `weights` (NULL: none), else
 // the defaults for n_layers. Shares: --keep, else `default_keep`. LVP_ERR_USAGE as the parsers of common/plan.h, and
 // where

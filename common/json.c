@@ -64,6 +64,15 @@ fail:
     return status;
 }
 
+enum lvp_status lvp_json_load_option(const char *option, const char *path, json_t **root)
+{
+    json_error_t error;
+    *root = json_load_file(path, JSON_REJECT_DUPLICATES, &error);
+    if (*root != NULL) return LVP_OK;
+    if (error.line < 0) return lvp_fail(LVP_ERR_USAGE, "%s %s: %s", option, path, error.text); // it was not even read
+    return lvp_fail(LVP_ERR_USAGE, "%s %s: %s (line %d)", option, path, error.text, error.line);
+}
+
 enum lvp_status lvp_json_root(const json_t *root, const char *file, struct lvp_json *object)
 {
     if (!json_is_object(root)) return lvp_fail(LVP_ERR_MODEL, "%s: not a JSON object", file);

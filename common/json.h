@@ -24,6 +24,9 @@ enum lvp_status lvp_json_parse(const char *name, const char *bytes, size_t n_byt
 // Loads a regular file of at most LVP_JSON_MAX_BYTES. With `optional`, a file that does not exist gives *root NULL.
 enum lvp_status lvp_json_load(const char *path, bool optional, json_t **root) LVP_MUST_CHECK;
 
+// Loads a file that an option of the command line names, without duplicate keys. LVP_ERR_USAGE naming both.
+enum lvp_status lvp_json_load_option(const char *option, const char *path, json_t **root) LVP_MUST_CHECK;
+
 // The root as an object; LVP_ERR_MODEL when it is another kind of value.
 enum lvp_status lvp_json_root(const json_t *root, const char *file, struct lvp_json *object) LVP_MUST_CHECK;
 

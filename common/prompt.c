@@ -255,7 +255,7 @@ enum lvp_status lvp_prompt_build(const struct lvp_tokenizer *tokenizer, const st
 }
 
 enum lvp_status lvp_prompt_answer(const struct lvp_tokenizer *tokenizer, const struct lvp_chat_template *chat,
-                                  const char *system, const char *text, int n_images, const char *answer,
+                                  const char *system, const char *text, int n_images, const char *answer, int32_t eos,
                                   const struct lvp_prompt *prompt, int32_t **ids, int *n_ids,
                                   struct lvp_sample_error *error)
 {
@@ -279,8 +279,9 @@ enum lvp_status lvp_prompt_answer(const struct lvp_tokenizer *tokenizer, const s
                              "cannot be told from the prompt's last one");
         goto fail;
     }
-    *n_ids = (int)(n - n_prompt);
-    memmove(all, all + n_prompt, (n - n_prompt) * sizeof *all);
+    memmove(all, all + n_prompt, (n - n_prompt) * sizeof *all); // where the prompt was there is room for eos
+    all[n - n_prompt] = eos;
+    *n_ids = (int)(n - n_prompt) + 1;
     *ids = all;
     all = NULL;
 fail:

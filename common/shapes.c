@@ -81,9 +81,7 @@ enum lvp_status lvp_shape_load(const char *name, struct lvp_model_config *config
     if (text == NULL) return lvp_fail(LVP_ERR_MEMORY, "--shape %s: out of memory", name);
     json_t *root = json_loadb(text, n, 0, &error);
     free(text);
-    if (root == NULL)
-        return lvp_fail(LVP_ERR_MODEL, error.line > 0 ? "--shape %s: %s (line %d)" : "--shape %s: %s", name, error.text,
-                        error.line);
+    if (root == NULL) return lvp_fail(LVP_ERR_MODEL, "--shape %s: %s (line %d)", name, error.text, error.line);
     return shape_from_json(name, root, config);
 }
 

@@ -253,14 +253,8 @@ static enum lvp_status build_answer(void *context, const struct lvp_request *req
                                     int32_t **ids, int *n_ids, struct lvp_sample_error *error)
 {
     const struct job *job = context;
-    LVP_TRY(lvp_prompt_answer(job->tokenizer, job->chat, job->options->system, request->prompt,
-                              request->sample.n_images, request->answer, prompt, ids, n_ids, error));
-    if (error->code != LVP_SAMPLE_OK) return LVP_OK;
-    int32_t *longer = realloc(*ids, ((size_t)*n_ids + 1) * sizeof **ids);
-    if (longer == NULL) return lvp_fail(LVP_ERR_MEMORY, "out of memory for an answer");
-    *ids = longer;
-    longer[(*n_ids)++] = job->config->eos_ids[0];
-    return LVP_OK;
+    return lvp_prompt_answer(job->tokenizer, job->chat, job->options->system, request->prompt, request->sample.n_images,
+                             request->answer, job->config->eos_ids[0], prompt, ids, n_ids, error);
 }
 
 static bool sink_done(void *context, uint64_t index)

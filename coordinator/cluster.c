@@ -1,4 +1,5 @@
 // The description of a cluster that the planner is asked about.
+#include "common/json.h"
 #include "coordinator/simulate.h"
 
 #include <jansson.h>
@@ -45,12 +46,9 @@ static const char *read_nodes(const json_t *json, struct lvp_cluster *cluster)
 
 enum lvp_status lvp_cluster_read(const char *path, struct lvp_cluster *cluster)
 {
-    json_error_t error;
+    json_t *json = NULL;
     *cluster = (struct lvp_cluster){0};
-    json_t *json = json_load_file(path, JSON_REJECT_DUPLICATES, &error);
-    if (json == NULL)
-        return lvp_fail(LVP_ERR_USAGE, error.line > 0 ? "--cluster %s: %s (line %d)" : "--cluster %s: %s", path,
-                        error.text, error.line);
+    LVP_TRY(lvp_json_load_option("--cluster", path, &json));
     const json_t *link = json_object_get(json, "link"), *local = json_object_get(json, "local_link");
     const char *wrong = read_nodes(json_object_get(json, "nodes"), cluster);
     if (wrong == NULL && link != NULL && !read_link(link, &cluster->link)) wrong = "link";

@@ -1,5 +1,7 @@
 #include "coordinator/profile.h"
 
+#include "common/json.h"
+
 #include <errno.h>
 #include <jansson.h>
 #include <math.h>
@@ -149,11 +151,8 @@ static const char *read_profile(const json_t *json, struct lvp_profile *profile)
 
 enum lvp_status lvp_profile_read(const char *path, struct lvp_profile *profile)
 {
-    json_error_t error;
-    json_t *json = json_load_file(path, JSON_REJECT_DUPLICATES, &error);
-    if (json == NULL)
-        return lvp_fail(LVP_ERR_USAGE, error.line > 0 ? "--profile %s: %s (line %d)" : "--profile %s: %s", path,
-                        error.text, error.line);
+    json_t *json = NULL;
+    LVP_TRY(lvp_json_load_option("--profile", path, &json));
     const char *wrong = read_profile(json, profile);
     json_decref(json);
     if (wrong == NULL) return LVP_OK;

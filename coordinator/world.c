@@ -308,7 +308,8 @@ enum lvp_status lvp_world_setup(struct lvp_world *world, const struct lvp_partit
         template->threads = worker->threads;
         template->kernel_set = (char *)(size_t)(worker->gpu ? cuda : kernel_set);
         template->direct_from = worker->stage > 0 && template->direct_to; // as the worker before was told
-        template->direct_to = worker->stage + 1 < world->n_stages &&direct(world, w + 1);
+        bool last = worker->stage + 1 == world->n_stages;
+        template->direct_to = !last && direct(world, w + 1);
         world->n_direct += template->direct_to;
         Lvp__ToWorker message = LVP__TO_WORKER__INIT;
         message.body_case = LVP__TO_WORKER__BODY_SETUP;

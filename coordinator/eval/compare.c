@@ -1,6 +1,7 @@
 #include "coordinator/eval/compare.h"
 
-#include <stdint.h>
+#include "common/mix.h"
+
 #include <stdlib.h>
 #include <string.h>
 
@@ -33,15 +34,6 @@ static struct lvp_interval interval(double value, double *draws)
 {
     qsort(draws, ROUNDS, sizeof *draws, by_value);
     return (struct lvp_interval){value, draws[ROUNDS / 40], draws[ROUNDS - 1 - ROUNDS / 40]};
-}
-
-// splitmix64 (Steele, Lea, Flood 2014)
-static uint64_t next_random(uint64_t *state)
-{
-    uint64_t z = *state += 0x9E3779B97F4A7C15U;
-    z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9U;
-    z = (z ^ (z >> 27)) * 0x94D049BB133111EBU;
-    return z ^ (z >> 31);
 }
 
 // Units of one image lie together in order[first[image]..first[image + 1]).
@@ -86,7 +78,7 @@ enum lvp_status lvp_compare(const struct lvp_task *task, const struct lvp_outcom
     int *order = calloc((size_t)task->n_units + (size_t)task->n_images, sizeof *order);
     double *draws = calloc((2 * n_families + 1) * ROUNDS, sizeof *draws);
     struct sums all = {0};
-    uint64_t state = 1;
+    uint64_t counter = 1;
     enum lvp_status status = LVP_OK;
     *comparison = (struct lvp_comparison){0};
     if (first == NULL || order == NULL || draws == NULL) {
@@ -100,7 +92,8 @@ enum lvp_status lvp_compare(const struct lvp_task *task, const struct lvp_outcom
     for (int round = 0; round < ROUNDS; round++) {
         struct sums drawn = {0};
         for (int i = 0; i < task->n_images; i++) {
-            int image = (int)(next_random(&state) % (uint64_t)task->n_images);
+            int image = (int)(lvp_mix(counter) % (uint64_t)task->n_images);
+            counter += LVP_MIX_STEP;
             for (int u = first[image]; u < first[image + 1]; u++) add_unit(task, dense, outcome, order[u], &drawn);
         }
         for (size_t f = 0; f < n_families; f++) {

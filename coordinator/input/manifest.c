@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 struct lvp_manifest {
     struct lvp_source *source;
@@ -19,15 +20,24 @@ static bool ends_in(const char *text, const char *ending)
     return n > m && strcmp(text + n - m, ending) == 0;
 }
 
+// Shards by a pattern: their names are found when they are opened.
+static bool is_pattern(const char *input)
+{
+    return ends_in(input, ".tar") && strchr(input, '{') != NULL;
+}
+
+enum lvp_status lvp_manifest_check(const char *input)
+{
+    if (access(input, F_OK) == 0 || is_pattern(input)) return LVP_OK;
+    return lvp_fail(LVP_ERR_USAGE, "--input %s: %s", input, strerror(errno));
+}
+
 static enum lvp_status open_source(const char *input, const struct lvp_manifest_options *options,
                                    struct lvp_source **source)
 {
     struct stat info;
-    if (stat(input, &info) != 0) {
-        if (ends_in(input, ".tar") && strchr(input, '{') != NULL)
-            return lvp_tar_open(input, options->columns, &options->tick, source);
-        return lvp_fail(LVP_ERR_USAGE, "--input %s: %s", input, strerror(errno));
-    }
+    LVP_TRY(lvp_manifest_check(input));
+    if (stat(input, &info) != 0) return lvp_tar_open(input, options->columns, &options->tick, source);
     if (S_ISDIR(info.st_mode)) return lvp_folder_open(input, source);
     if (!S_ISREG(info.st_mode)) return lvp_fail(LVP_ERR_USAGE, "--input %s: neither a file nor a folder", input);
     if (ends_in(input, ".tar")) return lvp_tar_open(input, options->columns, &options->tick, source);

@@ -14,6 +14,9 @@ struct lvp_manifest_options {
     struct lvp_tick tick;
 };
 
+// LVP_ERR_USAGE where nothing of that name is there.
+enum lvp_status lvp_manifest_check(const char *input) LVP_MUST_CHECK;
+
 // `input`: a folder, a .jsonl manifest, tar shards (one, or a pattern like shard-{0000..0099}.tar) or a single image.
 // LVP_ERR_USAGE for an input that is missing or holds no image. That ids are unique is for lvp_survey to check.
 enum lvp_status lvp_manifest_open(const char *input, const struct lvp_manifest_options *options,
