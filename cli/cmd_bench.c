@@ -183,24 +183,26 @@ static enum lvp_status choose_pruner(const struct command *command, const char *
     struct lvp_options shared = command->shared;
     struct lvp_pruner_weights weights = {0};
     char shares[128];
-    bool random = shared.pruner != NULL && strcmp(shared.pruner, "random") == 0;
-    if (strcmp(keep, "none") == 0 || (shared.pruner != NULL && strcmp(shared.pruner, "none") == 0)) return LVP_OK;
+    enum lvp_pruner_kind kind;
+    LVP_TRY(lvp_pruner_find(shared.pruner != NULL ? shared.pruner : "lvpruning", &kind));
+    LVP_TRY(lvp_pruner_check(kind, bench->config));
+    if (strcmp(keep, "none") == 0 || kind == LVP_PRUNER_NONE) return LVP_OK;
     (void)snprintf(shares, sizeof shares, "%s", keep);
     for (char *slash = shares; (slash = strchr(slash, '/')) != NULL;) *slash = ',';
     shared.keep = shares;
-    bench->pruner = random ? LVP_PRUNER_RANDOM : LVP_PRUNER_LVPRUNING;
-    if (!random && weights_path[0] != '\0') {
+    bench->pruner = kind;
+    if (weights_path[0] != '\0') {
         if (command->pruner_width > 0)
             return lvp_fail(LVP_ERR_USAGE, "--pruner-width: %s has modules of its own", weights_path);
         bench->pruner_weights = weights_path;
         LVP_TRY(lvp_pruner_weights_open(weights_path, bench->config, &weights));
         bench->pruner_width = weights.inner_width;
-    } else if (!random) {
+    } else if (lvp_pruners[kind].needs_weights) {
         int eighth = bench->config->text.hidden / 8;
         bench->pruner_width = command->pruner_width > 0 ? command->pruner_width : eighth > 0 ? eighth : 1;
     }
-    enum lvp_status status = lvp_options_prune_plan(&shared, bench->pruner_weights != NULL ? &weights : NULL,
-                                                    bench->config->text.layers, "0.5", &bench->prune);
+    enum lvp_status status = lvp_options_prune_plan(&shared, kind, bench->pruner_weights != NULL ? &weights : NULL,
+                                                    bench->config->text.layers, &bench->prune);
     lvp_pruner_weights_close(&weights);
     return status;
 }

@@ -116,6 +116,7 @@ static enum lvp_status choose_pruner(const struct plan_arguments *arguments, str
     const struct lvp_options *options = &arguments->shared;
     struct lvp_workload *workload = &report->workload;
     struct lvp_pruner_weights weights = {0};
+    enum lvp_pruner_kind kind;
     char path[4096];
     LVP_TRY(lvp_options_find_weights(options, path, sizeof path));
     // A folder without modules is planned as it would run, dense; who asks for pruning gets the paper's modules.
@@ -123,19 +124,21 @@ static enum lvp_status choose_pruner(const struct plan_arguments *arguments, str
         options->model == NULL || options->pruner != NULL || options->keep != NULL || options->prune_after != NULL;
     report->pruner = options->pruner != NULL ? options->pruner : path[0] != '\0' || wanted ? "lvpruning" : "none";
     report->source = LVP_PRUNER_OFF;
-    if (strcmp(report->pruner, "none") == 0) return LVP_OK;
+    LVP_TRY(lvp_pruner_find(report->pruner, &kind));
+    LVP_TRY(lvp_pruner_check(kind, workload->config));
+    if (kind == LVP_PRUNER_NONE) return LVP_OK;
     if (path[0] != '\0') {
         LVP_TRY(lvp_pruner_weights_open(path, workload->config, &weights));
         report->source = LVP_PRUNER_FROM_FILE;
         workload->pruner_width = weights.inner_width;
-    } else if (strcmp(report->pruner, "lvpruning") == 0) {
+    } else if (lvp_pruners[kind].needs_weights) {
         report->source = LVP_PRUNER_ASSUMED;
         workload->pruner_width = arguments->pruner_width > 0 ? arguments->pruner_width : workload->config->text.hidden;
     } else {
         report->source = LVP_PRUNER_WEIGHTLESS;
     }
-    enum lvp_status status = lvp_options_prune_plan(options, path[0] != '\0' ? &weights : NULL,
-                                                    workload->config->text.layers, "0.5", &workload->prune);
+    enum lvp_status status = lvp_options_prune_plan(options, kind, path[0] != '\0' ? &weights : NULL,
+                                                    workload->config->text.layers, &workload->prune);
     lvp_pruner_weights_close(&weights);
     return status;
 }

@@ -1,6 +1,7 @@
 #include "cli/options.h"
 
 #include "common/log.h"
+#include "common/text.h"
 
 #include <ctype.h>
 #include <errno.h>
@@ -12,7 +13,9 @@
 
 const char lvp_options_help[] =
     "  --model DIR            a Hugging Face LLaVA folder\n"
-    "  --pruner NAME          none, lvpruning or random (default: lvpruning where the folder has its weights)\n"
+    "  --pruner NAME          lvpruning (default where the folder has its weights), last-attention or adaptprune, "
+    "which\n"
+    "                         need no weights, random, or none (default elsewhere)\n"
     "  --pruner-weights FILE  decision modules (default: DIR/lvpruning.safetensors)\n"
     "  --prune-after A,B,C    decoder layers after which to prune (default: as the weights say)\n"
     "  --keep R | R,R,R       share of the image's tokens kept at each point; one number is R, R-0.2, R-0.4 (0.5)\n"
@@ -59,29 +62,11 @@ enum lvp_status lvp_parse_uint64(const char *option, const char *text, uint64_t 
     return LVP_OK;
 }
 
-// Index of `text` among `names` (NULL-terminated), LVP_ERR_USAGE listing them.
-static enum lvp_status parse_name(const char *option, const char *text, const char *const *names, int *index)
-{
-    char list[128] = "";
-    size_t length = 0;
-    for (int i = 0; names[i] != NULL; i++) {
-        if (strcmp(text, names[i]) == 0) {
-            *index = i;
-            return LVP_OK;
-        }
-        const char *link = i == 0 ? "" : names[i + 1] == NULL ? " or " : ", ";
-        int added = snprintf(list + length, sizeof list - length, "%s%s", link, names[i]);
-        if (added > 0 && (size_t)added < sizeof list - length) length += (size_t)added;
-    }
-    return lvp_fail(LVP_ERR_USAGE, "%s %s: give %s", option, text, list);
-}
-
 static enum lvp_status set_pruner(struct lvp_options *options, const char *value)
 {
-    static const char *const names[] = {"none", "lvpruning", "random", NULL};
-    int index = 0;
-    LVP_TRY(parse_name("--pruner", value, names, &index));
-    options->pruner = names[index];
+    enum lvp_pruner_kind kind;
+    LVP_TRY(lvp_pruner_find(value, &kind));
+    options->pruner = lvp_pruner_name(kind);
     return LVP_OK;
 }
 
@@ -89,7 +74,7 @@ static enum lvp_status set_device(struct lvp_options *options, const char *value
 {
     static const char *const names[] = {"auto", "cpu", "cuda", NULL};
     int index = 0;
-    LVP_TRY(parse_name("--device", value, names, &index));
+    LVP_TRY(lvp_choose_name("--device", value, names, &index));
     options->device = (enum lvp_device_choice)index;
     return LVP_OK;
 }
@@ -99,7 +84,7 @@ static enum lvp_status set_dtype(struct lvp_options *options, const char *value)
     static const char *const names[] = {"bf16", "f16", "f32", NULL};
     static const enum lvp_dtype dtypes[] = {LVP_BF16, LVP_F16, LVP_F32};
     int index = 0;
-    LVP_TRY(parse_name("--dtype", value, names, &index));
+    LVP_TRY(lvp_choose_name("--dtype", value, names, &index));
     options->dtype = dtypes[index];
     return LVP_OK;
 }
@@ -108,7 +93,7 @@ static enum lvp_status set_weights(struct lvp_options *options, const char *valu
 {
     static const char *const names[] = {"int8", NULL};
     int index = 0;
-    LVP_TRY(parse_name("--weights", value, names, &index));
+    LVP_TRY(lvp_choose_name("--weights", value, names, &index));
     options->int8_weights = true;
     return LVP_OK;
 }
@@ -181,8 +166,9 @@ enum lvp_status lvp_options_find_weights(const struct lvp_options *options, char
     return LVP_OK;
 }
 
-enum lvp_status lvp_options_prune_plan(const struct lvp_options *options, const struct lvp_pruner_weights *weights,
-                                       int n_layers, const char *default_keep, struct lvp_prune_plan *plan)
+enum lvp_status lvp_options_prune_plan(const struct lvp_options *options, enum lvp_pruner_kind kind,
+                                       const struct lvp_pruner_weights *weights, int n_layers,
+                                       struct lvp_prune_plan *plan)
 {
     *plan = (struct lvp_prune_plan){0};
     if (options->prune_after != NULL) {
@@ -194,9 +180,9 @@ enum lvp_status lvp_options_prune_plan(const struct lvp_options *options, const 
         plan->n_points = weights->n_points;
         memcpy(plan->after, weights->after_layers, sizeof plan->after);
     } else {
-        lvp_prune_default_points(n_layers, plan);
+        lvp_pruner_default_points(kind, n_layers, plan);
     }
-    return lvp_prune_parse_keep(options->keep != NULL ? options->keep : default_keep, plan);
+    return lvp_prune_parse_keep(options->keep != NULL ? options->keep : lvp_pruners[kind].keep, plan);
 }
 
 enum lvp_status lvp_options_choose_pruner(const struct lvp_options *options, const struct lvp_model_config *config,
@@ -206,21 +192,22 @@ enum lvp_status lvp_options_choose_pruner(const struct lvp_options *options, con
     *choice = (struct lvp_pruner_choice){.kind = LVP_PRUNER_NONE};
     LVP_TRY(lvp_options_find_weights(options, choice->weights, sizeof choice->weights));
     bool has_weights = choice->weights[0] != '\0';
-    const char *name = options->pruner != NULL ? options->pruner : has_weights ? "lvpruning" : "none";
-    while (strcmp(name, lvp_pruner_name(choice->kind)) != 0)
-        if (++choice->kind == LVP_PRUNER_COUNT)
-            return lvp_fail(LVP_ERR_USAGE, "--pruner takes none, lvpruning or random, not '%s'", name);
+    LVP_TRY(lvp_pruner_find(options->pruner != NULL ? options->pruner
+                            : has_weights           ? "lvpruning"
+                                                    : "none",
+                            &choice->kind));
+    LVP_TRY(lvp_pruner_check(choice->kind, config));
     if (choice->kind == LVP_PRUNER_NONE) return LVP_OK;
-    if (choice->kind == LVP_PRUNER_LVPRUNING) {
+    if (lvp_pruners[choice->kind].needs_weights) {
         if (!has_weights)
             return lvp_fail(LVP_ERR_MODEL,
-                            "%s has no lvpruning.safetensors: name the modules with --pruner-weights, or use "
-                            "--pruner none or random",
+                            "%s has no lvpruning.safetensors: name the modules with --pruner-weights, or take a "
+                            "--pruner that needs none, like last-attention",
                             options->model);
         LVP_TRY(lvp_pruner_weights_open(choice->weights, config, &weights));
     }
-    enum lvp_status status =
-        lvp_options_prune_plan(options, has_weights ? &weights : NULL, config->text.layers, "0.5", &choice->plan);
+    enum lvp_status status = lvp_options_prune_plan(options, choice->kind, has_weights ? &weights : NULL,
+                                                    config->text.layers, &choice->plan);
     lvp_pruner_weights_close(&weights);
     return status;
 }

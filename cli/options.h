@@ -5,6 +5,7 @@
 
 #include "common/checkpoint.h"
 #include "common/plan.h"
+#include "common/pruners.h"
 
 #include <getopt.h>
 #include <stdint.h>
@@ -95,16 +96,17 @@ struct lvp_pruner_choice {
     struct lvp_prune_plan plan; // n_points 0 for none
 };
 
-// --pruner, else lvpruning where there are weights, else none. LVP_ERR_MODEL for lvpruning without any.
+// --pruner, else lvpruning where there are weights, else none. LVP_ERR_MODEL for lvpruning without any, LVP_ERR_USAGE
+// where the model lacks what the pruner needs.
 enum lvp_status lvp_options_choose_pruner(const struct lvp_options *options, const struct lvp_model_config *config,
                                           struct lvp_pruner_choice *choice) LVP_MUST_CHECK;
 
 // The prune points and shares the options ask for. Points: --prune-after, else those of `weights` (NULL: none), else
-// the defaults for n_layers. Shares: --keep, else `default_keep`. LVP_ERR_USAGE as the parsers of common/plan.h, and
+// the pruner's for n_layers. Shares: --keep, else the pruner's. LVP_ERR_USAGE as the parsers of common/plan.h, and
 // where
 // --prune-after names another number of points than the weights have modules.
-enum lvp_status lvp_options_prune_plan(const struct lvp_options *options, const struct lvp_pruner_weights *weights,
-                                       int n_layers, const char *default_keep,
+enum lvp_status lvp_options_prune_plan(const struct lvp_options *options, enum lvp_pruner_kind kind,
+                                       const struct lvp_pruner_weights *weights, int n_layers,
                                        struct lvp_prune_plan *plan) LVP_MUST_CHECK;
 
 // Starts rank 0's or the command's log as loud as -v and -q ask.

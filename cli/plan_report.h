@@ -10,7 +10,7 @@ enum lvp_pruner_source {
     LVP_PRUNER_OFF,       // nothing is pruned
     LVP_PRUNER_FROM_FILE, // width and points of a weights file
     LVP_PRUNER_ASSUMED,   // full-width decision modules, as the paper's
-    LVP_PRUNER_WEIGHTLESS // counts only (random)
+    LVP_PRUNER_WEIGHTLESS // counts only: scoring costs next to nothing
 };
 
 struct lvp_plan_report {

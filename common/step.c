@@ -1,11 +1,5 @@
 #include "common/step.h"
 
-const char *lvp_pruner_name(enum lvp_pruner_kind kind)
-{
-    static const char *const names[LVP_PRUNER_COUNT] = {"none", "lvpruning", "random"};
-    return kind >= 0 && kind < LVP_PRUNER_COUNT ? names[kind] : "unknown";
-}
-
 int lvp_depth_of_layer(const struct lvp_prune_counts *prune, int layer)
 {
     int depth = 0;

@@ -13,11 +13,6 @@
 
 enum { LVP_MAX_DEPTHS = LVP_MAX_PRUNE_POINTS + 1 };
 
-enum lvp_pruner_kind { LVP_PRUNER_NONE, LVP_PRUNER_LVPRUNING, LVP_PRUNER_RANDOM, LVP_PRUNER_COUNT };
-
-// "none", "lvpruning", "random"
-const char *lvp_pruner_name(enum lvp_pruner_kind kind);
-
 // Prune points of a model and the rows one image keeps at each depth; the same for every image of the model.
 struct lvp_prune_counts {
     int n_points;

@@ -2,6 +2,7 @@
 
 #include "common/checked.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -150,4 +151,20 @@ size_t lvp_space_suffix(const char *bytes, size_t n_bytes)
         end = start;
     }
     return n_bytes - end;
+}
+
+enum lvp_status lvp_choose_name(const char *option, const char *text, const char *const *names, int *index)
+{
+    char list[128] = "";
+    size_t length = 0;
+    for (int i = 0; names[i] != NULL; i++) {
+        if (strcmp(text, names[i]) == 0) {
+            *index = i;
+            return LVP_OK;
+        }
+        const char *link = i == 0 ? "" : names[i + 1] == NULL ? " or " : ", ";
+        int added = snprintf(list + length, sizeof list - length, "%s%s", link, names[i]);
+        if (added > 0 && (size_t)added < sizeof list - length) length += (size_t)added;
+    }
+    return lvp_fail(LVP_ERR_USAGE, "%s %s: give %s", option, text, list);
 }

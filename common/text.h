@@ -40,4 +40,8 @@ bool lvp_utf8_valid(const char *bytes, size_t n_bytes);
 size_t lvp_space_prefix(const char *bytes, size_t n_bytes);
 size_t lvp_space_suffix(const char *bytes, size_t n_bytes);
 
+// Index of `text` among `names` (the last one NULL); LVP_ERR_USAGE naming `option` and listing them.
+enum lvp_status lvp_choose_name(const char *option, const char *text, const char *const *names,
+                                int *index) LVP_MUST_CHECK;
+
 #endif

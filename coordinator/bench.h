@@ -3,6 +3,7 @@
 #ifndef LVP_COORDINATOR_BENCH_H
 #define LVP_COORDINATOR_BENCH_H
 
+#include "common/pruners.h"
 #include "coordinator/deployment.h"
 
 #include <jansson.h>

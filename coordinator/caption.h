@@ -4,6 +4,7 @@
 #define LVP_COORDINATOR_CAPTION_H
 
 #include "common/plan.h"
+#include "common/pruners.h"
 #include "coordinator/layout.h"
 
 #include <mpi.h>

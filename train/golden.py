@@ -14,6 +14,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Sequence
+from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
 
@@ -28,11 +29,14 @@ from train.golden_folder import BOS, EOS, SECOND_EOS, random_normal, write_folde
 from train.pruner import Pruner, keep_ratios
 from train.reference import Generation, Output, Prompt, Reference
 from train.safetensors_writer import save_safetensors
+from train.training_free import AdaptPrune, Chooser, LastAttention, Modules, Random, default_points
 
 GOLDEN = Path(__file__).resolve().parent.parent / "tests" / "golden" / "models"
 NEW_TOKENS = 8
 MIN_SCORE_GAP = 1e-3  # at the k-th place; f32 scores are off by up to 1e-4, so a smaller gap could turn on rounding
 MIN_LOGIT_GAP = 1e-3  # between the two best tokens
+MIN_SHARE_GAP = 1e-4  # between attentions, relative to the larger one
+RANDOM_KEY = 0x123456789ABCDEF  # of every sequence
 MAX_NMSE = 1e-9  # masked against removed forward
 CHECK_TOLERANCE = 1e-4  # absolute and relative, for computed values on another machine
 MAX_DRAWS = 100
@@ -44,18 +48,38 @@ LAYOUT_TWO = (2, IMAGE, 3, IMAGE, 6)
 LAYOUT_THREE = (IMAGE, IMAGE, 2, IMAGE, 4)
 
 
-def scenarios(case: Case) -> dict[str, tuple[tuple[int | str, ...], str | tuple[str, ...] | None]]:
-    """Name -> prompt layout and keep ratios (None: dense)."""
+@dataclass(frozen=True)
+class Scenario:
+    layout: tuple[int | str, ...]  # of the prompt
+    keep: str | tuple[str, ...] | None  # None: dense
+    pruner: str = "lvpruning"
+
+
+def scenarios(case: Case) -> dict[str, Scenario]:
     keep_one, keep_two = case.pruning.keep_one, case.pruning.keep_two
     result = {
-        "dense_one": (LAYOUT_ONE, None),
-        "dense_two": (LAYOUT_TWO, None),
-        "pruned_one": (LAYOUT_ONE, keep_one),
-        "pruned_two": (LAYOUT_TWO, keep_two),
+        "dense_one": Scenario(LAYOUT_ONE, None),
+        "dense_two": Scenario(LAYOUT_TWO, None),
+        "pruned_one": Scenario(LAYOUT_ONE, keep_one),
+        "pruned_two": Scenario(LAYOUT_TWO, keep_two),
     }
     if case.three_images:
-        result["pruned_three"] = (LAYOUT_THREE, keep_two)
+        result["pruned_three"] = Scenario(LAYOUT_THREE, keep_two)
+    if case.training_free:
+        result["attention_two"] = Scenario(LAYOUT_TWO, "0.4", "last-attention")
+        result["adapt_one"] = Scenario(LAYOUT_ONE, "0.25", "adaptprune")
+        result["adapt_two"] = Scenario(LAYOUT_TWO, "0.4", "adaptprune")
+        result["random_two"] = Scenario(LAYOUT_TWO, "0.6", "random")
     return result
+
+
+def chooser(name: str, case: Case, modules: Pruner) -> Chooser:
+    points = default_points(name, case.text.layers)
+    if name == "random":
+        return Random(points, RANDOM_KEY)
+    if name == "last-attention":
+        return LastAttention(points)
+    return AdaptPrune(points, (case.vision.image // case.vision.patch) ** 2) if name == "adaptprune" else Modules(modules)
 
 
 def draw_prompt(case: Case, reference: Reference, layout: tuple[int | str, ...], seed: str) -> tuple[list[int], Prompt]:
@@ -72,23 +96,14 @@ def draw_prompt(case: Case, reference: Reference, layout: tuple[int | str, ...],
     return ids, reference.prompt(ids, pixels)
 
 
-def score_gap(output: Output) -> float:
-    """The smallest gap between the last kept and the first removed score over all points and images."""
-    gaps = [float("inf")]
-    for decision in output.decisions:
-        for scores, kept in zip(decision.scores, decision.kept):
-            k = len(kept)
-            if 0 < k < len(scores):
-                ranked = scores.sort(descending=True).values
-                gaps.append(float(ranked[k - 1] - ranked[k]))
-    return min(gaps)
-
-
-def is_robust(case: Case, output: Output, generation: Generation) -> bool:
+def is_robust(case: Case, scenario: Scenario, output: Output, generation: Generation) -> bool:
     """No decision hangs on rounding, and generation meets no token that an engine treats in a special way."""
     special = {EOS, SECOND_EOS, case.image_token}
+    score_gap = min((decision.gap for decision in output.decisions), default=float("inf"))
     return (
-        score_gap(output) >= MIN_SCORE_GAP and min(generation.gaps) >= MIN_LOGIT_GAP and not special & set(generation.tokens)
+        score_gap >= (MIN_SCORE_GAP if scenario.pruner == "lvpruning" else MIN_SHARE_GAP)
+        and min(generation.gaps) >= MIN_LOGIT_GAP
+        and not special & set(generation.tokens)
     )
 
 
@@ -131,17 +146,18 @@ def write_case(case: Case, folder: Path) -> str:
     if folder.exists():
         shutil.rmtree(folder)
     write_folder(case, folder)
-    pruned = Reference(load_model(folder), Pruner.load(folder / "lvpruning.safetensors"))
+    model, modules = load_model(folder), Pruner.load(folder / "lvpruning.safetensors")
     tensors: dict[str, Tensor] = {}
     metadata = {"scenarios": ",".join(scenarios(case))}
     n_draws, largest_nmse, logits = 0, 0.0, []
-    for name, (layout, keep) in scenarios(case).items():
-        ratios = None if keep is None else keep_ratios(keep, len(case.pruning.after_layers))
+    for name, scenario in scenarios(case).items():
+        pruned = Reference(model, chooser(scenario.pruner, case, modules))
+        ratios = None if scenario.keep is None else keep_ratios(scenario.keep, len(pruned.pruner.after_layers))
         for draw in range(MAX_DRAWS):
-            ids, prompt = draw_prompt(case, pruned, layout, f"{case.name}/{name}/{draw}")
+            ids, prompt = draw_prompt(case, pruned, scenario.layout, f"{case.name}/{name}/{draw}")
             output = pruned.forward_removed(prompt, ratios)
             generation = pruned.generate(prompt, ratios, NEW_TOKENS)
-            if is_robust(case, output, generation):
+            if is_robust(case, scenario, output, generation):
                 break
         else:
             raise RuntimeError(f"{case.name}/{name}: no draw of {MAX_DRAWS} has clear decisions")
@@ -155,6 +171,7 @@ def write_case(case: Case, folder: Path) -> str:
             tensors[f"{name}.{key}"] = tensor
         if ratios is not None:
             metadata[f"{name}.keep"] = ",".join(map(str, ratios))
+            metadata[f"{name}.pruner"] = scenario.pruner
     save_safetensors(folder / "golden.safetensors", tensors, metadata)
     size = sum(file.stat().st_size for file in folder.iterdir())
     spread = torch.stack(logits)

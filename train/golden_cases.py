@@ -69,11 +69,12 @@ class Case:
     # spelling of config.json: as transformers 4 and 5 write it, or (sparse) leaving out every field that has its default
     config: Config = "old"
     ignored_tensors: bool = False  # position_ids (int64), inv_freq and post_layernorm lie in the file; nobody loads them
+    training_free: bool = False  # scenarios of the pruners without modules
     three_images: bool = False  # one more scenario: three images, two of them adjacent, the first at row 1
 
 
 CASES = (
-    Case("plain-f32", Pruning((1, 2, 3), 32, 8), three_images=True),
+    Case("plain-f32", Pruning((1, 2, 3), 32, 8), three_images=True, training_free=True),
     Case(
         "sparse-config-f16",
         Pruning((1, 3), 32, 4, dtype="f16", keep_one="0.6", keep_two=("0.25", "0.125")),
@@ -91,6 +92,7 @@ CASES = (
         layout="nested",
         config="new",
         image_token=310,
+        training_free=True,
     ),
     Case(
         "mqa-wide-heads",
@@ -187,5 +189,6 @@ CASES = (
         vision=Vision(hidden=32, heads=4, image=56, patch=7),
         dtype="bf16",
         shards=2,
+        training_free=True,
     ),
 )

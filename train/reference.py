@@ -19,7 +19,8 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache, LlavaForConditionalGeneration
 
-from train.pruner import Pruner, keep_count, select_best
+from train.pruner import Pruner, keep_count
+from train.training_free import Chooser, Modules, PointView
 
 
 @dataclass(frozen=True)
@@ -40,8 +41,9 @@ class PointDecision:
     """What one prune point decided, per image."""
 
     rows: list[Tensor] = field(default_factory=list)  # [n_v] prompt rows that were scored, ascending
-    scores: list[Tensor] = field(default_factory=list)  # [n_v] keep logit - remove logit
+    scores: list[Tensor] = field(default_factory=list)  # [n_v] of lvpruning: keep logit - remove logit
     kept: list[Tensor] = field(default_factory=list)  # [k] prompt rows that stay, ascending
+    gap: float = float("inf")  # to the nearest other decision (train/training_free.py)
 
 
 @dataclass
@@ -66,11 +68,11 @@ class Generation:
 
 
 class Reference:
-    """A model with or without decision modules. Without them, or without ratios, nothing is removed."""
+    """A model with or without a pruner. Without one, or without ratios, nothing is removed."""
 
-    def __init__(self, model: LlavaForConditionalGeneration, pruner: Pruner | None = None) -> None:
+    def __init__(self, model: LlavaForConditionalGeneration, pruner: Pruner | Chooser | None = None) -> None:
         self.model = model
-        self.pruner = pruner
+        self.pruner = Modules(pruner) if isinstance(pruner, Pruner) else pruner
         self.decoder = model.model.language_model
 
     @property
@@ -125,29 +127,29 @@ class Reference:
         """[n, C] -> [n, vocab]."""
         return self.model.lm_head(self.decoder.norm(x))
 
-    def _decide(self, point: int, x: Tensor, rows: Tensor, prompt: Prompt, ratio: Decimal) -> PointDecision:
-        """Scores the vision rows that are left and picks each image's best.
+    def _view(self, index: int, before: Tensor, after: Tensor, rows: Tensor, prompt: Prompt) -> PointView:
+        """Behind decoder layer `index`; before, after [n_left, C] of the prompt rows `rows` [n_left]."""
+        layer = self.decoder.layers[index]
+        return PointView(before, after, rows, prompt.image_of_row[rows], layer, self.decoder.rotary_emb)
 
-        x [n_left, C] residual stream of the prompt rows `rows` [n_left] that are still there.
-        """
+    def _decide(self, point: int, view: PointView, prompt: Prompt, ratio: Decimal) -> PointDecision:
+        """Scores the vision rows that are left and picks each image's best."""
         assert self.pruner is not None
-        image = prompt.image_of_row[rows]
-        text = x[image < 0]  # prompt rows only: no module runs in a decode step
         decision = PointDecision()
         for i in range(prompt.n_images):
-            own = image == i
-            scores = self.pruner.points[point].score(x[own], text)
-            k = keep_count(ratio, self.vision_tokens, int(own.sum()))
-            decision.rows.append(rows[own])
-            decision.scores.append(scores)
-            decision.kept.append(rows[own][select_best(scores, k)])
+            own = view.rows[view.image_of_row == i]
+            choice = self.pruner.choose(point, view, i, keep_count(ratio, self.vision_tokens, len(own)))
+            decision.rows.append(own)
+            decision.scores.append(choice.scores)
+            decision.kept.append(own[choice.kept])
+            decision.gap = min(decision.gap, choice.gap)
         return decision
 
     def _points_after(self, n_layers: int, ratios: Sequence[Decimal] | None) -> list[int]:
         """The prune point (none or one) that comes after `n_layers` decoder layers have run."""
         if self.pruner is None or ratios is None:
             return []
-        return [s for s, after in enumerate(self.pruner.config.after_layers) if after == n_layers]
+        return [s for s, after in enumerate(self.pruner.after_layers) if after == n_layers]
 
     @torch.no_grad()
     def forward_masked(self, prompt: Prompt, ratios: Sequence[Decimal] | None = None, answer: Sequence[int] = ()) -> Output:
@@ -163,10 +165,11 @@ class Reference:
         alive = torch.ones(n, dtype=torch.bool)
         decisions: list[PointDecision] = []
         for index in range(len(self.decoder.layers)):
+            before = x
             x = self._layer(index, x, positions, causal & (alive[None, :] | torch.eye(n, dtype=torch.bool)), None)
             for point in self._points_after(index + 1, ratios):
                 rows = positions[:n_prompt][alive[:n_prompt]]
-                decision = self._decide(point, x[rows], rows, prompt, ratios[point])
+                decision = self._decide(point, self._view(index, before[rows], x[rows], rows, prompt), prompt, ratios[point])
                 alive[rows] = _stays(rows, prompt, decision)
                 decisions.append(decision)
         return Output(positions, alive[:n_prompt], x, self._logits(x), decisions, None)
@@ -180,9 +183,10 @@ class Reference:
         decisions: list[PointDecision] = []
         for index in range(len(self.decoder.layers)):
             causal = torch.ones(len(rows), len(rows), dtype=torch.bool).tril()
+            before = x
             x = self._layer(index, x, rows, causal, cache)
             for point in self._points_after(index + 1, ratios):
-                decision = self._decide(point, x, rows, prompt, ratios[point])
+                decision = self._decide(point, self._view(index, before, x, rows, prompt), prompt, ratios[point])
                 stays = _stays(rows, prompt, decision)
                 x, rows = x[stays], rows[stays]
                 decisions.append(decision)

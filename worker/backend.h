@@ -18,8 +18,8 @@
 
 #include "common/model_config.h"
 #include "common/safetensors.h"
-
-enum { LVP_KV_PAGE = 16 }; // KV slots in a page
+#include "worker/attention_ops.h"
+#include "worker/prune_ops.h"
 
 struct lvp_backend;
 struct lvp_linear; // packed weights of one linear layer, opaque to the model
@@ -35,54 +35,6 @@ struct lvp_epilogue {
     enum lvp_activation activation;
     const float *add; // [n_rows, out] or NULL; may be the output itself
     bool round;       // to backend->dtype: the result is the residual stream at a block boundary
-};
-
-// Bidirectional attention inside segments: query row i of segment s sees every key row of segment s.
-struct lvp_dense_attention {
-    int n_segments, n_queries; // n_queries: all query rows, = q_start[n_segments]
-    int heads, head_dim;
-    const int32_t *q_start;  // [n_segments + 1] first query row
-    const int32_t *kv_start; // [n_segments + 1] first key row; a segment without keys gives zeros
-    const float *q, *k, *v;  // head h of row r starts at q[r * q_stride + h * head_dim]
-    int q_stride, kv_stride; // elements between rows
-    float scale;             // of the logits
-    float *out;              // [n_queries, heads * head_dim]
-};
-
-// One layer's cache: pages of LVP_KV_PAGE slots. Slot index = page * LVP_KV_PAGE + place in the page.
-struct lvp_kv_layer {
-    void *k; // [n_pages, kv_heads, head_dim, LVP_KV_PAGE] in the model's dtype
-    void *v; // [n_pages, kv_heads, LVP_KV_PAGE, head_dim]
-};
-
-struct lvp_qkv_shape {
-    int heads, kv_heads,
-        head_dim; // a row of qkv is q [heads, head_dim], k [kv_heads, head_dim], v [kv_heads, head_dim]
-};
-
-// Causal attention over the paged cache. Row j (of m) of sequence s sees the first kv_len[s] - m + j + 1 slots.
-struct lvp_paged_attention {
-    int n_seqs, n_rows;         // n_rows = row_start[n_seqs]
-    const int32_t *row_start;   // [n_seqs + 1]
-    const int32_t *kv_len;      // [n_seqs] slots filled, this step's rows included
-    const int32_t *block_table; // [n_seqs, max_pages] page indices
-    int max_pages;
-    int max_kv_len; // no kv_len of the step is larger
-    int max_rows;   // most rows of a sequence
-    struct lvp_qkv_shape shape;
-    struct lvp_kv_layer cache;
-    const float *qkv; // [n_rows, (heads + 2 kv_heads) * head_dim], q already rotated
-    float *out;       // [n_rows, heads * head_dim]
-};
-
-// Which rows survive a prune point. Image i owns the contiguous rows [image_row[i], image_row[i] + image_len[i]) of the
-// batch and the gate rows [gate_start[i], gate_start[i + 1]). Score = gate column 0 - column 1; the keep[i] best stay,
-// ties go to the lower row. All other rows stay. NaN scores count as the lowest.
-struct lvp_row_selection {
-    int n_rows, n_images;
-    const int32_t *image_row, *image_len, *gate_start, *keep;
-    const float *gate;  // [n_vision_rows, 2]
-    int32_t *survivors; // [n_rows - removed] surviving row indices, ascending
 };
 
 // How one row of logits becomes a token.
@@ -146,7 +98,8 @@ struct lvp_backend_ops {
     void (*copy_rows)(struct lvp_backend *backend, const void *x, const int32_t *from, int n, int width, void *y,
                       const int32_t *to);
 
-    // Rotates q in place and k, rounds k and v to the model's dtype and writes them to slots[row] of the cache.
+    // Rotates q in place. Writes k, rotated, and v to slots[row] of the cache, rounded to the model's dtype; in qkv they
+    // stay as they were.
     // rope [max_positions, head_dim]: cosines [head_dim / 2], then sines, of each position; pairs are (i, i + head_dim
     // / 2).
     void (*rope_kv_write)(struct lvp_backend *backend, float *qkv, int n_rows, struct lvp_qkv_shape shape,
@@ -155,6 +108,9 @@ struct lvp_backend_ops {
     void (*paged_attention)(struct lvp_backend *backend, const struct lvp_paged_attention *attention);
     void (*dense_attention)(struct lvp_backend *backend, const struct lvp_dense_attention *attention);
 
+    // At prune points (worker/pruner.h): scores, a choice, and the rows that stay.
+    void (*last_attention)(struct lvp_backend *backend, const struct lvp_last_attention *attention);
+    void (*soft_nms)(struct lvp_backend *backend, const struct lvp_soft_nms *nms);
     void (*select_rows)(struct lvp_backend *backend, const struct lvp_row_selection *selection);
 
     // tokens [n], logprobs [n]: natural log of the chosen (or the scored) token's probability in the unscaled

@@ -154,6 +154,11 @@ static void run_mlp(struct lvp_decoder *decoder, const struct layer *layer, int 
     }
 }
 
+const float *lvp_decoder_qkv(const struct lvp_decoder *decoder)
+{
+    return decoder->qkv;
+}
+
 void lvp_decoder_run_layer(struct lvp_decoder *decoder, int layer_index, int n_seqs,
                            const struct lvp_depth_layout *layout, const struct lvp_kv_cache *cache,
                            const int32_t *positions, float *x)

@@ -20,4 +20,7 @@ void lvp_decoder_destroy(struct lvp_decoder *decoder); // NULL is allowed
 void lvp_decoder_run_layer(struct lvp_decoder *decoder, int layer, int n_seqs, const struct lvp_depth_layout *layout,
                            const struct lvp_kv_cache *cache, const int32_t *positions, float *x);
 
+// [n_rows, (heads + 2 kv_heads) * head_dim] of the last layer that ran: queries rotated, keys not, and values.
+const float *lvp_decoder_qkv(const struct lvp_decoder *decoder);
+
 #endif

@@ -36,9 +36,9 @@ enum lvp_status lvp_layout_create(struct lvp_backend *backend, const struct lvp_
                                   .max_seqs = max_seqs,
                                   .max_pages = max_pages};
     size_t rows = (size_t)max_rows, seqs = (size_t)max_seqs + 1;
-    // per depth: slots, text_row, vision_row, five arrays of images (an image has a row at least at depth 0), and the
-    // per-sequence arrays; then the merge's four arrays of rows
-    size_t per_depth = 8 * rows + 1 + seqs * (5 + (size_t)max_pages);
+    // per depth: slots, text_row, vision_row, six arrays of images (an image has a row at least at depth 0), and the
+    // per-sequence arrays; then the merge's five arrays of rows
+    size_t per_depth = 9 * rows + 1 + seqs * (5 + (size_t)max_pages);
     layout->capacity = per_depth * (size_t)(last_depth - first_depth + 1) + 5 * rows + 2 * seqs;
     layout->host = malloc(layout->capacity * sizeof *layout->host);
     if (layout->host == NULL) {
@@ -119,17 +119,23 @@ static enum lvp_status check_step(const struct lvp_layout *layout, const struct 
 // step.
 struct segment_cursor {
     int row, n_text, n_vision, n_images;
-    int32_t *text_row, *vision_row, *image_row, *image_len, *image_keep, *gate_start;
+    int32_t *text_row, *vision_row, *image_row, *image_len, *image_keep, *gate_start, *image_seq, *image_position;
 };
 
-static void walk_segment(const struct lvp_prune_counts *prune, const struct lvp_step_seq *seq, int image_token_id,
+static void walk_segment(const struct lvp_prune_counts *prune, const struct lvp_step *step, int s, int image_token_id,
                          int depth, struct segment_cursor *at)
 {
+    const struct lvp_step_seq *seq = &step->seqs[s];
+    int position = 0;
     for (int i = 0; i < seq->n_ids; i++) {
         if (seq->ids[i] != image_token_id) {
             at->text_row[at->n_text++] = at->row++;
+            position++;
             continue;
         }
+        at->image_seq[at->n_images] = s;
+        at->image_position[at->n_images] = position;
+        position += prune->rows[0];
         at->image_row[at->n_images] = at->row;
         at->image_len[at->n_images] = prune->rows[depth];
         at->image_keep[at->n_images] = depth < prune->n_points ? prune->rows[depth + 1] : prune->rows[depth];
@@ -150,7 +156,9 @@ static void build_segments(struct lvp_layout *layout, const struct lvp_step *ste
                                 .image_row = carve(layout, n_images),
                                 .image_len = carve(layout, n_images),
                                 .image_keep = carve(layout, n_images),
-                                .gate_start = carve(layout, n_images + 1)};
+                                .gate_start = carve(layout, n_images + 1),
+                                .image_seq = carve(layout, n_images),
+                                .image_position = carve(layout, n_images)};
     int n_segments = 0;
     text_start[0] = vision_start[0] = 0;
     for (int s = 0; s < step->n_seqs; s++) {
@@ -159,7 +167,7 @@ static void build_segments(struct lvp_layout *layout, const struct lvp_step *ste
             at.row += lvp_seq_rows(&layout->prune, seq, depth);
             continue;
         }
-        walk_segment(&layout->prune, seq, image_token_id, depth, &at);
+        walk_segment(&layout->prune, step, s, image_token_id, depth, &at);
         n_segments++;
         text_start[n_segments] = at.n_text;
         vision_start[n_segments] = at.n_vision;
@@ -177,6 +185,8 @@ static void build_segments(struct lvp_layout *layout, const struct lvp_step *ste
     out->image_len = on_device(layout, at.image_len);
     out->image_keep = on_device(layout, at.image_keep);
     out->gate_start = on_device(layout, at.gate_start);
+    out->image_seq = on_device(layout, at.image_seq);
+    out->image_position = on_device(layout, at.image_position);
 }
 
 static enum lvp_status build_depth(struct lvp_layout *layout, const struct lvp_step *step, int image_token_id,

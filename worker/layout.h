@@ -25,6 +25,7 @@ struct lvp_depth_layout {
     int n_images;
     const int32_t *image_row, *image_len, *image_keep; // [n_images]
     const int32_t *gate_start;                         // [n_images + 1] first of the image's rows among vision_row
+    const int32_t *image_seq, *image_position;         // [n_images] its sequence, original position of its first token
 };
 
 // What `merge` needs to put the rows of depth 0 in place.
@@ -51,9 +52,9 @@ enum lvp_status lvp_layout_build(struct lvp_layout *layout, const struct lvp_ste
 
 const struct lvp_depth_layout *lvp_layout_depth(const struct lvp_layout *layout, int depth);
 const struct lvp_merge_layout *lvp_layout_merge(const struct lvp_layout *layout);
-// [n_seqs] last row of each sequence at the last depth of this stage.
 // Not 0 for a step of decode rows only: steps with the same key do the same operations on the same memory.
 uint64_t lvp_layout_key(const struct lvp_layout *layout);
+// [n_seqs] last row of each sequence at the last depth of this stage.
 const int32_t *lvp_layout_last_rows(const struct lvp_layout *layout);
 
 #endif

@@ -55,7 +55,7 @@ enum lvp_status lvp_worker_setup_read(const Lvp__Setup *message, struct lvp_work
 {
     if (!lvp_dtype_computes(message->dtype)) return bad("dtype");
     if (message->weights != message->dtype && message->weights != LVP_INT8) return bad("weights");
-    if (!in_range(message->pruner, LVP_PRUNER_NONE, LVP_PRUNER_RANDOM)) return bad("pruner");
+    if (!in_range(message->pruner, LVP_PRUNER_NONE, LVP_PRUNER_COUNT - 1)) return bad("pruner");
     if (!in_range(message->threads, 1, 4096)) return bad("threads");
     LVP_TRY(read_prune(message, &setup->prune));
     LVP_TRY(read_limits(message, setup->prune.n_points, &setup->limits));

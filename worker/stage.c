@@ -102,9 +102,9 @@ static void merge_rows(struct lvp_stage *stage)
                             NULL);
 }
 
-// Scores the vision rows and copies the survivors down; every row of the step keeps its order and its original
-// position.
-static void prune_rows(struct lvp_stage *stage, const struct lvp_step *step, int point)
+// Behind `layer`: scores the vision rows and copies the survivors down; every row of the step keeps its order and its
+// original position.
+static void prune_rows(struct lvp_stage *stage, const struct lvp_step *step, int point, int layer)
 {
     struct lvp_backend *backend = stage->backend;
     const struct lvp_depth_layout *before = lvp_layout_depth(stage->layout, point);
@@ -114,7 +114,16 @@ static void prune_rows(struct lvp_stage *stage, const struct lvp_step *step, int
         return;
     }
     int from = stage->current, to = 1 - from;
-    const float *gate = lvp_pruner_score(stage->pruner, point, step, before, stage->x[from]);
+    struct lvp_prune_view view = {
+        .step = step,
+        .layout = before,
+        .x = stage->x[from],
+        .positions = stage->positions[from],
+        .qkv = lvp_decoder_qkv(stage->decoder),
+        .cache = lvp_kv_cache_layer(stage->cache, layer),
+        .max_pages = lvp_kv_cache_max_pages(stage->cache),
+    };
+    const float *gate = lvp_pruner_score(stage->pruner, point, &view);
     struct lvp_row_selection selection = {
         .n_rows = before->n_rows,
         .n_images = before->n_images,
@@ -188,7 +197,7 @@ static void run_blocks(struct lvp_stage *stage, const struct lvp_step *step)
                               stage->positions[stage->current], stage->x[stage->current]);
         if (depth < stage->prune.n_points && stage->prune.after[depth] == layer + 1) {
             double start = lvp_now();
-            prune_rows(stage, step, depth++);
+            prune_rows(stage, step, depth++, layer);
             stage->select_seconds += lvp_now() - start;
         }
     }

@@ -7,6 +7,7 @@
 
 #include "common/checkpoint.h"
 #include "common/plan.h"
+#include "common/pruners.h"
 #include "common/step.h"
 #include "worker/backend.h"
 #include "worker/pruner.h"

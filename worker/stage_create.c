@@ -107,7 +107,7 @@ static enum lvp_status create_decoder(struct lvp_stage *stage, const struct lvp_
         LVP_TRY(lvp_kv_cache_create(backend, &stage->prune, &kv, &stage->cache));
     }
     if (stage->depth_out > stage->depth_in)
-        LVP_TRY(lvp_pruner_create(backend, stage->pruner_kind, options->weights, text->hidden, stage->depth_in,
+        LVP_TRY(lvp_pruner_create(backend, stage->pruner_kind, options->weights, &stage->config, stage->depth_in,
                                   stage->depth_out, limits->max_rows, &stage->pruner));
     if (range.head) LVP_TRY(create_head(stage, options->checkpoint));
     LVP_TRY(lvp_layout_create(backend, &stage->prune, stage->depth_in, stage->depth_out, range.merge, limits->max_rows,

@@ -12,7 +12,7 @@ static void check(enum lvp_status status, const char *what)
     if (status != LVP_OK) fail_msg("%s: %s", what, lvp_error_text());
 }
 
-// The points of the folder's modules, or for random the defaults.
+// The points of the folder's modules, or the pruner's own.
 static void make_plan(const struct chain_options *options, const char *path, struct lvp_prune_plan *plan)
 {
     struct lvp_model_config config;
@@ -23,8 +23,8 @@ static void make_plan(const struct chain_options *options, const char *path, str
         plan->n_points = weights.n_points;
         memcpy(plan->after, weights.after_layers, sizeof plan->after);
         lvp_pruner_weights_close(&weights);
-    } else if (options->pruner == LVP_PRUNER_RANDOM) {
-        lvp_prune_default_points(config.text.layers, plan);
+    } else if (options->pruner != LVP_PRUNER_NONE) {
+        lvp_pruner_default_points(options->pruner, config.text.layers, plan);
     }
     if (plan->n_points > 0) check(lvp_prune_parse_keep(options->keep, plan), "keep");
 }

@@ -80,12 +80,15 @@ static void run_scenario(const char *model, const struct lvp_safetensors *golden
     (void)snprintf(what, sizeof what, "%s %s on %s", model, scenario, kernel_set);
     (void)snprintf(key, sizeof key, "%s.keep", scenario);
     const char *keep = lvp_safetensors_metadata(golden, key);
+    enum lvp_pruner_kind pruner = LVP_PRUNER_NONE;
+    (void)snprintf(key, sizeof key, "%s.pruner", scenario);
+    if (keep != NULL) assert_int_equal(lvp_pruner_find(lvp_safetensors_metadata(golden, key), &pruner), LVP_OK);
     struct lvp_chain chain;
     struct chain_options options = {.model = model,
                                     .kernel_set = kernel_set,
                                     .dtype = LVP_F32,
                                     .keep = keep,
-                                    .pruner = keep != NULL ? LVP_PRUNER_LVPRUNING : LVP_PRUNER_NONE,
+                                    .pruner = pruner,
                                     .threads = 1,
                                     .max_rows = 1024,
                                     .max_seqs = 2};
@@ -108,6 +111,7 @@ static void run_scenario(const char *model, const struct lvp_safetensors *golden
                                .ids = prompt,
                                .n_images = n_images,
                                .image_slots = slots,
+                               .random_key = 0x123456789abcdef,
                                .top_p = 1};
     chain_step(&chain, &seq, 1, &token, &logprob);
     compare_prefill(&chain, golden, scenario, what);

@@ -145,6 +145,8 @@ static const struct {
     {CASES "deep-narrow", LVP_PRUNER_RANDOM, "0.5", 0.7f},
     {CASES "mqa-wide-heads", LVP_PRUNER_NONE, NULL, 0.0f},
     {CASES "feature-list", LVP_PRUNER_LVPRUNING, "0.5", 1.1f},
+    {CASES "gqa-sharded-bf16", LVP_PRUNER_LAST_ATTENTION, "0.4", 0.5f},
+    {CASES "larger-image", LVP_PRUNER_ADAPTPRUNE, "0.3", 0.8f},
 };
 
 static void check(void **state, enum lvp_dtype dtype)

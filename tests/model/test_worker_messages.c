@@ -109,7 +109,7 @@ static void test_setup(void **state)
     EXPECT_REFUSED("dtype", setup->dtype = LVP_INT8);
     EXPECT_REFUSED("weights", setup->weights = LVP_BF16);
     EXPECT_REFUSED("dtype", setup->dtype = -1);
-    EXPECT_REFUSED("pruner", setup->pruner = 3);
+    EXPECT_REFUSED("pruner", setup->pruner = LVP_PRUNER_COUNT);
     EXPECT_REFUSED("pruner", setup->pruner = -1);
     EXPECT_REFUSED("threads", setup->threads = 0);
     EXPECT_REFUSED("threads", setup->threads = 4097);

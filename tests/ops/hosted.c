@@ -262,6 +262,51 @@ static void hosted_dense_attention(struct lvp_backend *backend, const struct lvp
     hosted_end(h);
 }
 
+static void hosted_last_attention(struct lvp_backend *backend, const struct lvp_last_attention *a)
+{
+    struct hosted *h = hosted_of(backend);
+    struct lvp_last_attention there = *a;
+    size_t images = (size_t)a->n_images, head_dim = (size_t)a->shape.head_dim, pages = 0, seqs = 0;
+    for (size_t i = 0; i < images; i++) seqs = (size_t)a->image_seq[i] + 1 > seqs ? (size_t)a->image_seq[i] + 1 : seqs;
+    for (size_t i = 0; i < seqs * (size_t)a->max_pages; i++)
+        pages = (size_t)a->block_table[i] + 1 > pages ? (size_t)a->block_table[i] + 1 : pages;
+    size_t cache = pages * (size_t)a->shape.kv_heads * head_dim * LVP_KV_PAGE * lvp_dtype_size(h->inner->dtype);
+    size_t gates = (size_t)a->gate_start[images] * 2 * sizeof *a->gate, rows = (size_t)a->row_start[seqs];
+    there.image_row = hosted_put(h, a->image_row, images * 4);
+    there.image_len = hosted_put(h, a->image_len, images * 4);
+    there.gate_start = hosted_put(h, a->gate_start, (images + 1) * 4);
+    there.image_seq = hosted_put(h, a->image_seq, images * 4);
+    there.row_start = hosted_put(h, a->row_start, (seqs + 1) * 4);
+    there.block_table = hosted_put(h, a->block_table, seqs * (size_t)a->max_pages * 4);
+    there.cache.k = hosted_put(h, a->cache.k, cache);
+    there.qkv = hosted_put(h, a->qkv, rows * (size_t)(a->shape.heads + 2 * a->shape.kv_heads) * head_dim * 4);
+    there.gate = hosted_put(h, a->gate, gates);
+    h->inner->ops->last_attention(h->inner, &there);
+    hosted_get(h, a->gate, there.gate, gates);
+    hosted_end(h);
+}
+
+static void hosted_soft_nms(struct lvp_backend *backend, const struct lvp_soft_nms *s)
+{
+    struct hosted *h = hosted_of(backend);
+    struct lvp_soft_nms there = *s;
+    size_t images = (size_t)s->n_images, rows = 0, gates = (size_t)s->gate_start[images] * 2 * sizeof *s->gate;
+    for (size_t i = 0; i < images; i++) rows = (size_t)(s->image_row[i] + s->image_len[i]);
+    size_t keys = rows == 0 ? 0 : (rows - 1) * (size_t)s->key_stride + (size_t)s->key_width;
+    there.image_row = hosted_put(h, s->image_row, images * 4);
+    there.image_len = hosted_put(h, s->image_len, images * 4);
+    there.gate_start = hosted_put(h, s->gate_start, (images + 1) * 4);
+    there.keep = hosted_put(h, s->keep, images * 4);
+    there.positions = hosted_put(h, s->positions, rows * 4);
+    there.image_position = hosted_put(h, s->image_position, images * 4);
+    there.prior = hosted_put(h, s->prior, (size_t)(s->grid * s->grid) * sizeof *s->prior);
+    there.keys = hosted_put(h, s->keys, keys * sizeof *s->keys);
+    there.gate = hosted_put(h, s->gate, gates);
+    h->inner->ops->soft_nms(h->inner, &there);
+    hosted_get(h, s->gate, there.gate, gates);
+    hosted_end(h);
+}
+
 static void hosted_select_rows(struct lvp_backend *backend, const struct lvp_row_selection *s)
 {
     struct hosted *h = hosted_of(backend);
@@ -340,6 +385,8 @@ static const struct lvp_backend_ops hosted_ops = {
     .rope_kv_write = hosted_rope,
     .paged_attention = hosted_paged_attention,
     .dense_attention = hosted_dense_attention,
+    .last_attention = hosted_last_attention,
+    .soft_nms = hosted_soft_nms,
     .select_rows = hosted_select_rows,
     .sample = hosted_sample,
     .payload_alloc = hosted_payload_alloc,

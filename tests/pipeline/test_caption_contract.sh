@@ -47,6 +47,14 @@ caption none --input "$IMAGES/scene-0003.png" "${short[@]}" --pruner none
 expect "no pruner" "$(jq -c .vision_tokens "$work/none/captions.jsonl")" '[[144]]'
 caption random --input "$IMAGES/scene-0003.png" "${short[@]}" --pruner random --prune-after 3
 expect "--prune-after" "$(jq -c .vision_tokens "$work/random/captions.jsonl")" '[[144,72]]'
+for stages in 1 4; do
+  caption attention-$stages --input "$IMAGES" "${short[@]}" --pruner last-attention --stages $stages
+  caption adapt-$stages --input "$IMAGES" "${short[@]}" --pruner adaptprune --stages $stages
+done
+expect "last-attention" "$(jq -c .vision_tokens "$work/attention-1/captions.jsonl" | sort -u)" '[[144,72]]'
+expect "adaptprune" "$(jq -c .vision_tokens "$work/adapt-1/captions.jsonl" | sort -u)" '[[144,14]]'
+same attention-1/captions.jsonl attention-4/captions.jsonl "last-attention over 4 stages"
+same adapt-1/captions.jsonl adapt-4/captions.jsonl "adaptprune over 4 stages"
 
 # --- prompts
 head -n 3 "$work/rows.jsonl" | jq -c '. + {n: 3, thing: ("a \"b\" " + .id), prompt: "From the row."}' >"$work/columns.jsonl"

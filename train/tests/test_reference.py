@@ -103,8 +103,9 @@ def test_modules_see_text_rows_only(tmp_path: Path) -> None:
     )
     wide = torch.cat([x, random_normal("other", (16, case.text.hidden))])
     with torch.no_grad():
-        alone = reference._decide(0, x, rows, prompt, Decimal("0.5"))
-        beside = reference._decide(0, wide, torch.arange(len(wide)), both, Decimal("0.5"))
+        alone = reference._decide(0, reference._view(0, x, x, rows, prompt), prompt, Decimal("0.5"))
+        view = reference._view(0, wide, wide, torch.arange(len(wide)), both)
+        beside = reference._decide(0, view, both, Decimal("0.5"))
     assert torch.allclose(alone.scores[0], beside.scores[0], atol=1e-5)
 
 

@@ -5,6 +5,7 @@
 #include "worker/cpu/kernels.h"
 #include "worker/cpu/linear.h"
 #include "worker/cpu/pool.h"
+#include "worker/cpu/prune.h"
 #include "worker/cpu/ref_ops.h"
 #include "worker/cpu/roof.h"
 
@@ -183,6 +184,41 @@ static void cpu_dense_attention(struct lvp_backend *backend, const struct lvp_de
     run_attention(&job);
 }
 
+// Images are few: a thread takes whole ones.
+struct image_job {
+    struct cpu_backend *backend;
+    const struct lvp_last_attention *attention; // or
+    const struct lvp_soft_nms *nms;
+    int n_images;
+};
+
+static void run_image_share(void *arg, int thread, int threads)
+{
+    const struct image_job *job = arg;
+    struct cpu_backend *cpu = job->backend;
+    int begin = 0, end = 0;
+    lvp_pool_share(job->n_images, thread, threads, &begin, &end);
+    for (int image = begin; image < end; image++) {
+        if (job->attention != NULL)
+            lvp_cpu_last_attention(cpu->kernels, cpu->base.dtype, job->attention, image,
+                                   &cpu->scratch[thread].attention);
+        else
+            lvp_cpu_soft_nms(cpu->kernels, job->nms, image);
+    }
+}
+
+static void cpu_last_attention(struct lvp_backend *backend, const struct lvp_last_attention *attention)
+{
+    struct image_job job = {.backend = self(backend), .attention = attention, .n_images = attention->n_images};
+    if (job.n_images > 0) lvp_pool_run(self(backend)->pool, run_image_share, &job);
+}
+
+static void cpu_soft_nms(struct lvp_backend *backend, const struct lvp_soft_nms *nms)
+{
+    struct image_job job = {.backend = self(backend), .nms = nms, .n_images = nms->n_images};
+    if (job.n_images > 0) lvp_pool_run(self(backend)->pool, run_image_share, &job);
+}
+
 static void cpu_select_rows(struct lvp_backend *backend, const struct lvp_row_selection *selection)
 {
     lvp_cpu_select_rows(selection, &self(backend)->scratch[0].choose, self(backend)->removed);
@@ -257,6 +293,8 @@ static const struct lvp_backend_ops cpu_ops = {
     .rope_kv_write = cpu_rope_kv_write,
     .paged_attention = cpu_paged_attention,
     .dense_attention = cpu_dense_attention,
+    .last_attention = cpu_last_attention,
+    .soft_nms = cpu_soft_nms,
     .select_rows = cpu_select_rows,
     .sample = cpu_sample,
     .payload_alloc = lvp_ref_payload_alloc,

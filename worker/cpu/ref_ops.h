@@ -49,6 +49,10 @@ void lvp_ref_rope_kv_write(struct lvp_backend *backend, float *qkv, int n_rows, 
 void lvp_ref_paged_attention(struct lvp_backend *backend, const struct lvp_paged_attention *attention);
 void lvp_ref_dense_attention(struct lvp_backend *backend, const struct lvp_dense_attention *attention);
 
+// ref_prune.c
+void lvp_ref_last_attention(struct lvp_backend *backend, const struct lvp_last_attention *attention);
+void lvp_ref_soft_nms(struct lvp_backend *backend, const struct lvp_soft_nms *nms);
+
 // ref_sample.c
 void lvp_ref_sample(struct lvp_backend *backend, const float *logits, int n, int vocab, const struct lvp_draw *draws,
                     int32_t *tokens, float *logprobs);

@@ -175,6 +175,8 @@ const struct lvp_backend_ops cuda_ops = {
     /* rope_kv_write */ lvp_cuda_rope_kv_write,
     /* paged_attention */ lvp_cuda_paged_attention,
     /* dense_attention */ lvp_cuda_dense_attention,
+    /* last_attention */ lvp_cuda_last_attention,
+    /* soft_nms */ lvp_cuda_soft_nms,
     /* select_rows */ lvp_cuda_select_rows,
     /* sample */ lvp_cuda_sample,
     /* payload_alloc */ lvp_cuda_payload_alloc,

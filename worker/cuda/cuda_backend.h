@@ -109,6 +109,9 @@ void lvp_cuda_rope_kv_write(struct lvp_backend *backend, float *qkv, int n_rows,
 // attention.cu
 void lvp_cuda_paged_attention(struct lvp_backend *backend, const struct lvp_paged_attention *attention);
 void lvp_cuda_dense_attention(struct lvp_backend *backend, const struct lvp_dense_attention *attention);
+// prune.cu
+void lvp_cuda_last_attention(struct lvp_backend *backend, const struct lvp_last_attention *attention);
+void lvp_cuda_soft_nms(struct lvp_backend *backend, const struct lvp_soft_nms *nms);
 // choose.cu
 void lvp_cuda_select_rows(struct lvp_backend *backend, const struct lvp_row_selection *selection);
 void lvp_cuda_sample(struct lvp_backend *backend, const float *logits, int n, int vocab, const struct lvp_draw *draws,

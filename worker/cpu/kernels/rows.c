@@ -130,24 +130,48 @@ static void rotate(const float *x, int head_dim, const float *angle, float *y)
     if (head_dim % 2 != 0) y[head_dim - 1] = x[head_dim - 1];
 }
 
-// One key and one value head of a row into their page: K [head_dim, PAGE], V [PAGE, head_dim].
-static void write_kv(const struct lvp_rope_args *args, size_t tile, int place, const float *k, const float *v)
+// n elements of a key, from element i of its tile [head_dim, PAGE], at `place`.
+static void put_key(const struct lvp_rope_args *args, size_t tile, int place, int i, int n, vf value)
 {
-    int head_dim = args->shape.head_dim;
-    size_t k_at = tile + (size_t)place, v_at = tile + (size_t)place * (size_t)head_dim;
+    size_t at = tile + (size_t)i * LVP_KV_PAGE + (size_t)place;
+    if (n > VF_LANES) n = VF_LANES;
     if (args->dtype == LVP_F32) {
-        float *to = (float *)args->cache.k + k_at;
-        for (int i = 0; i < head_dim; i++) to[i * LVP_KV_PAGE] = k[i];
-        memcpy((float *)args->cache.v + v_at, v, (size_t)head_dim * sizeof *v);
+        float lanes[VF_LANES];
+        vf_store(lanes, value);
+        for (int j = 0; j < n; j++) ((float *)args->cache.k)[at + (size_t)j * LVP_KV_PAGE] = lanes[j];
         return;
     }
-    uint16_t *k_to = (uint16_t *)args->cache.k + k_at, *v_to = (uint16_t *)args->cache.v + v_at;
+    uint16_t lanes[VF_LANES];
+    vf_store_half_n(lanes, value, VF_LANES, args->dtype);
+    for (int j = 0; j < n; j++) ((uint16_t *)args->cache.k)[at + (size_t)j * LVP_KV_PAGE] = lanes[j];
+}
+
+// Rotates a key head [head_dim] as `rotate` does, on its way into its page: in qkv it stays as it was.
+static void write_key(const struct lvp_rope_args *args, size_t tile, int place, const float *k, const float *angle)
+{
+    int head_dim = args->shape.head_dim, half = head_dim / 2;
+    for (int i = 0; i < half; i += VF_LANES) {
+        int n = half - i;
+        vf first = vf_load_n(k + i, n), second = vf_load_n(k + half + i, n);
+        vf cosine = vf_load_n(angle + i, n), sine = vf_load_n(angle + half + i, n);
+        put_key(args, tile, place, i, n, first * cosine - second * sine);
+        put_key(args, tile, place, half + i, n, second * cosine + first * sine);
+    }
+    if (head_dim % 2 != 0) put_key(args, tile, place, head_dim - 1, 1, vf_set1(k[head_dim - 1]));
+}
+
+// A value head into its page [PAGE, head_dim].
+static void write_value(const struct lvp_rope_args *args, size_t tile, int place, const float *v)
+{
+    int head_dim = args->shape.head_dim;
+    size_t at = tile + (size_t)place * (size_t)head_dim;
+    if (args->dtype == LVP_F32) {
+        memcpy((float *)args->cache.v + at, v, (size_t)head_dim * sizeof *v);
+        return;
+    }
     for (int i = 0; i < head_dim; i += VF_LANES) {
         int n = head_dim - i < VF_LANES ? head_dim - i : VF_LANES;
-        uint16_t lanes[VF_LANES];
-        vf_store_half_n(lanes, vf_load_n(k + i, n), VF_LANES, args->dtype);
-        for (int j = 0; j < n; j++) k_to[(i + j) * LVP_KV_PAGE] = lanes[j];
-        vf_store_half_n(v_to + i, vf_load_n(v + i, n), n, args->dtype);
+        vf_store_half_n((uint16_t *)args->cache.v + at + i, vf_load_n(v + i, n), n, args->dtype);
     }
 }
 
@@ -157,15 +181,16 @@ void LVP_KERNEL(lvp_rope_kv_write)(const void *arguments, int begin, int end)
     size_t head_dim = (size_t)args->shape.head_dim, kv_heads = (size_t)args->shape.kv_heads;
     size_t width = ((size_t)args->shape.heads + 2 * kv_heads) * head_dim;
     for (int row = begin; row < end; row++) {
-        float *q = args->qkv + (size_t)row * width, *k = q + (size_t)args->shape.heads * head_dim;
-        const float *angle = args->rope + (size_t)args->positions[row] * head_dim, *v = k + kv_heads * head_dim;
+        float *q = args->qkv + (size_t)row * width;
+        const float *k = q + (size_t)args->shape.heads * head_dim, *v = k + kv_heads * head_dim;
+        const float *angle = args->rope + (size_t)args->positions[row] * head_dim;
         size_t page = (size_t)(args->slots[row] / LVP_KV_PAGE);
+        int place = args->slots[row] % LVP_KV_PAGE;
         for (float *head = q; head < k; head += head_dim) rotate(head, args->shape.head_dim, angle, head);
         for (size_t h = 0; h < kv_heads; h++) {
-            // In place: nobody reads k from qkv afterwards, and it saves a buffer.
-            rotate(k + h * head_dim, args->shape.head_dim, angle, k + h * head_dim);
-            write_kv(args, (page * kv_heads + h) * head_dim * LVP_KV_PAGE, args->slots[row] % LVP_KV_PAGE,
-                     k + h * head_dim, v + h * head_dim);
+            size_t tile = (page * kv_heads + h) * head_dim * LVP_KV_PAGE;
+            write_key(args, tile, place, k + h * head_dim, angle);
+            write_value(args, tile, place, v + h * head_dim);
         }
     }
 }
