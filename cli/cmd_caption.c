@@ -164,7 +164,10 @@ static enum lvp_status set_option(struct command *command, int code, const char 
     case OPTION_SCORE:
         if (strpbrk(value, "{}") != NULL || value[0] == '\0')
             return lvp_fail(LVP_ERR_USAGE, "--score %s: give the name of a column, without braces", value);
-        (void)snprintf(command->score, sizeof command->score, "{%.60s}", value);
+        if (strlen(value) > sizeof command->score - 3)
+            return lvp_fail(LVP_ERR_USAGE, "--score %s: a column's name of at most %zu bytes", value,
+                            sizeof command->score - 3);
+        (void)snprintf(command->score, sizeof command->score, "{%s}", value);
         caption->score = command->score;
         return LVP_OK;
     case OPTION_RETRY_FAILED:

@@ -268,6 +268,14 @@ enum lvp_status lvp_prompt_answer(const struct lvp_tokenizer *tokenizer, const s
     *ids = NULL;
     *n_ids = 0;
     *error = (struct lvp_sample_error){0};
+    if (answer[strspn(answer, " \t\r\n")] == '\0') {
+        lvp_sample_error_set(error, LVP_SAMPLE_PROMPT_FIELD_MISSING, "the answer to score is empty");
+        return LVP_OK;
+    }
+    if (strstr(answer, IMAGE) != NULL) {
+        lvp_sample_error_set(error, LVP_SAMPLE_IMAGE_TOKEN_IN_PROMPT, IMAGE " may not stand in the answer to score");
+        return LVP_OK;
+    }
     if (chat != NULL) LVP_TRY(lvp_chat_template_apply(chat, system, text, n_images, &templated));
     LVP_CHECK(lvp_text_append_string(&whole, templated == NULL ? text : templated));
     LVP_CHECK(lvp_text_append_string(&whole, " "));
@@ -275,8 +283,7 @@ enum lvp_status lvp_prompt_answer(const struct lvp_tokenizer *tokenizer, const s
     LVP_CHECK(lvp_tokenizer_encode(tokenizer, whole.bytes, strlen(whole.bytes), true, &all, &n));
     if (n <= n_prompt || memcmp(all, prompt->ids, n_prompt * sizeof *all) != 0) {
         lvp_sample_error_set(error, LVP_SAMPLE_PROMPT_FIELD_MISSING,
-                             "the answer to score is empty, or its first piece "
-                             "cannot be told from the prompt's last one");
+                             "the answer to score: its first piece cannot be told from the prompt's last one");
         goto fail;
     }
     memmove(all, all + n_prompt, (n - n_prompt) * sizeof *all); // where the prompt was there is room for eos

@@ -39,8 +39,10 @@ enum lvp_status lvp_prompt_build(const struct lvp_tokenizer *tokenizer, const st
 void lvp_prompt_free(struct lvp_prompt *prompt);
 
 // Ids of an answer that follows the prompt, after one space, and `eos`: what the model would have had to generate.
-// `text`, `chat`, `system` and `n_images` as the prompt was built from them. *ids is malloc'ed. Where the answer's
-// first piece would melt into the prompt's last one: LVP_OK with *error prompt_field_missing.
+// `text`, `chat`, `system` and `n_images` as the prompt was built from them. *ids is malloc'ed. An answer that
+// is empty, or whose first piece would melt into the prompt's last one: LVP_OK with *error prompt_field_missing; one
+// with
+// "<image>": image_token_in_prompt.
 enum lvp_status lvp_prompt_answer(const struct lvp_tokenizer *tokenizer, const struct lvp_chat_template *chat,
                                   const char *system, const char *text, int n_images, const char *answer, int32_t eos,
                                   const struct lvp_prompt *prompt, int32_t **ids, int *n_ids,

@@ -134,6 +134,14 @@ static size_t space_length(const char *bytes, size_t n_bytes)
     return 0;
 }
 
+char *lvp_trim(char *text)
+{
+    while (strchr(" \t\r\n", *text) != NULL && *text != '\0') text++;
+    size_t n = strlen(text);
+    while (n > 0 && strchr(" \t\r\n", text[n - 1]) != NULL) text[--n] = '\0';
+    return text;
+}
+
 size_t lvp_space_prefix(const char *bytes, size_t n_bytes)
 {
     size_t at = 0;

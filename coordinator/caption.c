@@ -4,6 +4,7 @@
 #include "common/job.h"
 #include "common/log.h"
 #include "common/record.h"
+#include "common/text.h"
 #include "coordinator/output/captions.h"
 #include "coordinator/output/crashes.h"
 #include "coordinator/output/identity.h"
@@ -306,21 +307,13 @@ static enum lvp_status sink_error(void *context, uint64_t index, const struct lv
     return check_failures(job);
 }
 
-static char *trim(char *text)
-{
-    while (strchr(" \t\r\n", *text) != NULL && *text != '\0') text++;
-    size_t n = strlen(text);
-    while (n > 0 && strchr(" \t\r\n", text[n - 1]) != NULL) text[--n] = '\0';
-    return text;
-}
-
 static enum lvp_status sink_caption(void *context, uint64_t index, const struct lvp_request *request,
                                     const struct lvp_prompt *prompt, const struct lvp_answer *answer)
 {
     struct job *job = context;
     char *text = NULL;
     LVP_TRY(lvp_tokenizer_decode(job->tokenizer, answer->tokens, (size_t)answer->n_tokens, &text));
-    struct lvp_caption caption = {.caption = trim(text),
+    struct lvp_caption caption = {.caption = lvp_trim(text),
                                   .stopped = answer->stopped,
                                   .token_ids = answer->tokens,
                                   .logprobs = job->options->logprobs || answer->scored ? answer->logprobs : NULL,

@@ -93,6 +93,28 @@ void lvp_run_release_images(struct run *run, struct group *group)
     group->slots = NULL;
 }
 
+// The ids of the answer to score, for which the context has `room`. A fault of the request goes to *error.
+static enum lvp_status build_answer(struct run *run, struct ask *ask, int room, struct lvp_sample_error *error)
+{
+    const struct lvp_run_options *options = run->options;
+    int vocab = options->deployment->config->text.vocab;
+    LVP_TRY(options->source.answer(options->source.context, &ask->request, &ask->prompt, &ask->wanted, &ask->max_new,
+                                   error));
+    if (error->code != LVP_SAMPLE_OK) return LVP_OK;
+    for (int i = 0; i < ask->max_new; i++)
+        if (ask->wanted[i] >= vocab) { // one added to the tokenizer alone: no prompt has to hold it
+            lvp_sample_error_set(error, LVP_SAMPLE_PROMPT_FIELD_MISSING,
+                                 "the answer to score has token %d, the model's vocabulary ends at %d", ask->wanted[i],
+                                 vocab - 1);
+            return LVP_OK;
+        }
+    if (ask->max_new > room)
+        lvp_sample_error_set(error, LVP_SAMPLE_PROMPT_TOO_LONG,
+                             "the answer to score has %d tokens, the model's context has room for %d", ask->max_new,
+                             room);
+    return LVP_OK;
+}
+
 // The prompt's ids, and everything that depends on them. A fault of the request goes to *error.
 static enum lvp_status build_prompt(struct run *run, struct ask *ask, struct lvp_sample_error *error)
 {
@@ -112,11 +134,7 @@ static enum lvp_status build_prompt(struct run *run, struct ask *ask, struct lvp
     int room = config->text.max_positions - prompt->n_rows;
     ask->max_new = options->max_new_tokens < room ? options->max_new_tokens : room;
     if (request->answer != NULL) {
-        LVP_TRY(options->source.answer(options->source.context, request, prompt, &ask->wanted, &ask->max_new, error));
-        if (error->code == LVP_SAMPLE_OK && ask->max_new > room)
-            lvp_sample_error_set(error, LVP_SAMPLE_PROMPT_TOO_LONG,
-                                 "the answer to score has %d tokens, the model's context has room for %d", ask->max_new,
-                                 room);
+        LVP_TRY(build_answer(run, ask, room, error));
         if (error->code != LVP_SAMPLE_OK) return LVP_OK;
     }
     if (prompt->n_images > options->deployment->image_slots) {

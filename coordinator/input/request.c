@@ -179,5 +179,6 @@ void lvp_request_free(struct lvp_request *request)
 uint64_t lvp_request_hash(const struct lvp_request *request)
 {
     uint64_t hash = XXH3_64bits(request->id, strlen(request->id));
-    return XXH3_64bits_withSeed(request->prompt, strlen(request->prompt), hash);
+    hash = XXH3_64bits_withSeed(request->prompt, strlen(request->prompt), hash);
+    return request->answer == NULL ? hash : XXH3_64bits_withSeed(request->answer, strlen(request->answer), hash);
 }

@@ -38,7 +38,7 @@ static inline int lvp_prompts_per_sample(const struct lvp_requests *requests)
 enum lvp_status lvp_request_make(const struct lvp_requests *requests, struct lvp_sample sample, int k,
                                  struct lvp_request *request) LVP_MUST_CHECK;
 
-// Hash of id and prompt: what must be the same for a run to be resumed.
+// Hash of id, prompt and, where there is one, the answer to score: what must be the same for a run to be resumed.
 uint64_t lvp_request_hash(const struct lvp_request *request);
 
 // Fills `{name}` from the sample's columns (id and image always exist); `{{` and `}}` are braces. Strings go in as they

@@ -1,6 +1,7 @@
 // Chat templates against what transformers prints for them (tests/golden/prompt, written by train/golden_prompt.py),
 // and the rows and faults of a sample's prompt.
 #include "common/prompt.h"
+#include "common/text.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
@@ -190,9 +191,50 @@ static void test_build(void **state)
     lvp_tokenizer_close(tokenizer);
 }
 
+// The answer to score: what follows the prompt, and the end token.
+static void test_answer(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *answer;
+        enum lvp_sample_error_code code;
+    } cases[] = {{"A red dog", LVP_SAMPLE_OK},
+                 {"", LVP_SAMPLE_PROMPT_FIELD_MISSING},
+                 {" \n", LVP_SAMPLE_PROMPT_FIELD_MISSING},
+                 {"a <image>", LVP_SAMPLE_IMAGE_TOKEN_IN_PROMPT}};
+    struct lvp_tokenizer *tokenizer;
+    struct lvp_chat_template *chat;
+    struct lvp_prompt prompt;
+    struct lvp_sample_error error;
+    assert_int_equal(lvp_tokenizer_open(FOLDER, &tokenizer), LVP_OK);
+    assert_int_equal(lvp_chat_template_load(FOLDER, &chat), LVP_OK);
+    assert_int_equal(lvp_prompt_build(tokenizer, chat, NULL, "What?", 1, IMAGE_ID, 576, 4096, &prompt, &error), LVP_OK);
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        int32_t *ids = NULL;
+        int n_ids = 0;
+        char *text = NULL;
+        assert_int_equal(
+            lvp_prompt_answer(tokenizer, chat, NULL, "What?", 1, cases[i].answer, 2, &prompt, &ids, &n_ids, &error),
+            LVP_OK);
+        if (error.code != cases[i].code) fail_msg("\"%s\": %s", cases[i].answer, lvp_sample_error_name(error.code));
+        if (error.code == LVP_SAMPLE_OK) {
+            assert_true(n_ids > 1 && ids[n_ids - 1] == 2);
+            assert_int_equal(lvp_tokenizer_decode(tokenizer, ids, (size_t)n_ids, &text), LVP_OK);
+            assert_string_equal(lvp_trim(text), cases[i].answer);
+        } else {
+            assert_null(ids);
+        }
+        free(text);
+        free(ids);
+    }
+    lvp_prompt_free(&prompt);
+    lvp_chat_template_free(chat);
+    lvp_tokenizer_close(tokenizer);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_templates), cmocka_unit_test(test_no_template),
-                                       cmocka_unit_test(test_build)};
+                                       cmocka_unit_test(test_build), cmocka_unit_test(test_answer)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
