@@ -25,6 +25,21 @@ static void print_family(FILE *out, const struct lvp_task *task, int f, const st
         (void)fprintf(out, "|\n");
 }
 
+// F1 of answering yes; negative where the family's answers are not yes and no, or nowhere yes.
+static double f1_of_yes(const struct lvp_task *task, int f, const struct lvp_eval_setting *setting)
+{
+    const struct lvp_yes_count *yes = &setting->outcome.yes[f];
+    return task->yes_no[f] && yes->is > 0 ? 2.0 * yes->right / (yes->said + yes->is) : -1;
+}
+
+static void print_yes(FILE *out, const struct lvp_task *task, int f, const struct lvp_eval_setting *settings, int n)
+{
+    if (f1_of_yes(task, f, &settings[0]) < 0) return;
+    (void)fprintf(out, "\n%s, F1 of yes: ", task->families[f]);
+    for (int s = 0; s < n; s++)
+        (void)fprintf(out, "%s %.4f%s", settings[s].name, f1_of_yes(task, f, &settings[s]), s == n - 1 ? "\n" : "; ");
+}
+
 void lvp_eval_print(FILE *out, const struct lvp_task *task, const struct lvp_eval_setting *settings, int n)
 {
     (void)fprintf(out, "%d questions about %d images, 95 %% intervals by a bootstrap over images\n\n", task->n,
@@ -41,15 +56,7 @@ void lvp_eval_print(FILE *out, const struct lvp_task *task, const struct lvp_eva
                       100 * loss->low, 100 * loss->high, 100 * rows_share(&settings[s]),
                       of_run(&settings[s], "images_per_second"), settings[s].outcome.unanswered);
     }
-    for (int s = 0; s < n; s++) {
-        const struct lvp_outcome *o = &settings[s].outcome;
-        if (o->is_yes == 0) continue;
-        double precision = o->said_yes > 0 ? (double)o->right_yes / (double)o->said_yes : 0;
-        double recall = (double)o->right_yes / (double)o->is_yes;
-        (void)fprintf(out, "%s%s: F1 of yes %.4f", s == 0 ? "\n" : "; ", settings[s].name,
-                      precision + recall > 0 ? 2 * precision * recall / (precision + recall) : 0);
-        if (s == n - 1) (void)fprintf(out, "\n");
-    }
+    for (int f = 0; f < task->n_families; f++) print_yes(out, task, f, settings, n);
 }
 
 static json_t *pack(const struct lvp_interval *interval)
@@ -65,10 +72,12 @@ json_t *lvp_eval_json(const struct lvp_task *task, const struct lvp_eval_setting
         json_t *families = json_object();
         for (int f = 0; f < task->n_families; f++) {
             const struct lvp_family_comparison *c = &setting->comparison.families[f];
+            double f1 = f1_of_yes(task, f, setting);
             json_object_set_new(families, task->families[f],
-                                json_pack("{s:i, s:o, s:o, s:i, s:i, s:f, s:f}", "n", c->n, "score", pack(&c->score),
-                                          "change", pack(&c->change), "better", c->better, "worse", c->worse, "nll",
-                                          c->nll, "tokens", c->tokens));
+                                json_pack("{s:i, s:o, s:o, s:i, s:i, s:f, s:f, s:o*}", "n", c->n, "score",
+                                          pack(&c->score), "change", pack(&c->change), "better", c->better, "worse",
+                                          c->worse, "nll", c->nll, "tokens", c->tokens, "f1_of_yes",
+                                          f1 < 0 ? NULL : json_real(f1)));
         }
         json_array_append_new(list,
                               json_pack("{s:s, s:s, s:s, s:o, s:o, s:f, s:f, s:i}", "setting", setting->name, "pruner",

@@ -30,10 +30,11 @@ static int by_value(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
-static struct lvp_interval interval(double value, double *draws)
+static struct lvp_interval interval(double value, double *draws, int n)
 {
-    qsort(draws, ROUNDS, sizeof *draws, by_value);
-    return (struct lvp_interval){value, draws[ROUNDS / 40], draws[ROUNDS - 1 - ROUNDS / 40]};
+    if (n == 0) return (struct lvp_interval){value, value, value};
+    qsort(draws, (size_t)n, sizeof *draws, by_value);
+    return (struct lvp_interval){value, draws[n / 40], draws[n - 1 - n / 40]};
 }
 
 // Units of one image lie together in order[first[image]..first[image + 1]).
@@ -79,6 +80,7 @@ enum lvp_status lvp_compare(const struct lvp_task *task, const struct lvp_outcom
     double *draws = calloc((2 * n_families + 1) * ROUNDS, sizeof *draws);
     struct sums all = {0};
     uint64_t counter = 1;
+    int n_draws[LVP_MAX_FAMILIES] = {0};
     enum lvp_status status = LVP_OK;
     *comparison = (struct lvp_comparison){0};
     if (first == NULL || order == NULL || draws == NULL) {
@@ -97,18 +99,20 @@ enum lvp_status lvp_compare(const struct lvp_task *task, const struct lvp_outcom
             for (int u = first[image]; u < first[image + 1]; u++) add_unit(task, dense, outcome, order[u], &drawn);
         }
         for (size_t f = 0; f < n_families; f++) {
-            double n = drawn.n[f] > 0 ? drawn.n[f] : 1;
-            draws[2 * f * ROUNDS + (size_t)round] = drawn.score[f] / n;
-            draws[(2 * f + 1) * ROUNDS + (size_t)round] = (drawn.score[f] - drawn.dense[f]) / n;
+            double n = drawn.n[f];
+            if (!(n > 0)) continue; // a draw without the family's images says nothing about it
+            size_t at = (size_t)n_draws[f]++;
+            draws[2 * f * ROUNDS + at] = drawn.score[f] / n;
+            draws[(2 * f + 1) * ROUNDS + at] = (drawn.score[f] - drawn.dense[f]) / n;
         }
         losses[round] = mean_loss(task, &drawn);
     }
     for (size_t f = 0; f < n_families; f++) {
         struct lvp_family_comparison *family = &comparison->families[f];
-        family->score = interval(all.score[f] / all.n[f], draws + 2 * f * ROUNDS);
-        family->change = interval((all.score[f] - all.dense[f]) / all.n[f], draws + (2 * f + 1) * ROUNDS);
+        family->score = interval(all.score[f] / all.n[f], draws + 2 * f * ROUNDS, n_draws[f]);
+        family->change = interval((all.score[f] - all.dense[f]) / all.n[f], draws + (2 * f + 1) * ROUNDS, n_draws[f]);
     }
-    comparison->loss = interval(mean_loss(task, &all), losses);
+    comparison->loss = interval(mean_loss(task, &all), losses, ROUNDS);
 fail:
     free(first);
     free(order);

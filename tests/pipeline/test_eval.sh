@@ -28,5 +28,5 @@ expect "--json" "$(jq -S 'del(.settings[].images_per_second)' "$work/stdout")" \
 run 2 "${ask[@]}" --stages 99 && says "lvpipe caption into"
 run 2 "$LVPIPE" eval --model "$MODEL" --output "$work/x" && says "--tasks is missing"
 echo '{"id": 1}' >"$work/tasks/questions.jsonl"
-run 2 "${ask[@]}" && says "questions.jsonl, line 1: the fields id and image must be strings"
+run 2 "${ask[@]}" && says "questions.jsonl, line 1: id: must be a string"
 finish

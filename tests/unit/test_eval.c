@@ -25,18 +25,24 @@ static void test_normalise(void **state)
     expect_normalised("two cats, a bird!", "2 cats bird");
     expect_normalised("1,000.5 m", "1,000.5 m");
     expect_normalised("don't", "don't");
+    expect_normalised("don\xE2\x80\x99t", "don't");
+    expect_normalised("'The dogs' ball'", "dogs ball");
+    expect_normalised("\xE2\x80\x9CRed\xE2\x80\x9D", "red");
     expect_normalised("Ten", "10");
     expect_normalised("", "");
-    expect_normalised("a", "");
+    expect_normalised("A", "a"); // an option's letter: articles go only where something is left
+    expect_normalised("the a", "the a");
 }
 
 static void expect_score(enum lvp_metric metric, const char *text, const char *answers, double want)
 {
     json_t *list = json_loads(answers, 0, NULL), *vocabulary = json_object();
+    const char *fault = NULL;
     double score = -1;
     static const char *const facts[] = {"dog", "cat", "red", "blue", "small", "top left", "top", "left"};
     for (size_t i = 0; i < sizeof facts / sizeof *facts; i++) json_object_set_new(vocabulary, facts[i], json_true());
-    assert_true(lvp_metric_takes(metric, list));
+    assert_int_equal(lvp_metric_check(metric, list, &fault), LVP_OK);
+    if (fault != NULL) fail_msg("%s: %s", answers, fault);
     assert_int_equal(lvp_metric_score(metric, text, list, vocabulary, &score), LVP_OK);
     if (fabs(score - want) > 1e-12) fail_msg("'%s' for %s scores %.6f, not %.6f", text, answers, score, want);
     json_decref(list);
@@ -52,10 +58,16 @@ static void test_scores(void **state)
     expect_score(LVP_METRIC_SOFT, "red", "[\"red\",\"red\",\"red\",\"red\",\"b\",\"b\",\"b\",\"b\",\"b\",\"b\"]", 1);
     // Two of ten: twice 1/3, eight times 2/3 -> 0.6.
     expect_score(LVP_METRIC_SOFT, "red", "[\"red\",\"red\",\"b\",\"b\",\"b\",\"b\",\"b\",\"b\",\"b\",\"b\"]", 0.6);
+    expect_score(LVP_METRIC_EXACT, "A", "[\"A\"]", 1);
+    expect_score(LVP_METRIC_EXACT, "", "[\"A\"]", 0);
+    expect_score(LVP_METRIC_EXACT, ".", "[\"?\", \"dog\"]", 0);
     expect_score(LVP_METRIC_SOFT, "red", "[\"Red\"]", 1);
+    expect_score(LVP_METRIC_SOFT, "red", "[\"red\",\"red\",\"red\"]", 1);
     expect_score(LVP_METRIC_PARTS, "BUS and two", "[\"bus\", \"2\"]", 1);
     expect_score(LVP_METRIC_PARTS, "two and bus", "[\"bus\", \"2\"]", 0);
     expect_score(LVP_METRIC_PARTS, "bus", "[\"bus\", \"2\"]", 0.5);
+    expect_score(LVP_METRIC_PARTS, "bus, two, and red.", "[\"bus\", \"2\", \"red\"]", 1);
+    expect_score(LVP_METRIC_PARTS, "3.5 And 1,000.", "[\"3.5\", \"1,000\"]", 1);
     // All three facts of one object, and nothing else.
     expect_score(LVP_METRIC_FACTS, "The image shows a red dog at top left.", "[[\"dog\", \"red\", \"top left\"]]", 1);
     // 2 of 3 named (dog, top left; blue is wrong), 3 wanted: 2 * 2 / (3 + 3).
@@ -65,19 +77,34 @@ static void test_scores(void **state)
     // Said twice, there once: 1 right, named 2, wanted 1.
     expect_score(LVP_METRIC_FACTS, "a dog, a dog", "[[\"dog\"]]", 2.0 / 3);
     expect_score(LVP_METRIC_FACTS, "", "[[\"dog\"]]", 0);
+    // A fact given twice is wanted once.
+    expect_score(LVP_METRIC_FACTS, "a red dog", "[[\"dog\", \"red\", \"the dog\", \"red\"]]", 1);
+}
+
+static void expect_fault(enum lvp_metric metric, const char *answers, const char *says)
+{
+    json_t *list = answers == NULL ? NULL : json_loads(answers, 0, NULL);
+    const char *fault = NULL;
+    assert_int_equal(lvp_metric_check(metric, list, &fault), LVP_OK);
+    if (fault == NULL || strstr(fault, says) == NULL)
+        fail_msg("%s: '%s', not '%s'", answers != NULL ? answers : "no answers", fault != NULL ? fault : "", says);
+    json_decref(list);
 }
 
 static void test_forms(void **state)
 {
     (void)state;
-    json_t *strings = json_loads("[\"a\"]", 0, NULL), *lists = json_loads("[[\"a\"]]", 0, NULL), *none = json_array();
-    assert_true(lvp_metric_takes(LVP_METRIC_SOFT, strings) && !lvp_metric_takes(LVP_METRIC_FACTS, strings));
-    assert_true(lvp_metric_takes(LVP_METRIC_FACTS, lists) && !lvp_metric_takes(LVP_METRIC_EXACT, lists));
-    assert_false(lvp_metric_takes(LVP_METRIC_EXACT, none));
-    assert_false(lvp_metric_takes(LVP_METRIC_EXACT, NULL));
-    json_decref(strings);
-    json_decref(lists);
-    json_decref(none);
+    expect_fault(LVP_METRIC_EXACT, NULL, "a list of strings");
+    expect_fault(LVP_METRIC_EXACT, "[]", "a list of strings");
+    expect_fault(LVP_METRIC_EXACT, "[[\"a\"]]", "a list of strings");
+    expect_fault(LVP_METRIC_FACTS, "[\"a\"]", "a list of lists of strings");
+    expect_fault(LVP_METRIC_FACTS, "[[\"a\"], []]", "a list of lists of strings");
+    expect_fault(LVP_METRIC_FACTS, NULL, "a list of lists of strings");
+    expect_fault(LVP_METRIC_EXACT, "[\"?\", \"-\"]", "none of them");
+    expect_fault(LVP_METRIC_PARTS, "[\"red\", \"-\"]", "neither letter nor digit");
+    expect_fault(LVP_METRIC_PARTS, "[\"red, blue\"]", "never matches");
+    expect_fault(LVP_METRIC_FACTS, "[[\"salt And pepper\"]]", "never matches");
+    expect_fault(LVP_METRIC_FACTS, "[[\"one two three four five\"]]", "4 words");
 }
 
 // --- a task in a folder of its own
@@ -113,9 +140,9 @@ static const char questions[] =
     "{\"id\":\"1\",\"image\":\"a\",\"family\":\"color\",\"answers\":[\"red\"],\"answer\":\"red\"}\n"
     "{\"id\":\"2\",\"image\":\"b\",\"family\":\"color\",\"answers\":[\"blue\"],\"answer\":\"blue\"}\n"
     "\n"
-    "{\"id\":\"3\",\"image\":\"a\",\"family\":\"letters\",\"group\":\"g\",\"answers\":[\"A\"]}\n"
-    "{\"id\":\"4\",\"image\":\"a\",\"family\":\"letters\",\"group\":\"g\",\"answers\":[\"B\"]}\n"
-    "{\"id\":\"5\",\"image\":\"b\",\"family\":\"is\",\"answers\":[\"yes\"]}\n";
+    "{\"id\":\"3\",\"image\":\"a\",\"family\":\"letters\",\"group\":7,\"answers\":[\"A\"],\"answer\":\"A\"}\n"
+    "{\"id\":\"4\",\"image\":\"a\",\"family\":\"letters\",\"group\":7,\"answers\":[\"B\"],\"answer\":\"B\"}\n"
+    "{\"id\":\"5\",\"image\":\"b\",\"family\":\"is\",\"answers\":[\"Yes\"],\"answer\":\"Yes\"}\n";
 
 static void test_comparison(void **state)
 {
@@ -141,13 +168,14 @@ static void test_comparison(void **state)
              "{\"id\":\"5\",\"caption\":\"Yes.\",\"logprobs\":[0]}\n");
     assert_int_equal(lvp_outcome_read(&task, folder, folder, &dense), LVP_OK);
     assert_int_equal(dense.unanswered, 0);
-    assert_true(dense.is_yes == 1 && dense.said_yes == 1 && dense.right_yes == 1);
+    assert_true(dense.yes[2].is == 1 && dense.yes[2].said == 1 && dense.yes[2].right == 1 && dense.yes[0].is == 0);
     // One colour wrong, one letter of the group wrong, "is" without an answer.
     put_file(folder, "captions.jsonl",
              "{\"id\":\"1\",\"caption\":\"green\"}\n{\"id\":\"2\",\"caption\":\"blue\"}\n"
              "{\"id\":\"3\",\"caption\":\"A\"}\n{\"id\":\"4\",\"caption\":\"C\"}\n");
     assert_int_equal(lvp_outcome_read(&task, folder, NULL, &pruned), LVP_OK);
     assert_int_equal(pruned.unanswered, 1);
+    assert_true(pruned.yes[2].is == 1 && pruned.yes[2].said == 0); // missed, though it has no row
     assert_int_equal(lvp_compare(&task, &dense, &dense, &same), LVP_OK);
     assert_true(same.loss.value == 0 && same.loss.low == 0 && same.loss.high == 0);
     assert_true(fabs(same.families[0].nll - 1.0 / 3) < 1e-12); // (0.5 + 0.25 + 0.25) / 3 tokens
@@ -159,8 +187,15 @@ static void test_comparison(void **state)
     assert_true(fabs(less.loss.value - (0.5 + 1 + 1) / 3) < 1e-12);
     // Two images: the first one twice loses everything, the second one twice keeps its colour.
     assert_true(less.families[0].change.low == -1 && less.families[0].change.high == 0);
+    // "is" is about the second one alone: a draw without it says nothing about "is", rather than 0.
+    assert_true(same.families[2].score.low == 1 && same.families[2].score.high == 1);
     lvp_outcome_free(&dense);
     lvp_outcome_free(&pruned);
+    put_file(folder, "captions.jsonl", "{\"id\":\"1\",\"caption\":\"red\",\"logprobs\":[-0.5,null]}\n");
+    assert_int_equal(lvp_outcome_read(&task, folder, folder, &dense), LVP_ERR_FORMAT);
+    assert_non_null(strstr(lvp_error_text(), "captions.jsonl, line 1: a log-probability is not a number"));
+    lvp_error_clear();
+    lvp_outcome_free(&dense);
     lvp_task_free(&task);
 }
 
@@ -174,6 +209,8 @@ static void expect_refused(const char *text, const char *says)
     lvp_task_free(&task);
 }
 
+#define ROW(id, image, more) "{\"id\":\"" id "\",\"image\":\"" image "\",\"answers\":[\"x\"]," more "}\n"
+
 static void test_bad_questions(void **state)
 {
     (void)state;
@@ -181,22 +218,55 @@ static void test_bad_questions(void **state)
     expect_refused("", "holds no question");
     expect_refused("{\"id\":\"1\",\"image\":\"a\",\"answers\":[\"x\"]}\n{\"id\":", "line 2");
     expect_refused("[1]\n", "line 1: not an object");
-    expect_refused("{\"id\":1,\"image\":\"a\",\"answers\":[\"x\"]}", "id and image");
+    expect_refused("{\"id\":1,\"image\":\"a\",\"answers\":[\"x\"]}", "id: must be a string");
+    expect_refused("{\"id\":\"1\",\"answers\":[\"x\"]}", "image: must be a string");
     expect_refused("{\"id\":\"1\",\"image\":\"a\"}", "answers");
     expect_refused("{\"id\":\"1\",\"image\":\"a\",\"answers\":\"x\"}", "answers");
     expect_refused("{\"id\":\"1\",\"image\":\"a\",\"answers\":[\"x\"],\"metric\":\"f1\"}", "metric");
     expect_refused(
         "{\"id\":\"1\",\"image\":\"a\",\"answers\":[\"x\"]}\n{\"id\":\"1\",\"image\":\"a\",\"answers\":[\"x\"]}",
-        "line 2: its id was there before");
+        "line 2: id: it was there before");
+    expect_refused(ROW("1", "a", "\"metric\":5"), "line 1: metric: must be a string");
+    expect_refused(ROW("1", "a", "\"family\":5"), "line 1: family: must be a string");
+    expect_refused(ROW("1", "a", "\"group\":[]"), "line 1: group: must be a string or a whole number");
+    expect_refused(ROW("1", "a", "\"answer\":5"), "line 1: answer: must be a string");
+    expect_refused(ROW("1", "a", "\"answer\":\" \""), "line 1: answer: is empty");
+    expect_refused(ROW("1", "a", "\"answer\":\"x\"") ROW("2", "a", "\"answer\":null"),
+                   "line 2: has no answer, unlike line 1");
+    expect_refused(ROW("1", "a", "\"group\":241") ROW("2", "b", "\"group\":\"241\""), "line 2: group:");
+    expect_refused(ROW("1", "a", "\"group\":\"g\"") ROW("2", "a", "\"group\":\"g\",\"family\":\"f\""),
+                   "line 2: group:");
     assert_int_equal(lvp_task_load("/nonexistent", -1, &task), LVP_ERR_USAGE);
+    lvp_task_free(&task);
+}
+
+// Facts beyond --limit are facts all the same, and long names that differ at their ends are two.
+static void test_limits(void **state)
+{
+    (void)state;
+    struct lvp_task task;
+    char text[2000];
+    put_file(folder, "questions.jsonl",
+             "{\"id\":\"1\",\"image\":\"a\",\"metric\":\"facts\",\"answers\":[[\"dog\"]]}\n"
+             "{\"id\":\"2\",\"image\":\"a\",\"metric\":\"facts\",\"answers\":[[\"cat\",\"top left\"]]}\n");
+    assert_int_equal(lvp_task_load(folder, 1, &task), LVP_OK);
+    assert_true(task.n == 1 && json_object_get(task.vocabulary, "top left") != NULL);
+    lvp_task_free(&task);
+    (void)snprintf(text, sizeof text, ROW("1", "%0600d1", "\"family\":\"f\"") ROW("2", "%0600d2", "\"family\":\"f\""),
+                   0, 0);
+    put_file(folder, "questions.jsonl", text);
+    assert_int_equal(lvp_task_load(folder, -1, &task), LVP_OK);
+    assert_int_equal(task.n_images, 2);
     lvp_task_free(&task);
 }
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_normalise), cmocka_unit_test(test_scores),
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_normalise),
+                                       cmocka_unit_test(test_scores),
                                        cmocka_unit_test(test_forms),
                                        cmocka_unit_test_setup_teardown(test_comparison, make_folder, remove_folder),
-                                       cmocka_unit_test_setup_teardown(test_bad_questions, make_folder, remove_folder)};
+                                       cmocka_unit_test_setup_teardown(test_bad_questions, make_folder, remove_folder),
+                                       cmocka_unit_test_setup_teardown(test_limits, make_folder, remove_folder)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
