@@ -1,6 +1,7 @@
 #include "cli/cmd_eval.h"
 
 #include "cli/eval_report.h"
+#include "cli/launch.h"
 #include "cli/options.h"
 #include "common/json.h"
 #include "common/log.h"
@@ -12,8 +13,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
-#include <sys/wait.h>
-#include <unistd.h>
 
 enum { MAX_SETTINGS = 64, MAX_PASSED = 64, MAX_LIST = 16 };
 
@@ -34,14 +33,16 @@ static const char help_text[] =
     "  --no-nll               leave the log-probabilities out: half the time\n"
     "  --json                 eval.json on stdout instead of the table\n"
     "\n"
-    "Every other option is handed to lvpipe caption: --stages, --threads, --dtype, --device, ...\n"
+    "Options are written in full. All others are handed to lvpipe caption: --stages, --threads, --dtype, --device, "
+    "...;\n"
+    "not those that change what is asked: --input, --prompt, --score, --shard.\n"
     "\n"
     "examples:\n"
     "  lvpipe eval --model models/demo --tasks tasks --output scores --keep 0.6,0.5 --pruner lvpruning,random\n"
     "  lvpipe eval --model llava-1.5-7b-hf --tasks gqa --output gqa-scores --keep 0.5 --device cuda --stages 4\n";
 
 struct command {
-    const char *model, *tasks, *output, *limit_text;
+    const char *model, *tasks, *output, *limit_text, *pruner_weights, *prune_after; // NULL: not given
     char *keeps[MAX_LIST], *pruners[MAX_LIST];
     int n_keeps, n_pruners;
     bool no_nll, json, help;
@@ -51,6 +52,7 @@ struct command {
     struct lvp_task task;
     struct lvp_eval_setting settings[MAX_SETTINGS];
     int n_settings;
+    int exit_status; // of the caption that did not end well
 };
 
 // --- options
@@ -64,32 +66,58 @@ static enum lvp_status split(const char *option, char *list, char **items, int *
     return LVP_OK;
 }
 
-// Own options are taken out; the rest is for caption, which knows what is wrong with it.
-static enum lvp_status parse(int argc, char **argv, struct command *command)
+// Options that are not handed on as they come: those with a value, those without, and those that caption must not get.
+enum own {
+    OWN_MODEL,
+    OWN_TASKS,
+    OWN_OUTPUT,
+    OWN_LIMIT,
+    OWN_PRUNER_WEIGHTS,
+    OWN_PRUNE_AFTER,
+    OWN_KEEP,
+    OWN_PRUNER,
+    OWN_NO_NLL,
+    OWN_JSON,
+    OWN_HELP,
+    OWN_REFUSED,
+    OWN_COUNT = OWN_REFUSED + 4,
+    OWN_NONE = OWN_COUNT
+};
+
+static const char *const own_names[OWN_COUNT] = {"model",       "tasks", "output", "limit",  "pruner-weights",
+                                                 "prune-after", "keep",  "pruner", "no-nll", "json",
+                                                 "help",        "input", "prompt", "score",  "shard"};
+
+// Which option "--name" or "--name=value" is. A shortened name is refused: to caption it could be one of ours.
+static enum lvp_status find_own(const char *argument, enum own *own)
 {
-    for (int i = 1; i < argc; i++) {
-        char *value = i + 1 < argc ? argv[i + 1] : NULL;
-        const char **texts[] = {&command->model, &command->tasks, &command->output, &command->limit_text};
-        static const char *const names[] = {"--model", "--tasks", "--output", "--limit"};
-        bool taken = false;
-        if (strcmp(argv[i], "--help") == 0 || strcmp(argv[i], "-h") == 0) return command->help = true, LVP_OK;
-        if (strcmp(argv[i], "--no-nll") == 0) taken = command->no_nll = true;
-        if (strcmp(argv[i], "--json") == 0) taken = command->json = true;
-        if (taken) continue;
-        for (int t = 0; t < 4; t++)
-            if (strcmp(argv[i], names[t]) == 0) *texts[t] = value, taken = true;
-        bool keep = strcmp(argv[i], "--keep") == 0, pruner = strcmp(argv[i], "--pruner") == 0;
-        if ((taken || keep || pruner) && value == NULL)
-            return lvp_fail(LVP_ERR_USAGE, "%s needs a value; see lvpipe eval --help", argv[i]);
-        if (keep) LVP_TRY(split("--keep", value, command->keeps, &command->n_keeps));
-        if (pruner) LVP_TRY(split("--pruner", value, command->pruners, &command->n_pruners));
-        if (taken || keep || pruner) {
-            i++;
-            continue;
-        }
-        if (command->n_passed == MAX_PASSED) return lvp_fail(LVP_ERR_USAGE, "too many options");
-        command->passed[command->n_passed++] = argv[i];
+    bool shortened = false;
+    *own = strcmp(argument, "-h") == 0 ? OWN_HELP : OWN_NONE;
+    if (strncmp(argument, "--", 2) != 0) return LVP_OK;
+    size_t length = strcspn(argument + 2, "=");
+    for (int i = 0; i < OWN_COUNT; i++) {
+        if (strncmp(argument + 2, own_names[i], length) != 0) continue;
+        if (own_names[i][length] == '\0') return *own = (enum own)i, LVP_OK;
+        shortened = true;
     }
+    return shortened ? lvp_fail(LVP_ERR_USAGE, "%s: write options in full; see lvpipe eval --help", argument) : LVP_OK;
+}
+
+static enum lvp_status take_own(struct command *command, enum own own, char *value)
+{
+    const char **texts[] = {&command->model,      &command->tasks,          &command->output,
+                            &command->limit_text, &command->pruner_weights, &command->prune_after};
+    if (own == OWN_KEEP) return split("--keep", value, command->keeps, &command->n_keeps);
+    if (own == OWN_PRUNER) return split("--pruner", value, command->pruners, &command->n_pruners);
+    if (own < OWN_KEEP) *texts[own] = value;
+    command->no_nll = command->no_nll || own == OWN_NO_NLL;
+    command->json = command->json || own == OWN_JSON;
+    command->help = command->help || own == OWN_HELP;
+    return LVP_OK;
+}
+
+static enum lvp_status check(struct command *command)
+{
     if (command->model == NULL) return lvp_fail(LVP_ERR_USAGE, "--model is missing: the folder of a LLaVA checkpoint");
     if (command->tasks == NULL) return lvp_fail(LVP_ERR_USAGE, "--tasks is missing: a folder with questions.jsonl");
     if (command->output == NULL) return lvp_fail(LVP_ERR_USAGE, "--output is missing: the folder for runs and tables");
@@ -98,10 +126,38 @@ static enum lvp_status parse(int argc, char **argv, struct command *command)
                                        : lvp_parse_int("--limit", command->limit_text, 1, INT_MAX, &command->limit);
 }
 
+// Own options are taken out; the rest is for caption, which knows what is wrong with it.
+static enum lvp_status parse(int argc, char **argv, struct command *command)
+{
+    for (int i = 1; i < argc; i++) {
+        enum own own;
+        LVP_TRY(find_own(argv[i], &own));
+        if (own == OWN_NONE) {
+            if (command->n_passed == MAX_PASSED) return lvp_fail(LVP_ERR_USAGE, "too many options");
+            command->passed[command->n_passed++] = argv[i];
+            continue;
+        }
+        if (own >= OWN_REFUSED)
+            return lvp_fail(LVP_ERR_USAGE, "--%s: what is asked is in --tasks; see docs/eval.md", own_names[own]);
+        char *value = strchr(argv[i], '=');
+        bool wants = own < OWN_NO_NLL;
+        if (!wants && value != NULL) return lvp_fail(LVP_ERR_USAGE, "--%s takes no value", own_names[own]);
+        if (wants && value == NULL && i + 1 == argc)
+            return lvp_fail(LVP_ERR_USAGE, "--%s needs a value; see lvpipe eval --help", own_names[own]);
+        if (wants) value = value != NULL ? value + 1 : argv[++i];
+        LVP_TRY(take_own(command, own, value));
+        if (command->help) return LVP_OK;
+    }
+    return check(command);
+}
+
 static enum lvp_status add_setting(struct command *command, const char *pruner, const char *keep)
 {
     if (command->n_settings == MAX_SETTINGS) return lvp_fail(LVP_ERR_USAGE, "more than %d settings", MAX_SETTINGS);
-    struct lvp_eval_setting *setting = &command->settings[command->n_settings++];
+    struct lvp_eval_setting *setting = &command->settings[command->n_settings];
+    if (strlen(pruner) >= sizeof setting->pruner || strlen(keep) >= sizeof setting->keep) // it names a folder
+        return lvp_fail(LVP_ERR_USAGE, "--pruner %s --keep %s: too long", pruner, keep);
+    command->n_settings++;
     (void)snprintf(setting->pruner, sizeof setting->pruner, "%s", pruner);
     (void)snprintf(setting->keep, sizeof setting->keep, "%s", keep);
     (void)snprintf(setting->name, sizeof setting->name, "%.31s%s%.23s", pruner, keep[0] == '\0' ? "" : "-", keep);
@@ -116,51 +172,68 @@ static enum lvp_status make_settings(struct command *command)
     LVP_TRY(add_setting(command, "none", ""));
     for (int p = 0; p < command->n_pruners; p++)
         for (int k = 0; k < command->n_keeps; k++) {
-            if (strcmp(command->pruners[p], "none") == 0 || strcmp(command->keeps[k], "none") == 0) continue;
+            if (strcmp(command->pruners[p], "none") == 0) continue; // there already
             LVP_TRY(add_setting(command, command->pruners[p], command->keeps[k]));
         }
     return LVP_OK;
 }
 
-// --- runs
-
-static enum lvp_status start(char *const *arguments, int *ended)
+// What caption would say of the last setting is said before hours of the first.
+static enum lvp_status check_settings(const struct command *command)
 {
-    pid_t child = fork();
-    if (child < 0) return lvp_fail(LVP_ERR_IO, "lvpipe caption could not be started: %s", strerror(errno));
-    if (child == 0) {
-        execv("/proc/self/exe", arguments);
-        _exit(127);
+    struct lvp_model_config config;
+    LVP_TRY(lvp_model_config_load(command->model, &config));
+    for (int s = 0; s < command->n_settings; s++) {
+        const struct lvp_eval_setting *setting = &command->settings[s];
+        const struct {
+            int code;
+            const char *value;
+        } given[] = {{LVP_OPTION_MODEL, command->model},
+                     {LVP_OPTION_PRUNER, setting->pruner},
+                     {LVP_OPTION_PRUNER_WEIGHTS, command->pruner_weights},
+                     {LVP_OPTION_PRUNE_AFTER, command->prune_after},
+                     {LVP_OPTION_KEEP, setting->keep[0] != '\0' ? setting->keep : NULL}};
+        struct lvp_options options;
+        struct lvp_pruner_choice choice;
+        lvp_options_init(&options);
+        for (size_t i = 0; i < sizeof given / sizeof *given; i++)
+            if (given[i].value != NULL) LVP_TRY(lvp_options_set(&options, given[i].code, given[i].value, NULL));
+        LVP_TRY(lvp_options_choose_pruner(&options, &config, &choice));
     }
-    while (waitpid(child, ended, 0) < 0)
-        if (errno != EINTR) return lvp_fail(LVP_ERR_IO, "waiting for lvpipe caption: %s", strerror(errno));
     return LVP_OK;
 }
 
-static enum lvp_status run_caption(const struct command *command, const struct lvp_eval_setting *setting,
-                                   const char *folder, bool score)
+// --- runs
+
+static enum lvp_status run_caption(struct command *command, const struct lvp_eval_setting *setting, const char *folder,
+                                   bool score)
 {
-    char *arguments[MAX_PASSED + 20];
-    int n = 0, ended = 0;
-    const char *fixed[] = {"lvpipe",           "caption",  "--model", command->model, "--input",
-                           command->task.path, "--output", folder,    "--pruner",     setting->pruner};
-    for (size_t i = 0; i < sizeof fixed / sizeof *fixed; i++) arguments[n++] = (char *)(size_t)fixed[i];
-    const char *optional[][2] = {{"--keep", setting->keep}, {"--limit", command->limit_text}, {"--score", "answer"}};
-    const bool given[] = {setting->keep[0] != '\0', command->limit_text != NULL, score};
-    for (int i = 0; i < 3; i++) {
-        if (!given[i]) continue;
-        arguments[n++] = (char *)(size_t)optional[i][0];
-        arguments[n++] = (char *)(size_t)optional[i][1];
-    }
+    const char *const given[][2] = {
+        {"--model", command->model},
+        {"--input", command->task.path},
+        {"--output", folder},
+        {"--pruner", setting->pruner},
+        {"--keep", setting->keep[0] != '\0' ? setting->keep : NULL},
+        {"--pruner-weights", command->pruner_weights},
+        {"--prune-after", command->prune_after},
+        {"--limit", command->limit_text},
+        {"--score", score ? "answer" : NULL},
+    };
+    char *arguments[MAX_PASSED + 2 + 2 * sizeof given / sizeof *given + 1] = {(char[]){"lvpipe"}, (char[]){"caption"}};
+    int n = 2, ended = 0;
+    // The user's first: of an option that is given twice the last one counts.
     for (int i = 0; i < command->n_passed; i++) arguments[n++] = command->passed[i];
-    arguments[n] = NULL;
+    for (size_t i = 0; i < sizeof given / sizeof *given; i++)
+        for (int part = 0; part < 2 && given[i][1] != NULL; part++) arguments[n++] = (char *)(size_t)given[i][part];
     lvp_info("%s: %s", setting->name, score ? "scoring the right answers" : "asking");
-    LVP_TRY(start(arguments, &ended));
-    if (WIFEXITED(ended) && WEXITSTATUS(ended) == 0) return LVP_OK;
-    if (WIFSIGNALED(ended)) return lvp_fail(LVP_ERR_LOST, "lvpipe caption into %s was killed", folder);
-    enum lvp_status status = WEXITSTATUS(ended) == lvp_exit_status(LVP_ERR_USAGE) ? LVP_ERR_USAGE : LVP_ERR_LOST;
-    return lvp_fail(status, "lvpipe caption into %s ended with status %d; mend that and give the same command again",
-                    folder, WEXITSTATUS(ended));
+    LVP_TRY(lvp_launch_self(arguments, &ended));
+    command->exit_status = ended;
+    if (ended == 0) return LVP_OK;
+    if (ended == lvp_exit_status(LVP_DRAINED))
+        return lvp_fail(LVP_DRAINED, "ended by a signal; give the same command again to go on");
+    return lvp_fail(LVP_ERR_LOST,
+                    "lvpipe caption into %s ended with status %d; mend that and give the same command again", folder,
+                    ended);
 }
 
 static enum lvp_status evaluate(struct command *command, struct lvp_eval_setting *setting)
@@ -181,14 +254,12 @@ static enum lvp_status evaluate(struct command *command, struct lvp_eval_setting
 static enum lvp_status write_json(const struct command *command)
 {
     json_t *json = lvp_eval_json(&command->task, command->settings, command->n_settings);
-    char *text = json != NULL ? json_dumps(json, JSON_INDENT(2) | JSON_REAL_PRECISION(9)) : NULL;
-    enum lvp_status status = text != NULL ? lvp_output_write_text(command->output, "eval.json", text)
+    enum lvp_status status = json != NULL ? lvp_output_write_json(command->output, "eval.json", json)
                                           : lvp_fail(LVP_ERR_MEMORY, "out of memory for the report");
-    if (text != NULL && command->json) {
-        (void)json_dumpf(json, stdout, JSON_COMPACT | JSON_REAL_PRECISION(9));
+    if (status == LVP_OK && command->json) {
+        (void)json_dumpf(json, stdout, JSON_COMPACT | JSON_REAL_PRECISION(17));
         (void)putchar('\n');
     }
-    free(text);
     json_decref(json);
     return status;
 }
@@ -210,6 +281,7 @@ static enum lvp_status write_table(const struct command *command)
 static enum lvp_status run(struct command *command)
 {
     LVP_TRY(make_settings(command));
+    LVP_TRY(check_settings(command));
     LVP_TRY(lvp_task_load(command->tasks, command->limit, &command->task));
     if (mkdir(command->output, 0777) != 0 && errno != EEXIST)
         return lvp_fail(LVP_ERR_USAGE, "--output %s: %s", command->output, strerror(errno));
@@ -221,13 +293,13 @@ static enum lvp_status run(struct command *command)
 enum lvp_status lvp_cmd_eval(int argc, char **argv, int *exit_status)
 {
     struct command *command = calloc(1, sizeof *command);
-    (void)exit_status;
     if (command == NULL) return lvp_fail(LVP_ERR_MEMORY, "out of memory");
     enum lvp_status status = parse(argc, argv, command);
     if (status == LVP_OK && command->help)
         (void)fputs(help_text, stdout);
     else if (status == LVP_OK)
         status = run(command);
+    *exit_status = command->exit_status;
     for (int s = 0; s < command->n_settings; s++) {
         json_decref(command->settings[s].run);
         lvp_outcome_free(&command->settings[s].outcome);

@@ -329,3 +329,37 @@ enum lvp_status lvp_launch(const struct lvp_launch_options *options, int *exit_s
     (void)sigprocmask(SIG_SETMASK, &before, NULL);
     return LVP_OK;
 }
+
+enum lvp_status lvp_launch_self(char *const *arguments, int *exit_status)
+{
+    const struct timespec second = {1, 0};
+    sigset_t waited, before;
+    pid_t parent = getpid(), gone = 0;
+    int ended = 0;
+    enum lvp_status status = LVP_OK;
+    fill_waited_signals(&waited);
+    (void)sigprocmask(SIG_BLOCK, &waited, &before);
+    fflush(NULL);
+    pid_t child = fork();
+    if (child < 0) {
+        status = lvp_fail(LVP_ERR_IO, "lvpipe could not be started: %s", strerror(errno));
+        goto fail;
+    }
+    if (child == 0) {
+        (void)setpgid(0, 0); // a Ctrl-C in the terminal comes once, from here
+        lvp_die_with_parent(parent);
+        (void)sigprocmask(SIG_SETMASK, &before, NULL);
+        execv("/proc/self/exe", arguments);
+        _exit(NO_PROGRAM);
+    }
+    (void)setpgid(child, child); // in both, whoever comes first
+    while ((gone = waitpid(child, &ended, WNOHANG)) == 0 || (gone < 0 && errno == EINTR)) {
+        int signal = sigtimedwait(&waited, NULL, &second);
+        if (signal > 0 && signal != SIGCHLD) (void)kill(child, signal);
+    }
+    if (gone < 0) status = lvp_fail(LVP_ERR_IO, "waiting for lvpipe: %s", strerror(errno));
+    *exit_status = WIFSIGNALED(ended) ? 128 + WTERMSIG(ended) : WEXITSTATUS(ended);
+fail:
+    (void)sigprocmask(SIG_SETMASK, &before, NULL);
+    return status;
+}

@@ -26,4 +26,8 @@ void lvp_launch_id(int argc, char *const *argv, char *id, size_t size);
 // This process ends when its parent does, which was `parent` when it was started.
 void lvp_die_with_parent(int parent);
 
+// Runs this program once more with other arguments (NULL behind the last), and passes the signals that end a run on to
+// it until it is gone. *exit_status as a shell would give it. LVP_ERR_IO.
+enum lvp_status lvp_launch_self(char *const *arguments, int *exit_status) LVP_MUST_CHECK;
+
 #endif

@@ -25,6 +25,38 @@ cmp -s "$work/first.json" "$work/scores/none/run.json" || fail "asked again, it 
 expect "--json" "$(jq -S 'del(.settings[].images_per_second)' "$work/stdout")" \
   "$(jq -S 'del(.settings[].images_per_second)' "$work/scores/eval.json")"
 
+# The answers that were scored belong to the run: others are another run.
+cp "$work/tasks/questions.jsonl" "$work/kept"
+jq -c '.answer = "The image shows a small blue square."' "$work/kept" >"$work/tasks/questions.jsonl"
+run 2 "${ask[@]}" && says "scores/none.nll ended with status 2"
+cp "$work/kept" "$work/tasks/questions.jsonl"
+
+# What changes the questions, and what is no option in full, never reaches caption; the own ones win.
+run 0 "${ask[@]}" --limit=2 --output="$work/two" --pruner=random --no-nll --json
+expect "--name=value" "$(jq -c '[.questions, [.settings[].setting]]' "$work/stdout")" '[2,["none","random-0.5"]]'
+[[ $(tail -c 1 "$work/two/eval.json" | od -An -tx1 | tr -d ' ') == 0a ]] || fail "eval.json ends without a line end"
+for option in --input=x --prompt=x --score=x --shard=0/2; do run 2 "${ask[@]}" "$option" && says "what is asked is in --tasks"; done
+for option in --lim=1 --scor=answer --pruner-w=x --; do run 2 "${ask[@]}" "$option" && says "write options in full"; done
+run 2 "${ask[@]}" --json=1 && says "--json takes no value"
+
+# Settings that cannot run are refused before the first run.
+mkdir "$work/bare" && ln -s "$MODEL"/* "$work/bare" && rm "$work/bare/lvpruning.safetensors"
+run 3 "${ask[@]}" --model "$work/bare" --output "$work/never" && says "has no lvpruning.safetensors"
+run 2 "${ask[@]}" --pruner lvprunning --output "$work/never"
+run 2 "${ask[@]}" --keep 0.5,none --output "$work/never"
+run 2 "${ask[@]}" --keep 0.50000000000000000000000000000 --output "$work/never" && says "too long"
+[[ ! -e $work/never ]] || fail "a run was begun all the same"
+
+# A signal goes on to the run that is under way, and its status comes back.
+LVPIPE_TEST_MARK=$work "${ask[@]}" --output "$work/ended" 2>"$work/stderr" >/dev/null &
+eval_pid=$!
+for ((i = 0; i < 300; i++)); do [[ -d $work/ended/none/.lvpipe ]] && break || sleep 0.1; done
+kill -TERM $eval_pid
+status=0
+wait $eval_pid || status=$?
+[[ $status == 75 || $status == 143 ]] || fail "status $status after TERM" "$work/stderr"
+nobody_left "eval after TERM"
+
 run 2 "${ask[@]}" --stages 99 && says "lvpipe caption into"
 run 2 "$LVPIPE" eval --model "$MODEL" --output "$work/x" && says "--tasks is missing"
 echo '{"id": 1}' >"$work/tasks/questions.jsonl"
