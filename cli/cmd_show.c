@@ -3,13 +3,18 @@
 #include "cli/options.h"
 #include "cli/show_picture.h"
 #include "common/prompt.h"
+#include "common/text.h"
+#include "coordinator/input/request.h"
 #include "worker/chain.h"
 #include "worker/image/image.h"
 
+#include <errno.h>
 #include <jansson.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
+#include <xxhash.h>
 
 enum { MAX_PROMPTS = 16, OPTION_IMAGE = LVP_OPTION_COMMAND, OPTION_PROMPT, OPTION_OUTPUT, OPTION_MAX_NEW_TOKENS };
 
@@ -26,6 +31,9 @@ static const char help_text[] =
     "  --output FILE.png      the picture\n"
     "  --max-new-tokens N     of an answer (64)\n"
     "  --json                 an object for each prompt on stdout: answer and the kept patches\n"
+    "\n"
+    "Of caption's options, those that tell ranks what to do have no place here: --stages, --replicas, --partition,\n"
+    "--batch-tokens, --device cuda and --weights.\n"
     "\n";
 
 static const char help_examples[] =
@@ -40,6 +48,7 @@ struct command {
     int n_prompts, max_new_tokens;
     bool help;
     struct lvp_pruner_choice pruner;
+    char *id; // caption's of the image; owned
 };
 
 // A prompt on its way through the chain.
@@ -48,6 +57,28 @@ struct watched {
     struct lvp_shown_prompt *shown;
     int first_position; // of the image's rows
 };
+
+// What would silently do nothing is refused.
+static enum lvp_status check_shared(const struct lvp_options *shared)
+{
+    const char *name = shared->stages != 0                            ? "--stages"
+                       : shared->replicas != 0                        ? "--replicas"
+                       : shared->has_partition                        ? "--partition"
+                       : shared->batch_tokens != 0                    ? "--batch-tokens"
+                       : shared->device == LVP_DEVICE_CUDA            ? "--device cuda"
+                       : lvp_options_weights(shared) != shared->dtype ? "--weights"
+                                                                      : NULL;
+    if (name == NULL) return LVP_OK;
+    return lvp_fail(LVP_ERR_USAGE, "%s: lvpipe show runs in this process, on the CPU, with the weights as they are",
+                    name);
+}
+
+static enum lvp_status check_prompt(const char *prompt)
+{
+    LVP_TRY(lvp_prompt_check(prompt));
+    if (lvp_utf8_valid(prompt, strlen(prompt))) return LVP_OK;
+    return lvp_fail(LVP_ERR_USAGE, "--prompt '%s' is not valid UTF-8", prompt);
+}
 
 static enum lvp_status parse(int argc, char **argv, struct command *command)
 {
@@ -72,6 +103,7 @@ static enum lvp_status parse(int argc, char **argv, struct command *command)
         case OPTION_PROMPT:
             if (command->n_prompts == MAX_PROMPTS)
                 return lvp_fail(LVP_ERR_USAGE, "--prompt may be given %d times", MAX_PROMPTS);
+            LVP_TRY(check_prompt(optarg));
             command->prompts[command->n_prompts++] = optarg;
             break;
         case OPTION_MAX_NEW_TOKENS:
@@ -89,8 +121,8 @@ static enum lvp_status parse(int argc, char **argv, struct command *command)
         return lvp_fail(LVP_ERR_USAGE, "--model is missing: the folder of a LLaVA checkpoint");
     if (command->image == NULL) return lvp_fail(LVP_ERR_USAGE, "--image is missing: the picture to ask about");
     if (command->output == NULL) return lvp_fail(LVP_ERR_USAGE, "--output is missing: the PNG to write");
-    if (command->n_prompts == 0) command->prompts[command->n_prompts++] = "Describe the image.";
-    return LVP_OK;
+    if (command->n_prompts == 0) command->prompts[command->n_prompts++] = LVP_DEFAULT_PROMPT;
+    return check_shared(&command->shared);
 }
 
 // Behind stage s, whose end is prune point s, the positions tell which of the image's rows are left.
@@ -121,7 +153,8 @@ static enum lvp_status decode(const struct command *command, struct lvp_chain *c
                                .n_images = 1,
                                .image_slots = &slot,
                                .top_p = 1,
-                               .random_key = command->shared.seed};
+                               .random_key = XXH3_64bits_withSeed(command->id, strlen(command->id),
+                                                                  command->shared.seed)}; // as caption keys it
     LVP_TRY(lvp_chain_step(chain, &seq, 1, see, watched, &tokens[0], &logprob));
     for (*n_tokens = 1; *n_tokens < most; (*n_tokens)++) {
         for (int e = 0; e < config->n_eos; e++)
@@ -159,6 +192,10 @@ static enum lvp_status ask(const struct command *command, struct lvp_chain *chai
     while (status == LVP_OK && prompt.ids[watched.first_position] != config->image_token_id) watched.first_position++;
     if (status == LVP_OK) status = decode(command, chain, &prompt, &watched, tokens, &n_tokens);
     if (status == LVP_OK) status = lvp_tokenizer_decode(tokenizer, tokens, (size_t)n_tokens, &shown->answer);
+    if (status == LVP_OK) {
+        const char *trimmed = lvp_trim(shown->answer);
+        memmove(shown->answer, trimmed, strlen(trimmed) + 1);
+    }
     lvp_chain_release(chain, 0);
     lvp_prompt_free(&prompt);
     free(tokens);
@@ -200,6 +237,33 @@ static enum lvp_status load_pixels(const struct command *command, const struct l
     return LVP_OK;
 }
 
+// The image as caption's sample, and the prompts with its columns filled in.
+static enum lvp_status fill_prompts(struct command *command, struct lvp_shown_prompt *shown)
+{
+    const char *slash = strrchr(command->image, '/');
+    command->id = lvp_utf8_name(slash != NULL ? slash + 1 : command->image);
+    if (command->id == NULL) return lvp_fail(LVP_ERR_MEMORY, "out of memory for the prompts");
+    const struct lvp_sample sample = {.id = command->id, .images = &command->id, .n_images = 1};
+    for (int i = 0; i < command->n_prompts; i++) {
+        struct lvp_sample_error error = {0};
+        LVP_TRY(lvp_prompt_fill(command->prompts[i], &sample, &shown[i].text, &error));
+        if (shown[i].text == NULL)
+            return lvp_fail(LVP_ERR_USAGE, "--prompt '%s': %s", command->prompts[i], error.message);
+    }
+    return LVP_OK;
+}
+
+// A picture that cannot be written is refused before the model runs for it.
+static enum lvp_status check_output(const char *path)
+{
+    bool there = access(path, F_OK) == 0;
+    FILE *file = fopen(path, "ab");
+    if (file == NULL) return lvp_fail(LVP_ERR_IO, "--output %s: %s", path, strerror(errno));
+    (void)fclose(file);
+    if (!there) (void)unlink(path);
+    return LVP_OK;
+}
+
 static enum lvp_status show(struct command *command)
 {
     struct lvp_shown_prompt shown[MAX_PROMPTS] = {{0}};
@@ -231,19 +295,21 @@ static enum lvp_status show(struct command *command)
     if (options.pruner == LVP_PRUNER_LVPRUNING) options.weights = command->pruner.weights;
     LVP_CHECK(lvp_partition_resolve(&at_points, &config, &options.plan, &partition));
     options.max_rows = config.text.max_positions;
+    LVP_CHECK(fill_prompts(command, shown));
+    LVP_CHECK(check_output(command->output));
     LVP_CHECK(lvp_tokenizer_open(options.model, &tokenizer));
     LVP_CHECK(lvp_chat_template_load(options.model, &chat));
     LVP_CHECK(load_pixels(command, &config, &pixels));
     LVP_CHECK(lvp_chain_open(&options, &chain));
     LVP_CHECK(lvp_chain_encode(&chain, 1, pixels, &slot));
     for (int i = 0; i < command->n_prompts; i++) {
-        shown[i].text = command->prompts[i];
         LVP_CHECK(ask(command, &chain, tokenizer, chat, &shown[i]));
         LVP_CHECK(print(command, &chain, &shown[i]));
     }
     status = lvp_show_draw(&config, &chain.prune, pixels, shown, command->n_prompts, command->output);
 fail:
     for (int i = 0; i < command->n_prompts; i++) {
+        free(shown[i].text);
         free(shown[i].answer);
         for (int p = 0; p < LVP_MAX_PRUNE_POINTS; p++) free(shown[i].kept[p]);
     }
@@ -251,6 +317,7 @@ fail:
     lvp_tokenizer_close(tokenizer);
     lvp_chat_template_free(chat);
     free(pixels);
+    free(command->id);
     return status;
 }
 

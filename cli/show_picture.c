@@ -30,8 +30,9 @@ static void draw_panel(const struct layout *layout, struct lvp_canvas *canvas, i
     int patch = layout->config->vision.patch_size;
     for (int y = 0; y < layout->height; y++)
         for (int x = 0; x < layout->width; x++) {
-            int px = x / layout->scale, py = y / layout->scale;
-            bool shown = kept == NULL || kept[py / patch * layout->grid + px / patch];
+            int px = x / layout->scale, py = y / layout->scale, column = px / patch, row = py / patch;
+            bool in_patch = column < layout->grid && row < layout->grid; // a rest at the edges is in none
+            bool shown = kept == NULL || (in_patch && kept[row * layout->grid + column]);
             uint8_t colour[3];
             for (int c = 0; c < 3; c++) {
                 int value = grey_level(layout, c, px, py);

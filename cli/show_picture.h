@@ -8,8 +8,7 @@
 #include "common/plan.h"
 
 struct lvp_shown_prompt {
-    const char *text;
-    char *answer;                        // owned
+    char *text, *answer;                 // owned
     uint8_t *kept[LVP_MAX_PRUNE_POINTS]; // [patches] 1: the row is there behind the point; owned
 };
 
