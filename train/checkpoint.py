@@ -1,4 +1,4 @@
-"""Reads a Hugging Face LLaVA folder in any key layout and spelling of config.json that is in use, widened to f32."""
+"""Reads a Hugging Face LLaVA folder in any key layout and spelling of config.json that is in use."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 from transformers import LlavaConfig, LlavaForConditionalGeneration
+from transformers.modeling_utils import no_init_weights
 
 # Key layouts as (canonical prefix, prefix in the file); canonical is what transformers 4.52..4.57 has in memory. A rule
 # of an earlier line wins. `nested`: transformers >= 4.52 in memory; `llava`: the published llava-1.5 files and what
@@ -85,17 +86,24 @@ def read_tensors(folder: Path) -> dict[str, Tensor]:
     return tensors
 
 
-def load_model(folder: Path) -> LlavaForConditionalGeneration:
-    """The folder's model in f32 with eager attention. An lm_head in the file wins over `tie_word_embeddings`."""
+def load_model(folder: Path, dtype: torch.dtype = torch.float32) -> LlavaForConditionalGeneration:
+    """The folder's model with eager attention. An lm_head in the file wins over `tie_word_embeddings`."""
     config = read_config(folder)
-    tensors = {name: tensor.float() for name, tensor in read_tensors(folder).items()}
+    tensors = {name: tensor.to(dtype) for name, tensor in read_tensors(folder).items()}
     tensors.setdefault("lm_head.weight", tensors["model.language_model.embed_tokens.weight"])
     config.text_config.tie_word_embeddings = config.tie_word_embeddings = False
-    model = LlavaForConditionalGeneration(config)
+    # Made in `dtype` and not cast afterwards: a cast would round the rotary frequencies, which are f32 in every model.
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        with no_init_weights():
+            model = LlavaForConditionalGeneration(config)
+    finally:
+        torch.set_default_dtype(before)
     model.set_attn_implementation("eager")
-    missing, unexpected = model.load_state_dict(tensors, strict=False)
+    missing, unexpected = model.load_state_dict(tensors, strict=False, assign=True)
     # post_layernorm belongs to CLIP's pooled output, which LLaVA never uses: files may leave it out.
     missing = [name for name in missing if ".post_layernorm." not in name]
     if missing or unexpected:
         raise ValueError(f"{folder}: missing {missing}, unexpected {unexpected}")
-    return model.to(torch.float32).eval()
+    return model.eval()

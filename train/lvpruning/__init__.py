@@ -1,0 +1,1 @@
+"""Trains LVPruning's decision modules for any Hugging Face LLaVA folder: `python -m train.lvpruning.train --help`."""

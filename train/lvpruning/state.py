@@ -1,0 +1,90 @@
+"""What a run leaves in its folder: state.pt to go on from, log.jsonl, lvpruning.safetensors for lvpipe."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from train.pruner import Pruner
+
+VERSION = 1
+
+
+def write_whole(path: Path, write: Callable[[Path], object]) -> None:
+    """A reader finds the old file or the new one, never a part."""
+    temporary = path.with_name(path.name + ".part")
+    write(temporary)
+    with open(temporary, "rb") as file:
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def save(folder: Path, step: int, recipe: dict[str, Any], pruner: Pruner, optimizer: torch.optim.Optimizer, dtype: torch.dtype) -> None:
+    """No random state: noise, order and ratios follow from the seed and the step."""
+    state = {"version": VERSION, "step": step, "recipe": recipe, "pruner": pruner.state_dict(), "optimizer": optimizer.state_dict()}
+    write_whole(folder / "state.pt", lambda path: torch.save(state, path))
+    write_whole(folder / "lvpruning.safetensors", lambda path: pruner.save(path, dtype))
+
+
+def load(folder: Path, recipe: dict[str, Any], pruner: Pruner, optimizer: torch.optim.Optimizer) -> int:
+    """The number of steps that are done, 0 without a state. Refuses to go on with another recipe or other data."""
+    if not (folder / "state.pt").exists():
+        return 0
+    state = torch.load(folder / "state.pt", map_location="cpu", weights_only=True)
+    if state["version"] != VERSION:
+        raise SystemExit(f"{folder}/state.pt is of version {state['version']}, this trainer writes {VERSION}")
+    for name, value in recipe.items():
+        if state["recipe"].get(name) != value:
+            was = state["recipe"].get(name)
+            raise SystemExit(f"{folder} was begun with {name} = {was}, now it is {value}: use the same or another --output")
+    pruner.load_state_dict(state["pruner"])
+    optimizer.load_state_dict(state["optimizer"])
+    return state["step"]
+
+
+class Log:
+    """One line a step in log.jsonl, TensorBoard where it is installed, a progress line now and then."""
+
+    def __init__(self, folder: Path, done: int, steps: int, interval: float) -> None:
+        self.steps, self.interval = steps, interval
+        self.first, self.began, self.shown = done, time.monotonic(), 0.0
+        path = folder / "log.jsonl"
+        # A run that was killed has logged steps after its last state: they come again.
+        lines = path.read_text().splitlines() if path.exists() else []
+        write_whole(path, lambda part: part.write_text("".join(line + "\n" for line in lines[:done])))
+        self.file = open(path, "a", buffering=1)
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError:
+            self.board = None
+        else:
+            self.board = SummaryWriter(folder / "tensorboard", purge_step=done)
+
+    def step(self, values: dict[str, float]) -> None:
+        """values["step"] counts from 1."""
+        self.file.write(json.dumps(values) + "\n")
+        done = int(values["step"])
+        if self.board is not None:
+            for name, value in values.items():
+                self.board.add_scalar(name, value, done)
+        now = time.monotonic()
+        if now - self.shown < self.interval and done < self.steps:
+            return
+        self.shown = now
+        each = (now - self.began) / (done - self.first)
+        left = int(each * (self.steps - done))
+        keep = " ".join(f"{v:.2f}" for name, v in values.items() if name.startswith("keep_"))
+        print(f"step {done}/{self.steps}  loss {values['loss']:.4f}  answer {values['nll']:.4f}  kept {keep}  "
+              f"{each:.2f} s/step  {left // 3600}:{left // 60 % 60:02}:{left % 60:02} left", file=sys.stderr)  # fmt: skip
+
+    def close(self) -> None:
+        self.file.close()
+        if self.board is not None:
+            self.board.close()

@@ -1,0 +1,226 @@
+"""Trains LVPruning's decision modules (arXiv 2501.13652) for a Hugging Face LLaVA folder; the model itself stays as it is.
+
+Loss = causal-weight * NLL of the answer tokens + ratio-weight * mean_s (rho_s - mean D_s)^2 [+ distill * KL to the unpruned
+model's answer]. D_s are hard Gumbel-Softmax masks, applied as attention masks; the ratio term is taken for each image by
+itself. The defaults are the paper's recipe. An --output folder that holds a state.pt is gone on with.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from transformers import LlavaForConditionalGeneration
+
+from train.lvpruning import state
+from train.lvpruning.base import FlatGradients, World, load_base
+from train.lvpruning.batch import IGNORE, Batch, collate
+from train.lvpruning.data import Encoder, Loader, fingerprint, read_samples
+from train.lvpruning.masked_forward import ATTENTION, embed, gumbel_keep, masked_forward
+from train.pruner import Pruner, PrunerConfig
+
+DRAINED = 75  # exit status: stopped by a signal, goes on with the same command
+DTYPES = {"bf16": torch.bfloat16, "f16": torch.float16, "f32": torch.float32}
+EXAMPLES = """examples:
+  python -m train.lvpruning.train --model models/demo --data photos.jsonl --output run --points 1,2,4 --inner-width 32 \\
+      --lr 1e-3 --batch 16 --dtype f32
+  torchrun --nproc-per-node 8 -m train.lvpruning.train --model llava-1.5-7b-hf --data llava_v1_5_mix665k.json \\
+      --images /data/llava --output run
+  lvpipe caption --model llava-1.5-7b-hf --pruner-weights run/lvpruning.safetensors --input photos --output out
+"""
+
+
+def options() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--model", type=Path, required=True, help="a Hugging Face LLaVA folder")
+    add("--data", type=Path, nargs="+", required=True, help="LLaVA instruction lists (.json), manifests (.jsonl)")
+    add("--images", type=Path, help="where the images of .json lists are (default: beside the list)")
+    add("--turns", choices=["first", "each"], default="first", help="questions of a conversation that become samples (first)")
+    add("--output", type=Path, required=True, help="state.pt, log.jsonl and lvpruning.safetensors go here")
+    add("--points", default="1,8,16", help="decoder layers after which to prune (1,8,16)")
+    add("--inner-width", type=int, help="of the modules (default: the model's width)")
+    add("--heads", type=int, default=8, help="of the modules (8)")
+    add("--init", type=Path, help="lvpruning.safetensors to begin with; it says points, width and heads")
+    add("--rho", type=float, default=0.5, help="share kept at the first point, 0.2 less at each later one (0.5)")
+    add("--ratios", metavar="LOW,HIGH", help="draw rho anew for each step")
+    add("--causal-weight", type=float, default=1.0, help="(1)")
+    add("--ratio-weight", type=float, default=2.0, help="(2)")
+    add("--distill", type=float, default=0.0, help="weight of the KL divergence; alone with --causal-weight 0 (0)")
+    add("--temperature", type=float, default=1.0, help="of the Gumbel-Softmax (1)")
+    add("--lr", type=float, default=2e-6, help="(2e-6)")
+    add("--warmup", type=float, default=0.03, help="share of the steps (0.03); a cosine to 0 follows")
+    add("--batch", type=int, default=64, help="samples of a step, over all ranks (64)")
+    add("--micro-batch", type=int, default=4, help="samples that a rank computes at once (4)")
+    add("--weight-decay", type=float, default=0.0, help="(0)")
+    add("--clip", type=float, default=1.0, help="largest norm of the gradient (1)")
+    add("--epochs", type=float, default=1.0, help="(1)")
+    add("--steps", type=int, help="instead of --epochs")
+    add("--max-rows", type=int, default=2048, help="longer answers are cut, longer prompts left out (2048)")
+    add("--seed", type=int, default=0, help="(0)")
+    add("--dtype", choices=DTYPES, default="bf16", help="of the frozen model; modules are f32 (bf16)")
+    add("--save-dtype", choices=DTYPES, default="f32", help="of lvpruning.safetensors (f32)")
+    add("--attention", choices=ATTENTION, default="sdpa", help="sdpa: fused forward, backward by the formula (sdpa)")
+    add("--no-recompute", action="store_true", help="keep all activations: faster, more memory")
+    add("--fsdp", action="store_true", help="shard the frozen decoder layers over the ranks")
+    add("--save-every", type=int, default=200, help="steps between two states (200)")
+    add("--progress", type=float, default=10.0, help="seconds between two lines (10)")
+    add("--loaders", type=int, default=4, help="threads that read images (4)")
+    return parser
+
+
+def rate(step: int, steps: int, warmup: float) -> float:
+    """Share of --lr at a step, counted from 0: linear warm-up, then a cosine to 0."""
+    warm = math.ceil(warmup * steps)
+    if step < warm:
+        return (step + 1) / warm
+    return 0.5 * (1.0 + math.cos(math.pi * (step - warm) / max(1, steps - warm)))
+
+
+def ratios_of(args: argparse.Namespace, step: int, points: int) -> list[float]:
+    """rho_s of a step; the same on every rank."""
+    rho = args.rho
+    if args.ratios:
+        rho = np.random.default_rng([args.seed, 2, step]).uniform(*map(float, args.ratios.split(",")))
+    return [max(0.0, rho - 0.2 * s) for s in range(points)]
+
+
+def losses(model: LlavaForConditionalGeneration, pruner: Pruner, batch: Batch, ratios: list[float],
+           args: argparse.Namespace) -> Tensor:  # fmt: skip
+    """Sums over the micro-batch [3 + S]: NLL and KL over answer tokens, ratio term and each point's mean(D_s) over images."""
+    def decide(point: int, gamma: Tensor, alive: Tensor) -> Tensor:
+        return gumbel_keep(gamma, batch.noise[:, point], args.temperature)
+
+    x = embed(model, batch)
+    asked = batch.target != IGNORE
+    hidden, masks = masked_forward(model, pruner, x, batch, decide, recompute=not args.no_recompute)
+    logits = model.lm_head(hidden[asked]).float()
+    nll = F.cross_entropy(logits, batch.target[asked], reduction="sum")
+    kl = torch.zeros_like(nll)
+    if args.distill:
+        with torch.no_grad():
+            dense = model.lm_head(masked_forward(model, None, x, batch)[0][asked]).float()
+        kl = F.kl_div(logits.log_softmax(-1), dense.log_softmax(-1), reduction="sum", log_target=True)
+    shares = torch.stack([d.mean(1) for d in masks])  # [S, N]
+    ratio = (shares - torch.tensor(ratios, device=x.device)[:, None]).square().mean(0).sum()
+    return torch.cat([torch.stack([nll, kl, ratio]), shares.detach().sum(1)])
+
+
+class Trainer:
+    def __init__(self, args: argparse.Namespace, world: World) -> None:
+        self.args, self.world = args, world
+        if args.batch % world.size:
+            raise SystemExit(f"--batch {args.batch} is not divisible by {world.size} ranks")
+        samples, skipped = read_samples(args.data, args.images, args.turns)
+        if world.rank == 0:
+            left_out = ", ".join(f"{n} {why}" for why, n in sorted(skipped.items())) or "none"
+            print(f"{len(samples)} samples; left out: {left_out}", file=sys.stderr)
+        if not samples:
+            raise SystemExit("no samples: check --data and --images")
+        self.steps: int = args.steps or max(1, int(args.epochs * len(samples)) // args.batch)
+        self.model = load_base(args.model, DTYPES[args.dtype], args.attention, world, args.fsdp)
+        self.pruner = self.new_pruner().to(world.device)
+        points = len(self.pruner.config.after_layers)
+        self.encoder = Encoder(args.model, args.max_rows)
+        self.loader = Loader(samples, self.encoder, points, args.seed, args.batch, world.rank, world.size)
+        self.gradients = FlatGradients(self.pruner, world.device)
+        self.optimizer = torch.optim.AdamW(self.pruner.parameters(), args.lr, weight_decay=args.weight_decay)
+        names = ("rho", "ratios", "causal_weight", "ratio_weight", "distill", "temperature", "lr", "warmup", "batch",
+                 "weight_decay", "clip", "max_rows", "seed", "dtype")  # fmt: skip
+        self.recipe: dict[str, Any] = {name: getattr(args, name) for name in names}
+        self.recipe |= {"steps": self.steps, "data": fingerprint(samples)}
+        self.asked_to_stop = False  # by a signal to this rank
+        self.stop = False  # at the end of this step, as all ranks do
+
+    def new_pruner(self) -> Pruner:
+        """The same on every rank."""
+        args, config = self.args, self.model.config.text_config
+        if args.init:
+            return Pruner.load(args.init).train()
+        torch.manual_seed(args.seed)
+        after = tuple(map(int, args.points.split(",")))
+        if after[-1] > config.num_hidden_layers:
+            raise SystemExit(f"--points {args.points}: the model has {config.num_hidden_layers} decoder layers")
+        return Pruner(PrunerConfig(after, config.hidden_size, args.inner_width or config.hidden_size, args.heads))
+
+    def save(self, step: int) -> None:
+        if self.world.rank == 0:
+            state.save(self.args.output, step, self.recipe, self.pruner, self.optimizer, DTYPES[self.args.save_dtype])
+
+    def step(self, step: int, share: list[Any]) -> dict[str, float]:
+        """One update from this rank's share of the batch. What is summed over ranks is divided by the whole batch's
+        numbers, so neither micro-batches nor ranks change the loss."""
+        args, device = self.args, self.world.device
+        began = time.monotonic()
+        counts = torch.tensor([[e.n_answer, len(e.pixels), e.replaced, 0] for e in share], dtype=torch.float64).sum(0)
+        counts[3] = float(self.asked_to_stop)
+        tokens, images, replaced, stopping = self.world.sum(counts.to(device)).tolist()
+        ratios = ratios_of(args, step, len(self.pruner.points))
+        self.gradients.buffer.zero_()
+        sums = torch.zeros(3 + len(ratios), device=device)
+        for first in range(0, len(share), args.micro_batch):
+            batch = collate(share[first : first + args.micro_batch], self.encoder.image_token).to(device)
+            part = losses(self.model, self.pruner, batch, ratios, args)
+            answer = (args.causal_weight * part[0] + args.distill * part[1]) / tokens
+            (answer + args.ratio_weight * part[2] / images).backward()
+            sums += part.detach()
+        self.world.sum(self.gradients.buffer)
+        norm = self.gradients.clip(args.clip)
+        if not math.isfinite(norm):
+            raise SystemExit(f"step {step + 1}: the gradient is not finite; the state before it is kept")
+        for group in self.optimizer.param_groups:
+            group["lr"] = args.lr * rate(step, self.steps, args.warmup)
+        self.optimizer.step()
+        nll, kl, ratio, *kept = self.world.sum(sums).tolist()
+        self.stop = stopping > 0
+        loss = (args.causal_weight * nll + args.distill * kl) / tokens + args.ratio_weight * ratio / images
+        values = {"step": step + 1, "loss": loss, "nll": nll / tokens, "kl": kl / tokens, "ratio": ratio / images}
+        values |= {f"keep_{s}": value / images for s, value in enumerate(kept)}
+        values |= {"rho": ratios[0], "lr": self.optimizer.param_groups[0]["lr"], "grad_norm": norm, "replaced": replaced}
+        return values | {"seconds": time.monotonic() - began}
+
+    def run(self) -> int:
+        """Exit status."""
+        self.args.output.mkdir(parents=True, exist_ok=True)
+        done = state.load(self.args.output, self.recipe, self.pruner, self.optimizer)
+        log = state.Log(self.args.output, done, self.steps, self.args.progress) if self.world.rank == 0 else None
+        for share in self.loader.steps(done, self.steps, self.args.loaders):
+            values = self.step(done, share)
+            done += 1
+            if log is not None:
+                log.step(values)
+            if self.stop or done == self.steps or done % self.args.save_every == 0:
+                self.save(done)
+            if self.stop:
+                break
+        if log is not None:
+            log.close()
+        return DRAINED if self.stop and done < self.steps else 0
+
+    def ask_to_stop(self, *_: Any) -> None:
+        self.asked_to_stop = True
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = options().parse_args(argv)
+    torch.set_float32_matmul_precision("high")  # modules in TF32 where there is such a thing
+    world = World.join()
+    trainer = Trainer(args, world)
+    for number in (signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, trainer.ask_to_stop)
+    status = trainer.run()
+    world.leave()
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

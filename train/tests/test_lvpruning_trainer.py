@@ -1,0 +1,269 @@
+"""The trainer of decision modules: its forward is the reference's, its prompts are the engine's, a killed run goes on as if
+nothing had happened, and what it writes loads."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from train.checkpoint import load_model
+from train.golden_cases import Case, Pruning, Text, Vision
+from train.golden_folder import random_normal, write_folder
+from train.lvpruning.batch import IGNORE, Example, collate
+from train.lvpruning.data import Encoder, Loader, Sample, read_samples
+from train.lvpruning.masked_forward import ATTENTION, embed, gumbel_keep, masked_forward, use_masked_attention, weigh
+from train.lvpruning.train import main
+from train.pruner import Pruner, keep_count, keep_ratios, select_best
+from train.reference import Reference
+
+ROOT = Path(__file__).resolve().parents[2]
+DEMO = ROOT / "models" / "demo"
+LVPIPE = Path(os.environ.get("LVPIPE", ROOT / "build" / "release" / "lvpipe"))
+needs_lvpipe = pytest.mark.skipif(not LVPIPE.exists(), reason=f"no {LVPIPE}: build it or set LVPIPE")
+# LLaVA-1.5 in small, with the demo model's tokenizer.
+CASE = Case("trainer", Pruning((1, 2, 3), 16, 4), text=Text(vocab=520, kv_heads=2), vision=Vision(image=28, patch=7), image_token=512)
+
+
+@pytest.fixture(scope="module")
+def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("model")
+    write_folder(CASE, folder)
+    for name in ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "special_tokens_map.json", "chat_template.json"):
+        shutil.copy(DEMO / name, folder / name)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A LLaVA list of 12 conversations and a manifest of 4 rows over the same 4 images."""
+    folder = tmp_path_factory.mktemp("data")
+    colors = {"red": (200, 30, 30), "green": (30, 180, 40), "blue": (30, 40, 200), "white": (240, 240, 240)}
+    for name, color in colors.items():
+        Image.new("RGB", (40, 30), color).save(folder / f"{name}.png")
+    turns = [("human", "<image>\nWhich color is it?"), ("gpt", ""), ("human", "Is it red?"), ("gpt", "")]
+    rows = []
+    for i, name in enumerate([*colors] * 3):
+        said = [dict(zip(("from", "value"), turn)) for turn in turns]
+        said[1]["value"], said[3]["value"] = f"The image shows {name} {i % 3}.", "Yes." if name == "red" else "No."
+        rows.append({"id": str(i), "image": f"{name}.png", "conversations": said})
+    rows.append({"id": "gone", "image": "gone.png", "conversations": rows[0]["conversations"]})
+    rows.append({"id": "text", "conversations": rows[0]["conversations"]})
+    (folder / "list.json").write_text(json.dumps(rows))
+    lines = [{"image": f"{name}.png", "prompt": "Describe the image.", "answers": [f"A {name} image."]} for name in colors]
+    lines += [{"image": ["red.png", "blue.png"], "prompt": "Compare them.", "answer": "Not the same."}, {"image": "red.png"}]
+    (folder / "rows.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return folder
+
+
+def command(model: Path, data: Path, output: Path, *more: str) -> list[str]:
+    return ["--model", str(model), "--data", str(data / "list.json"), str(data / "rows.jsonl"), "--output", str(output),
+            "--points", "1,2,3", "--inner-width", "16", "--heads", "4", "--dtype", "f32", "--batch", "8", "--micro-batch", "4",
+            "--progress", "0", *more]  # fmt: skip
+
+
+def curve(output: Path) -> list[dict[str, float]]:
+    lines = [json.loads(line) for line in (output / "log.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in line.items() if name != "seconds"} for line in lines]
+
+
+def examples(reference: Reference) -> list[Example]:
+    """Three samples of different lengths; the second one has two images."""
+    pictures = random_normal("trainer", (4, 3, 28, 28))
+    found = []
+    for prompt, answer, of in (((1, 7, 512, 9), (20, 21, 2), [0]), ((1, 512, 5, 512, 6), (22, 2), [1, 2]), ((1, 512, 8, 9, 9, 9), (23, 24, 25, 2), [3])):
+        rows = reference.prompt(prompt, pictures[of])
+        ids = [*rows.input_ids.tolist(), *answer]
+        noise = torch.zeros(len(of), 3, reference.vision_tokens, 2)
+        found.append(Example(ids, len(rows.input_ids), pictures[of], noise))
+    return found
+
+
+@pytest.mark.parametrize("left", [False, True])
+@pytest.mark.parametrize("kind", ATTENTION)
+@pytest.mark.parametrize("keep", ["0.5", "1"])
+def test_forward_with_hard_masks_is_the_references(model_folder: Path, left: bool, kind: str, keep: str) -> None:
+    pruner = Pruner.load(model_folder / "lvpruning.safetensors")
+    reference = Reference(load_model(model_folder), pruner)
+    ratios = keep_ratios(keep, 3)
+    given = examples(reference)
+    model = load_model(model_folder)
+    use_masked_attention(model, kind)
+    batch = collate(given, CASE.image_token, left)
+
+    def best(point: int, gamma: Tensor, alive: Tensor) -> Tensor:
+        keep = torch.zeros_like(alive)
+        for image, score in enumerate(gamma[..., 0] - gamma[..., 1]):
+            rows = alive[image].nonzero()[:, 0]
+            keep[image, rows[select_best(score[rows], keep_count(Decimal(ratios[point]), alive.shape[1], len(rows)))]] = 1.0
+        return keep
+
+    with torch.no_grad():
+        hidden, masks = masked_forward(model, pruner, embed(model, batch), batch, best)
+    image = 0
+    for b, example in enumerate(given):
+        prompt = reference.prompt(_compressed(example.ids[: example.n_prompt], reference.vision_tokens), example.pixels)
+        expected = reference.forward_masked(prompt, ratios, answer=example.ids[example.n_prompt : -1])
+        visible = torch.cat([expected.alive, torch.ones(example.n_answer - 1, dtype=torch.bool)])
+        rows = hidden[b, batch.real[b]]
+        assert torch.allclose(model.lm_head(rows)[visible], expected.logits[visible], atol=2e-4)
+        for i in range(len(example.pixels)):
+            for point, decision in enumerate(expected.decisions):
+                first = int((prompt.image_of_row == i).nonzero()[0])
+                assert masks[point][image].nonzero()[:, 0].tolist() == (decision.kept[i] - first).tolist()
+            image += 1
+        assert batch.target[b, batch.real[b]].tolist() == [IGNORE] * (example.n_prompt - 1) + example.ids[example.n_prompt :]
+
+
+def _compressed(ids: list[int], m: int) -> list[int]:
+    """One image token an image again."""
+    out, i = [], 0
+    while i < len(ids):
+        out.append(ids[i])
+        i += m if ids[i] == CASE.image_token else 1
+    return out
+
+
+def test_fused_forward_has_the_formulas_gradient(model_folder: Path) -> None:
+    """Both attentions and recomputation give the modules the same gradient."""
+    pruner = Pruner.load(model_folder / "lvpruning.safetensors").train()
+    reference = Reference(load_model(model_folder), pruner)
+    batch = collate(examples(reference), CASE.image_token)
+    gradients = []
+    for kind, recompute in (("eager", False), ("sdpa", False), ("sdpa", True)):
+        model = load_model(model_folder).requires_grad_(False)
+        use_masked_attention(model, kind)
+        pruner.zero_grad()
+        hidden, masks = masked_forward(
+            model, pruner, embed(model, batch), batch, lambda p, gamma, alive: gumbel_keep(gamma, batch.noise[:, p], 1.0), recompute
+        )
+        assert all(torch.equal(d, d.round()) for d in masks)
+        asked = batch.target != IGNORE
+        torch.nn.functional.cross_entropy(model.lm_head(hidden[asked]), batch.target[asked]).backward()
+        gradients.append(torch.cat([p.grad.flatten() for p in pruner.points[:2].parameters()]))
+    assert gradients[0].norm() > 1e-4
+    for other in gradients[1:]:
+        assert torch.allclose(gradients[0], other, rtol=1e-3, atol=1e-6)
+
+
+def test_a_removed_column_has_a_bounded_gradient() -> None:
+    """A removed column with a huge logit: its weight counts at most as much as the strongest kept one's."""
+    query, key = torch.ones(1, 1, 4, 8), torch.ones(1, 1, 4, 8)
+    key[:, :, 1] *= 100.0
+    value = torch.randn(1, 1, 4, 8, generator=torch.Generator().manual_seed(0))
+    columns = torch.tensor([[1.0, 0.0, 1.0, 1.0]], requires_grad=True)
+    visible = torch.ones(4, 4, dtype=torch.bool).tril()[None, None]
+    weigh(query, key, value, visible, columns, 1.0)[:, :, 2:].sum().backward()
+    assert 0.0 < columns.grad[0, 1].abs() < 20.0
+
+
+def test_loss_falls(model_folder: Path, data: Path, tmp_path: Path) -> None:
+    # A random model answers at random: what its modules can learn is to change its answers less.
+    weights = ("--causal-weight", "0", "--distill", "1", "--ratio-weight", "4")
+    assert main(command(model_folder, data, tmp_path, "--steps", "30", "--lr", "1e-2", "--rho", "0.7", *weights)) == 0
+    lines = curve(tmp_path)
+    assert [line["step"] for line in lines] == list(range(1, 31))
+    for name in ("loss", "kl", "ratio"):
+        first, last = (sum(line[name] for line in part) / 8 for part in (lines[:8], lines[-8:]))
+        assert last < 0.8 * first, name
+    pruner = Pruner.load(tmp_path / "lvpruning.safetensors")
+    assert pruner.config.after_layers == (1, 2, 3) and pruner.config.inner_width == 16
+
+
+def test_a_killed_run_goes_on_with_the_same_curve(model_folder: Path, data: Path, tmp_path: Path) -> None:
+    options = ("--steps", "12", "--lr", "1e-3", "--save-every", "3", "--ratios", "0.4,0.8")
+    assert main(command(model_folder, data, tmp_path / "whole", *options)) == 0
+    arguments = [sys.executable, "-m", "train.lvpruning.train", *command(model_folder, data, tmp_path / "killed", *options)]
+    process = subprocess.Popen(arguments, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    for line in process.stderr:
+        if line.startswith("step 5/"):
+            break
+    process.kill()
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    assert 5 <= len(curve(tmp_path / "killed")) < 12
+    assert main(command(model_folder, data, tmp_path / "killed", *options)) == 0
+    assert curve(tmp_path / "killed") == curve(tmp_path / "whole")
+    files = [(tmp_path / name / "lvpruning.safetensors").read_bytes() for name in ("killed", "whole")]
+    assert files[0] == files[1]
+    with pytest.raises(SystemExit, match="begun with lr"):
+        main(command(model_folder, data, tmp_path / "killed", *options, "--lr", "5e-3"))
+
+
+def test_ranks_and_micro_batches_do_not_change_the_loss(model_folder: Path, data: Path, tmp_path: Path) -> None:
+    options = ("--steps", "3", "--lr", "1e-3", "--distill", "0.5")
+    assert main(command(model_folder, data, tmp_path / "one", *options)) == 0
+    for name, more in (("two", ()), ("sharded", ("--fsdp",))):
+        arguments = command(model_folder, data, tmp_path / name, *options, "--micro-batch", "3", *more)
+        subprocess.run([sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0", "-m",
+                        "train.lvpruning.train", *arguments], cwd=ROOT, check=True, timeout=120,
+                       env={**os.environ, "OMP_NUM_THREADS": "1"})  # fmt: skip
+        for one, other in zip(curve(tmp_path / "one"), curve(tmp_path / name), strict=True):
+            for key, value in one.items():
+                assert value == pytest.approx(other[key], rel=2e-3, abs=1e-5), (name, key)
+
+
+def test_samples_of_both_formats(data: Path) -> None:
+    files = [data / "list.json", data / "rows.jsonl"]
+    first, skipped = read_samples(files, None, "first")
+    assert (len(first), dict(skipped)) == (12 + 5, {"image missing": 1, "no image": 1, "no answer": 1})
+    assert first[0] == Sample((str(data / "red.png"),), "Which color is it?", "The image shows red 0.")
+    assert first[12].answer == "A red image." and len(first[16].images) == 2
+    each, skipped = read_samples(files, None, "each")
+    assert (len(each), skipped["image missing"]) == (24 + 5, 2)
+    assert each[1].prompt == "Is it red?" and each[1].images == each[0].images
+
+
+def test_unusable_samples_are_replaced(model_folder: Path, data: Path, tmp_path: Path) -> None:
+    (tmp_path / "broken.png").write_bytes(b"no image")
+    good = Sample((str(data / "red.png"),), "Which color is it?", "Red.")
+    broken = [Sample((str(tmp_path / "broken.png"),), "Is it?", "No."), Sample(good.images, "An <image>?", "No.")]
+    loader = Loader([good, *broken], Encoder(model_folder, 2048), 3, 0, 3, 0, 1)
+    share = next(loader.steps(0, 1, 2))
+    assert sorted(e.replaced for e in share) == [0, 1, 2]
+    assert len({tuple(e.ids) for e in share}) == 1
+    assert len({e.noise.sum().item() for e in share}) == 3
+
+
+@needs_lvpipe
+def test_prompts_are_the_engines(model_folder: Path, data: Path) -> None:
+    encoder = Encoder(model_folder, 2048)
+    samples, _ = read_samples([data / "list.json", data / "rows.jsonl"], None, "each")
+    samples.append(Sample(samples[0].images, "  Zwei  Wörter\nund: <s> 12?", "Ja."))
+    texts = []
+    for sample in samples:
+        images = "<image>\n" * len(sample.images)
+        assert encoder.prompt_text(sample.prompt, len(sample.images)) == f"USER: {images}{sample.prompt} ASSISTANT:"
+        texts.append(f"USER: {images}{sample.prompt} ASSISTANT:")
+    texts += [f"{text} {sample.answer}" for text, sample in zip(texts, samples)]
+    engine = subprocess.run([LVPIPE, "inspect", model_folder, "--tokenize", "-"], input="".join(json.dumps(t) + "\n" for t in texts),
+                            capture_output=True, text=True, check=True).stdout  # fmt: skip
+    ids = [json.loads(line) for line in engine.splitlines()]
+    for sample, prompt, whole in zip(samples, ids, ids[len(samples) :], strict=False):
+        expanded, n_prompt = encoder.encode(sample)
+        assert _compressed(expanded[:n_prompt], encoder.vision_tokens) == prompt
+        assert expanded[n_prompt:] == [*whole[len(prompt) :], 2]
+
+
+@needs_lvpipe
+def test_lvpipe_runs_what_was_trained(data: Path, tmp_path: Path) -> None:
+    """The demo model, one step, then the engine's own look at the file and a caption with it."""
+    arguments = command(DEMO, data, tmp_path / "run", "--steps", "1", "--init", str(DEMO / "lvpruning.safetensors"), "--batch", "2")
+    assert main([*arguments, "--dtype", "bf16", "--save-dtype", "bf16"]) == 0
+    folder = tmp_path / "model"
+    shutil.copytree(DEMO, folder)
+    shutil.copy(tmp_path / "run" / "lvpruning.safetensors", folder)
+    shown = subprocess.run([LVPIPE, "inspect", folder, "--json"], capture_output=True, text=True, check=True).stdout
+    assert json.loads(shown)["pruner_weights"]["after_layers"] == [1, 2, 4]
+    subprocess.run([LVPIPE, "caption", "--model", folder, "--input", data / "red.png", "--output", tmp_path / "out", "-q"], check=True)
+    assert json.loads((tmp_path / "out" / "captions.jsonl").read_text())["caption"]
