@@ -2,7 +2,7 @@
 
     python make_eval.py --output DIR [--number 200] [--seed 1000] [--size 336] [--jpeg-every N]
 
-DIR gets images and manifest.jsonl: {"id", "image", "objects": ["red circle", ...]}.
+DIR gets images and manifest.jsonl: {"id", "image", "objects": ["red circle", ...], "answer": the caption}.
 Needs Pillow and numpy. Training draws from other seeds. Then, for instance:
 
     lvpipe caption --model models/demo --input DIR/manifest.jsonl --output OUT
@@ -46,7 +46,7 @@ def main() -> None:
             else:
                 file = f"{name}.png"
                 image.save(args.output / file, optimize=True)
-            row = {"id": name, "image": file, "objects": [t.name for t in things]}
+            row = {"id": name, "image": file, "objects": [t.name for t in things], "answer": scenes.caption(things)}
             manifest.write(json.dumps(row) + "\n")
 
 

@@ -204,6 +204,8 @@ class Trainer:
                 break
         if log is not None:
             log.close()
+        # A rank that ends with a status other than 0 has the others killed: all wait for the one that writes.
+        self.world.sum(torch.zeros(1, device=self.world.device)).item()
         return DRAINED if self.stop and done < self.steps else 0
 
     def ask_to_stop(self, *_: Any) -> None:

@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 from decimal import Decimal
@@ -23,6 +24,7 @@ from train.golden_folder import random_normal, write_folder
 from train.lvpruning.batch import IGNORE, Example, collate
 from train.lvpruning.data import Encoder, Loader, Sample, read_samples
 from train.lvpruning.masked_forward import ATTENTION, embed, gumbel_keep, masked_forward, use_masked_attention, weigh
+from train.lvpruning.state import Log
 from train.lvpruning.train import main
 from train.pruner import Pruner, keep_count, keep_ratios, select_best
 from train.reference import Reference
@@ -70,6 +72,20 @@ def command(model: Path, data: Path, output: Path, *more: str) -> list[str]:
     return ["--model", str(model), "--data", str(data / "list.json"), str(data / "rows.jsonl"), "--output", str(output),
             "--points", "1,2,3", "--inner-width", "16", "--heads", "4", "--dtype", "f32", "--batch", "8", "--micro-batch", "4",
             "--progress", "0", *more]  # fmt: skip
+
+
+def run_ranks(size: int, arguments: list[str]) -> None:
+    """As srun starts them, over gloo."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), "WORLD_SIZE": str(size)}
+    ranks = [subprocess.Popen([sys.executable, "-m", "train.lvpruning.train", *arguments], cwd=ROOT,
+                              env={**os.environ, **place, "RANK": str(rank), "GLOO_SOCKET_IFNAME": "lo", "CUDA_VISIBLE_DEVICES": ""}) for rank in range(size)]  # fmt: skip
+    try:
+        assert [process.wait(60) for process in ranks] == [0] * size
+    finally:
+        for process in ranks:
+            process.kill()
 
 
 def curve(output: Path) -> list[dict[str, float]]:
@@ -200,17 +216,21 @@ def test_a_killed_run_goes_on_with_the_same_curve(model_folder: Path, data: Path
         main(command(model_folder, data, tmp_path / "killed", *options, "--lr", "5e-3"))
 
 
-def test_ranks_and_micro_batches_do_not_change_the_loss(model_folder: Path, data: Path, tmp_path: Path) -> None:
+def test_a_signal_ends_a_step_and_saves(model_folder: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    arguments = command(model_folder, data, tmp_path, "--steps", "4", "--lr", "1e-3")
+    monkeypatch.setattr(Log, "step", lambda self, values: os.kill(os.getpid(), signal.SIGUSR1))
+    assert main(arguments) == 75
+    assert torch.load(tmp_path / "state.pt", weights_only=True)["step"] == 2
+    assert Pruner.load(tmp_path / "lvpruning.safetensors").config.heads == 4
+
+
+def test_ranks_shards_and_micro_batches_do_not_change_the_loss(model_folder: Path, data: Path, tmp_path: Path) -> None:
     options = ("--steps", "3", "--lr", "1e-3", "--distill", "0.5")
     assert main(command(model_folder, data, tmp_path / "one", *options)) == 0
-    for name, more in (("two", ()), ("sharded", ("--fsdp",))):
-        arguments = command(model_folder, data, tmp_path / name, *options, "--micro-batch", "3", *more)
-        subprocess.run([sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0", "-m",
-                        "train.lvpruning.train", *arguments], cwd=ROOT, check=True, timeout=120,
-                       env={**os.environ, "OMP_NUM_THREADS": "1"})  # fmt: skip
-        for one, other in zip(curve(tmp_path / "one"), curve(tmp_path / name), strict=True):
-            for key, value in one.items():
-                assert value == pytest.approx(other[key], rel=2e-3, abs=1e-5), (name, key)
+    run_ranks(2, command(model_folder, data, tmp_path / "two", *options, "--micro-batch", "3", "--fsdp"))
+    for one, two in zip(curve(tmp_path / "one"), curve(tmp_path / "two"), strict=True):
+        for key, value in one.items():
+            assert value == pytest.approx(two[key], rel=2e-3, abs=1e-5), key
 
 
 def test_samples_of_both_formats(data: Path) -> None:
