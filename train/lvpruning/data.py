@@ -137,7 +137,7 @@ class Encoder:
         vision = config.vision_config
         self.image_token: int = config.image_token_index
         self.vision_tokens = (vision.image_size // vision.patch_size) ** 2 + (config.vision_feature_select_strategy == "full")
-        self.max_rows = max_rows
+        self.max_rows = min(max_rows, config.text_config.max_position_embeddings)
         self.template = chat_template(folder)
         self.tokenizer = AutoTokenizer.from_pretrained(folder)
         self.processor = CLIPImageProcessor.from_pretrained(folder)

@@ -12,6 +12,7 @@ import math
 import signal
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +98,7 @@ def ratios_of(args: argparse.Namespace, step: int, points: int) -> list[float]:
 def losses(model: LlavaForConditionalGeneration, pruner: Pruner, batch: Batch, ratios: list[float],
            args: argparse.Namespace) -> Tensor:  # fmt: skip
     """Sums over the micro-batch [3 + S]: NLL and KL over answer tokens, ratio term and each point's mean(D_s) over images."""
+
     def decide(point: int, gamma: Tensor, alive: Tensor) -> Tensor:
         return gumbel_keep(gamma, batch.noise[:, point], args.temperature)
 
@@ -137,7 +139,7 @@ class Trainer:
         names = ("rho", "ratios", "causal_weight", "ratio_weight", "distill", "temperature", "lr", "warmup", "batch",
                  "weight_decay", "clip", "max_rows", "seed", "dtype")  # fmt: skip
         self.recipe: dict[str, Any] = {name: getattr(args, name) for name in names}
-        self.recipe |= {"steps": self.steps, "data": fingerprint(samples)}
+        self.recipe |= {"steps": self.steps, "data": fingerprint(samples), **asdict(self.pruner.config)}
         self.asked_to_stop = False  # by a signal to this rank
         self.stop = False  # at the end of this step, as all ranks do
 

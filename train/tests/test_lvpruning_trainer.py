@@ -79,8 +79,9 @@ def run_ranks(size: int, arguments: list[str]) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), "WORLD_SIZE": str(size)}
-    ranks = [subprocess.Popen([sys.executable, "-m", "train.lvpruning.train", *arguments], cwd=ROOT,
-                              env={**os.environ, **place, "RANK": str(rank), "GLOO_SOCKET_IFNAME": "lo", "CUDA_VISIBLE_DEVICES": ""}) for rank in range(size)]  # fmt: skip
+    place |= {"GLOO_SOCKET_IFNAME": "lo", "CUDA_VISIBLE_DEVICES": ""}
+    program = [sys.executable, "-m", "train.lvpruning.train", *arguments]
+    ranks = [subprocess.Popen(program, cwd=ROOT, env={**os.environ, **place, "RANK": str(rank)}) for rank in range(size)]
     try:
         assert [process.wait(60) for process in ranks] == [0] * size
     finally:
@@ -97,7 +98,8 @@ def examples(reference: Reference) -> list[Example]:
     """Three samples of different lengths; the second one has two images."""
     pictures = random_normal("trainer", (4, 3, 28, 28))
     found = []
-    for prompt, answer, of in (((1, 7, 512, 9), (20, 21, 2), [0]), ((1, 512, 5, 512, 6), (22, 2), [1, 2]), ((1, 512, 8, 9, 9, 9), (23, 24, 25, 2), [3])):
+    questions = ((1, 7, 512, 9), (1, 512, 5, 512, 6), (1, 512, 8, 9, 9, 9))
+    for prompt, answer, of in zip(questions, ((20, 21, 2), (22, 2), (23, 24, 25, 2)), ([0], [1, 2], [3])):
         rows = reference.prompt(prompt, pictures[of])
         ids = [*rows.input_ids.tolist(), *answer]
         noise = torch.zeros(len(of), 3, reference.vision_tokens, 2)
