@@ -121,6 +121,6 @@ def test_committed_demo_folder_loads() -> None:
     size = config.vision_config.image_size
     torch.manual_seed(4)
     prompt = reference.prompt([1, 30, config.image_token_index, 31, 32, 33], torch.randn(1, 3, size, size))
-    ratios = keep_ratios("0.5", len(reference.pruner.config.after_layers))
+    ratios = keep_ratios("0.5", len(reference.pruner.after_layers))
     removed, masked = reference.forward_removed(prompt, ratios), reference.forward_masked(prompt, ratios)
     assert nmse(removed.logits, masked.logits[removed.rows]) <= 1e-9
