@@ -28,6 +28,7 @@ from train.tasks.scenes import (
     POPULAR,
     THEMES,
     THEME_OF,
+    WEIGHTS,
     Scene,
     Thing,
     plural,
@@ -38,6 +39,9 @@ LETTERS = "ABCD"
 UNSURE = "unanswerable"
 UNSURE_HINT = " Say unanswerable if it cannot be known."
 LETTER_HINT = " Answer with the letter."
+# How often each is the right answer, so that wrong options can be drawn alike and none is a better guess than another.
+NAME_WEIGHTS = dict(zip(CLASS_NAMES, WEIGHTS)) | {"sign": 13}
+NUMBER_WEIGHTS = dict(zip(NUMBERS, [25, 28, 28, 8, 4.6, 4.6, 2]))
 CAPTION_PROMPTS = ["Describe the image.", "Describe this picture.", "What do you see?"]
 
 
@@ -60,9 +64,20 @@ def singles(scene: Scene, objects: bool = False) -> list[Thing]:
 
 
 def absent(scene: Scene, rng: random.Random, among: list[str] | None = None) -> str | None:
+    """Drawn as often as it would be there."""
     names = {t.name for t in scene.things}
     left = [n for n in among or CLASS_NAMES if n not in names]
-    return rng.choice(left) if left else None
+    return rng.choices(left, [NAME_WEIGHTS[n] for n in left])[0] if left else None
+
+
+def draw_wrong(rng: random.Random, weights: dict[str, float], right: str, number: int) -> list[str]:
+    """Options that differ from the right one and from each other."""
+    wrong: list[str] = []
+    while len(wrong) < number:
+        option = rng.choices(list(weights), list(weights.values()))[0]
+        if option != right and option not in wrong:
+            wrong.append(option)
+    return wrong
 
 
 def colour_question(name: str) -> str:
@@ -91,10 +106,13 @@ def ask_size(scene: Scene, rng: random.Random) -> tuple[str, str, str] | None:
 def ask_number(scene: Scene, rng: random.Random) -> tuple[str, str, str] | None:
     names = [t.name for t in scene.things if t.name != "sign"]
     if rng.random() < 0.2:
-        return "How many objects are there?", NUMBERS[len(names)], "count"
+        return "How many objects are there besides signs?", NUMBERS[len(names)], "count"
     repeated = [n for n in names if names.count(n) > 1]
-    chance = rng.random()
-    name = rng.choice(repeated) if repeated and chance < 0.6 else rng.choice(names) if chance < 0.9 else absent(scene, rng)
+    # Most objects are alone: left to chance, "one" would be right more often than not.
+    if repeated and rng.random() < 0.65:
+        name = rng.choice(repeated)
+    else:
+        name = rng.choice(names) if rng.random() < 0.55 else absent(scene, rng)
     return f"How many {plural(name)} are there?", NUMBERS[names.count(name)], "count"
 
 
@@ -187,11 +205,12 @@ def choice(scene: Scene, rng: random.Random) -> list[Question] | None:
     names = {t.name for t in scene.things}
     peers = [n for n in CLASS_NAMES if THEME_OF[n] == THEME_OF[thing.name] and n not in names]
     if rng.random() < 0.6 and len(peers) >= 3:
-        text, wrong, kind = f"Which {THEME_OF[thing.name]} is here?", rng.sample(peers, 3), "theme"
+        wrong = draw_wrong(rng, {n: NAME_WEIGHTS[n] for n in peers}, thing.name, 3)
+        text, kind = f"Which {THEME_OF[thing.name]} is here?", "theme"
     else:
         others = sorted(names - {thing.name, "sign"})
-        pool = others + rng.sample([n for n in CLASS_NAMES if n not in names], 3)
-        text, wrong, kind = f"What is at the {thing.place}?", rng.sample(pool, 3), "at"
+        away = draw_wrong(rng, {n: NAME_WEIGHTS[n] for n in CLASS_NAMES if n not in names}, thing.name, 3)
+        text, wrong, kind = f"What is at the {thing.place}?", rng.sample(others + away, 3), "at"
     options = [thing.name, *wrong]
     rng.shuffle(options)
     return [with_options("choice", text, options, thing.name, kind)]
@@ -203,7 +222,7 @@ def text(scene: Scene, rng: random.Random) -> list[Question] | None:
 
 
 def existence(scene: Scene, rng: random.Random) -> list[Question] | None:
-    """One present and one absent object: as many yes as no, as in POPE."""
+    """One present and one absent object, alike in how often they are met: as many yes as no, as in POPE."""
     names = sorted({t.name for t in scene.things} - {"sign"})
     if not names:
         return None
@@ -215,7 +234,9 @@ def existence(scene: Scene, rng: random.Random) -> list[Question] | None:
     else:
         themes = {THEME_OF[n] for n in names}
         name = absent(scene, rng, [n for n in CLASS_NAMES if THEME_OF[n] in themes])
-    there = rng.choice(names)
+    there = rng.choice([n for n in names if n in POPULAR] or names) if kind == "popular" else rng.choice(names)
+    if name is None:
+        return None
     return [
         Question("existence", f"Is there {a(there)} in the image?", "yes", kind),
         Question("existence", f"Is there {a(name)} in the image?", "no", kind),
@@ -228,8 +249,9 @@ def circular(scene: Scene, rng: random.Random) -> list[Question] | None:
     if not found:
         return None
     asked, right, kind = found
-    pool = {"color": COLOUR_NAMES, "place": PLACES, "at": CLASS_NAMES + ["sign"], "count": NUMBERS[:5]}[kind]
-    options = [right, *rng.sample([o for o in pool if o != right], 3)]
+    weights = {"color": dict.fromkeys(COLOUR_NAMES, 1.0), "place": dict.fromkeys(PLACES, 1.0),
+               "at": NAME_WEIGHTS, "count": NUMBER_WEIGHTS}[kind]  # fmt: skip
+    options = [right, *draw_wrong(rng, weights, right, 3)]
     rng.shuffle(options)
     turned = [options[i:] + options[:i] for i in range(4)]
     return [with_options("circular", asked, o, right, kind) for o in turned]
