@@ -114,7 +114,8 @@ static enum lvp_status measure(struct calibration *c, struct lvp_world *world)
         lvp_info("calibrating with %d thread%s", threads, threads == 1 ? "" : "s");
         probe.calibrate = threads;
         c->profile->devices[c->profile->n_devices].threads = threads;
-        // With the machine as busy as it will be: cores share clocks, caches and memory.
+        // Two devices at once where there are threads for both, since cores share clocks, caches and memory. A node of
+        // many small devices is busier than that: what its last cores lose of clocks and memory is not seen here.
         int together = 2 * threads <= c->options->threads ? 2 : 1;
         for (int rank = 1; rank <= together; rank++) LVP_TRY(lvp_world_send(world, rank, &question));
         LVP_TRY(lvp_world_collect(world, together, LVP__FROM_WORKER__BODY_ROOF, take_rates, c));

@@ -2,12 +2,12 @@
 
 #include "coordinator/planner.h"
 
+#include <limits.h>
 #include <string.h>
 
 enum { IMAGE_SLOTS = 4 * LVP_ENCODE_IMAGES, MAX_IMAGE_SLOTS = 256 };
 
-// What the poorest worker of a stage may use: its host's memory shared with the workers there, a tenth left for
-// buffers.
+// What the poorest worker of a stage may use: its host's memory shared with the workers there.
 static int64_t smallest_memory(const struct lvp_world *world, int n_stages, int stage)
 {
     int64_t smallest = 0;
@@ -15,7 +15,7 @@ static int64_t smallest_memory(const struct lvp_world *world, int n_stages, int 
         int sharing = 0;
         for (int other = 0; other < world->n_workers; other++)
             if (strcmp(world->workers[other].host, world->workers[w].host) == 0) sharing++;
-        int64_t memory = world->workers[w].memory_bytes / 10 * 9 / sharing;
+        int64_t memory = lvp_usable_memory(world->workers[w].memory_bytes, sharing);
         if (memory > 0 && (smallest == 0 || memory < smallest)) smallest = memory;
     }
     return smallest;
@@ -48,7 +48,7 @@ static void describe_devices(const struct lvp_deployment *deployment, const stru
         devices[s].memory = smallest_memory(world, deployment->n_stages, s);
         if (world->workers[s].gpu) {
             devices[s] = LVP_TYPICAL_GPU;
-            devices[s].memory = world->workers[s].gpu_memory / 10 * 9;
+            devices[s].memory = lvp_usable_memory(world->workers[s].gpu_memory, 1);
             continue; // profiles are of CPUs
         }
         if (deployment->profile == NULL) continue;
@@ -105,9 +105,9 @@ static void size_run(struct lvp_deployment *deployment)
     for (int d = 0; d <= deployment->prune.n_points; d++) {
         int rows = deployment->prune.rows[d] + typical_text + deployment->new_tokens;
         if (rows > text->max_positions) rows = text->max_positions;
-        int typical = (rows + page - 1) / page;
-        int largest = (text->max_positions + page - 1) / page;
-        deployment->scheduler.kv_pages[d] = typical * max_seqs > largest ? typical * max_seqs : largest;
+        int64_t typical = (int64_t)((rows + page - 1) / page) * max_seqs;
+        int64_t largest = (text->max_positions + page - 1) / page, pages = typical > largest ? typical : largest;
+        deployment->scheduler.kv_pages[d] = pages < INT_MAX ? (int)pages : INT_MAX; // which no memory has room for
     }
 }
 

@@ -2,9 +2,21 @@
 
 #include <stdlib.h>
 
-// Rates, memory and links of the first replica's devices.
-static void describe_devices(const struct lvp_forecast_input *input, int n_stages, struct lvp_device_rates *rates,
-                             struct lvp_device *devices)
+// What the poorest device of a stage may use; 0: no limit.
+static int64_t smallest_memory(const struct lvp_cluster *cluster, int n_stages, int n_replicas, int stage)
+{
+    int64_t smallest = 0;
+    for (int r = 0; r < n_replicas; r++) {
+        const struct lvp_cluster_node *node = &cluster->nodes[lvp_cluster_node_of(cluster, r * n_stages + stage)];
+        int64_t memory = lvp_usable_memory(node->memory, node->devices);
+        if (memory > 0 && (smallest == 0 || memory < smallest)) smallest = memory;
+    }
+    return smallest;
+}
+
+// Rates and links of the first replica's devices; their memory is that of all replicas, which are cut alike.
+static void describe_devices(const struct lvp_forecast_input *input, int n_stages, int n_replicas,
+                             struct lvp_device_rates *rates, struct lvp_device *devices)
 {
     const struct lvp_cluster *cluster = input->cluster;
     for (int s = 0; s < n_stages; s++) {
@@ -14,7 +26,7 @@ static void describe_devices(const struct lvp_forecast_input *input, int n_stage
         devices[s] = (struct lvp_device){.flops = rates[s].roof_flops,
                                          .memory_rate = rates[s].roof_read_bytes,
                                          .link_rate = leaves ? cluster->link.bytes : cluster->local.bytes,
-                                         .memory = node->devices > 0 ? node->memory / node->devices : 0,
+                                         .memory = smallest_memory(cluster, n_stages, n_replicas, s),
                                          .rates = &rates[s]};
     }
 }
@@ -31,7 +43,7 @@ static enum lvp_status forecast_run(const struct lvp_forecast_input *input, cons
                                         .devices = devices,
                                         .sequences = input->concurrency > 0 ? input->concurrency
                                                                             : lvp_usual_sequences(n_stages)};
-    describe_devices(input, n_stages, rates, devices);
+    describe_devices(input, n_stages, n_replicas, rates, devices);
     enum lvp_status status = lvp_plan_choice(&planner, input->choice, input->concurrency == 0, partition);
     *fits = status == LVP_OK;
     *concurrency = planner.sequences;

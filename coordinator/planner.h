@@ -15,6 +15,14 @@ struct lvp_device {
     const struct lvp_device_rates *rates; // measured: instead of flops and memory_rate; NULL: those two count
 };
 
+// Of `bytes` that so many workers share, what each may use: a tenth is left for buffers. 0, no limit, stays 0, and
+// nothing else becomes 0.
+static inline int64_t lvp_usable_memory(int64_t bytes, int sharing)
+{
+    int64_t each = bytes / 10 * 9 / (sharing > 0 ? sharing : 1);
+    return bytes <= 0 ? 0 : each > 0 ? each : 1;
+}
+
 // Two cores of a present-day server with AVX2 and a 10 Gbit/s network.
 #define LVP_TYPICAL_CPU ((struct lvp_device){.flops = 150e9, .memory_rate = 30e9, .link_rate = 1.2e9})
 

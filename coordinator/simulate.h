@@ -1,5 +1,6 @@
 // A run predicted: discrete events over stages, their two buffers per hop, links and shared cores, driven by the real
-// scheduler. What is left out: reading images, and rank 0's own time.
+// scheduler. What is left out: reading images, rank 0's own time, the memory bandwidth and the clocks that the cores of
+// a node share (beyond what the profile's own runs met), and the network card that its workers share.
 //
 // Time model: coordinator/profile.h. Threads of a node that outnumber its cores share them evenly.
 #ifndef LVP_COORDINATOR_SIMULATE_H
