@@ -2,17 +2,23 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
-enum lvp_status lvp_json_parse(const char *name, const char *bytes, size_t n_bytes, json_t **root)
+static enum lvp_status parse(const char *name, const char *bytes, size_t n_bytes, size_t flags, json_t **root)
 {
     json_error_t error;
-    *root = json_loadb(bytes, n_bytes, JSON_DECODE_ANY, &error);
+    *root = json_loadb(bytes, n_bytes, flags, &error);
     if (*root == NULL) return lvp_fail(LVP_ERR_MODEL, "%s: line %d: %s", name, error.line, error.text);
     return LVP_OK;
+}
+
+enum lvp_status lvp_json_parse(const char *name, const char *bytes, size_t n_bytes, json_t **root)
+{
+    return parse(name, bytes, n_bytes, JSON_DECODE_ANY, root);
 }
 
 // Reads until the end or `size` bytes, whichever comes first.
@@ -29,7 +35,7 @@ static enum lvp_status read_all(int fd, const char *path, char *bytes, size_t si
     return LVP_OK;
 }
 
-enum lvp_status lvp_json_load(const char *path, bool optional, json_t **root)
+static enum lvp_status load(const char *path, bool optional, size_t flags, json_t **root)
 {
     *root = NULL;
     // O_NONBLOCK: opening a FIFO must not wait for its writer.
@@ -57,20 +63,38 @@ enum lvp_status lvp_json_load(const char *path, bool optional, json_t **root)
         goto fail;
     }
     LVP_CHECK(read_all(fd, path, bytes, size, &n_read));
-    LVP_CHECK(lvp_json_parse(path, bytes, n_read, root));
+    LVP_CHECK(parse(path, bytes, n_read, flags, root));
 fail:
     free(bytes);
     (void)close(fd);
     return status;
 }
 
+enum lvp_status lvp_json_load(const char *path, bool optional, json_t **root)
+{
+    return load(path, optional, JSON_DECODE_ANY, root);
+}
+
 enum lvp_status lvp_json_load_option(const char *option, const char *path, json_t **root)
 {
-    json_error_t error;
-    *root = json_load_file(path, JSON_REJECT_DUPLICATES, &error);
-    if (*root != NULL) return LVP_OK;
-    if (error.line < 0) return lvp_fail(LVP_ERR_USAGE, "%s %s: %s", option, path, error.text); // it was not even read
-    return lvp_fail(LVP_ERR_USAGE, "%s %s: %s (line %d)", option, path, error.text, error.line);
+    char reason[512];
+    enum lvp_status status = load(path, false, JSON_REJECT_DUPLICATES, root);
+    if (status != LVP_ERR_MODEL) return status;
+    (void)snprintf(reason, sizeof reason, "%s", lvp_error_text());
+    lvp_error_clear();
+    return lvp_fail(LVP_ERR_USAGE, "%s %s", option, reason);
+}
+
+enum lvp_status lvp_json_only(const char *option, const char *path, const json_t *object, const char *const *known)
+{
+    json_t *fields = (json_t *)(size_t)object; // jansson's iterators take no const; nothing is changed
+    for (void *at = json_object_iter(fields); at != NULL; at = json_object_iter_next(fields, at)) {
+        const char *key = json_object_iter_key(at);
+        int i = 0;
+        while (known[i] != NULL && strcmp(known[i], key) != 0) i++;
+        if (known[i] == NULL) return lvp_fail(LVP_ERR_USAGE, "%s %s: there is no field '%s'", option, path, key);
+    }
+    return LVP_OK;
 }
 
 enum lvp_status lvp_json_root(const json_t *root, const char *file, struct lvp_json *object)

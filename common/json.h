@@ -24,8 +24,13 @@ enum lvp_status lvp_json_parse(const char *name, const char *bytes, size_t n_byt
 // Loads a regular file of at most LVP_JSON_MAX_BYTES. With `optional`, a file that does not exist gives *root NULL.
 enum lvp_status lvp_json_load(const char *path, bool optional, json_t **root) LVP_MUST_CHECK;
 
-// Loads a file that an option of the command line names, without duplicate keys. LVP_ERR_USAGE naming both.
+// The same for a file that an option of the command line names, without duplicate keys. LVP_ERR_USAGE naming both.
 enum lvp_status lvp_json_load_option(const char *option, const char *path, json_t **root) LVP_MUST_CHECK;
+
+// LVP_ERR_USAGE naming a key of the object that is not `known` (ends with NULL). Another kind of value is left to the
+// caller.
+enum lvp_status lvp_json_only(const char *option, const char *path, const json_t *object,
+                              const char *const *known) LVP_MUST_CHECK;
 
 // The root as an object; LVP_ERR_MODEL when it is another kind of value.
 enum lvp_status lvp_json_root(const json_t *root, const char *file, struct lvp_json *object) LVP_MUST_CHECK;

@@ -1,6 +1,7 @@
 #include "common/shapes.h"
 
-#include <errno.h>
+#include "common/json.h"
+
 #include <jansson.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -21,7 +22,7 @@ static const struct {
                    " \"num_hidden_layers\": 22, \"num_attention_heads\": 32, \"num_key_value_heads\": 4,"
                    " \"max_position_embeddings\": 2048, \"rms_norm_eps\": 1e-5}, \"torch_dtype\": \"float16\"}"},
 };
-enum { N_SHAPES = sizeof shapes / sizeof shapes[0], MAX_SHAPE_BYTES = 1 << 20 };
+enum { N_SHAPES = sizeof shapes / sizeof shapes[0] };
 
 // CLIP's preprocessing at the shape's own image size.
 static const char image_format[] = "{\"do_resize\": true, \"size\": {\"shortest_edge\": %d}, \"do_center_crop\": true,"
@@ -73,15 +74,9 @@ enum lvp_status lvp_shape_load(const char *name, struct lvp_model_config *config
     size_t length = strlen(name);
     if (length < 5 || strcmp(name + length - 5, ".json") != 0)
         return lvp_fail(LVP_ERR_USAGE, "--shape %s: give llava-1.5-7b, llava-1.5-13b, tiny-llava or a FILE.json", name);
-    FILE *file = fopen(name, "re");
-    if (file == NULL) return lvp_fail(LVP_ERR_USAGE, "--shape %s: %s", name, strerror(errno));
-    char *text = malloc(MAX_SHAPE_BYTES);
-    size_t n = text != NULL ? fread(text, 1, MAX_SHAPE_BYTES, file) : 0;
-    (void)fclose(file);
-    if (text == NULL) return lvp_fail(LVP_ERR_MEMORY, "--shape %s: out of memory", name);
-    json_t *root = json_loadb(text, n, 0, &error);
-    free(text);
-    if (root == NULL) return lvp_fail(LVP_ERR_MODEL, "--shape %s: %s (line %d)", name, error.text, error.line);
+    json_t *root = NULL;
+    LVP_TRY(lvp_json_load(name, true, &root));
+    if (root == NULL) return lvp_fail(LVP_ERR_USAGE, "--shape %s: there is no such file", name);
     return shape_from_json(name, root, config);
 }
 

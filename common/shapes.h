@@ -6,7 +6,7 @@
 
 // `name` is llava-1.5-7b, llava-1.5-13b, tiny-llava, or a path ending in .json: a file with the fields of a LLaVA
 // config.json, transformers' defaults for those left out. LVP_ERR_USAGE for a name that is not known or a file that
-// cannot be read; LVP_ERR_MODEL naming file and field for what is in it.
+// is not there; LVP_ERR_MODEL naming file and field for what is in it.
 enum lvp_status lvp_shape_load(const char *name, struct lvp_model_config *config) LVP_MUST_CHECK;
 
 // What stands for the model where rates are measured: one ViT layer and a few decoder layers, at most 2048 wide. Rates

@@ -3,14 +3,8 @@
 #include "coordinator/simulate.h"
 
 #include <jansson.h>
-#include <math.h>
 
-static bool read_link(const json_t *json, struct lvp_link *link)
-{
-    link->bytes = json_number_value(json_object_get(json, "bytes_per_second"));
-    link->seconds = json_number_value(json_object_get(json, "latency_seconds"));
-    return link->bytes > 0 && isfinite(link->bytes) && link->seconds >= 0 && isfinite(link->seconds);
-}
+enum { MOST_DEVICES = 1024, MOST_THREADS = 4096 }; // of a node
 
 static bool read_count(const json_t *json, const char *field, int64_t otherwise, int64_t most, int64_t *value)
 {
@@ -29,9 +23,10 @@ static const char *read_nodes(const json_t *json, struct lvp_cluster *cluster)
         int64_t count = 0, devices = 0, threads = 0, cores = 0, memory = 0;
         if (!json_is_object(entry)) return "nodes";
         if (!read_count(entry, "count", 1, LVP_MAX_CLUSTER_NODES - cluster->n_nodes, &count)) return "count";
-        if (!read_count(entry, "devices", 1, 1024, &devices) || devices < 1) return "devices";
-        if (!read_count(entry, "threads", 1, 4096, &threads) || threads < 1) return "threads";
-        if (!read_count(entry, "cores", devices * threads, 1 << 20, &cores) || cores < 1) return "cores";
+        if (!read_count(entry, "devices", 1, MOST_DEVICES, &devices) || devices < 1) return "devices";
+        if (!read_count(entry, "threads", 1, MOST_THREADS, &threads) || threads < 1) return "threads";
+        if (!read_count(entry, "cores", devices * threads, MOST_DEVICES * MOST_THREADS, &cores) || cores < 1)
+            return "cores";
         if (!read_count(entry, "memory_bytes", 0, INT64_MAX, &memory)) return "memory_bytes";
         const struct lvp_cluster_node *before = cluster->n_nodes > 0 ? &cluster->nodes[0] : NULL;
         bool same =
@@ -44,6 +39,19 @@ static const char *read_nodes(const json_t *json, struct lvp_cluster *cluster)
     return cluster->n_nodes > 0 ? NULL : "nodes";
 }
 
+// A misspelt field would be a default: no limit of memory, say.
+static enum lvp_status check_fields(const char *path, const json_t *json)
+{
+    static const char *const fields[] = {"nodes", "link", "local_link", NULL};
+    static const char *const of_node[] = {"count", "devices", "threads", "cores", "memory_bytes", NULL};
+    const json_t *node = NULL;
+    size_t i = 0;
+    LVP_TRY(lvp_json_only("--cluster", path, json, fields));
+    json_array_foreach(json_object_get(json, "nodes"), i, node)
+        LVP_TRY(lvp_json_only("--cluster", path, node, of_node));
+    return LVP_OK;
+}
+
 enum lvp_status lvp_cluster_read(const char *path, struct lvp_cluster *cluster)
 {
     json_t *json = NULL;
@@ -51,12 +59,15 @@ enum lvp_status lvp_cluster_read(const char *path, struct lvp_cluster *cluster)
     LVP_TRY(lvp_json_load_option("--cluster", path, &json));
     const json_t *link = json_object_get(json, "link"), *local = json_object_get(json, "local_link");
     const char *wrong = read_nodes(json_object_get(json, "nodes"), cluster);
-    if (wrong == NULL && link != NULL && !read_link(link, &cluster->link)) wrong = "link";
-    if (wrong == NULL && local != NULL && !read_link(local, &cluster->local)) wrong = "local_link";
     if (wrong == NULL && cluster->n_nodes > 1 && link == NULL) wrong = "link";
+    enum lvp_status status = LVP_OK;
+    if (wrong != NULL) status = lvp_fail(LVP_ERR_USAGE, "--cluster %s: '%s' is missing or out of range", path, wrong);
+    if (status == LVP_OK) status = check_fields(path, json);
+    if (status == LVP_OK && link != NULL) status = lvp_link_read("--cluster", path, link, "link", &cluster->link);
+    if (status == LVP_OK && local != NULL)
+        status = lvp_link_read("--cluster", path, local, "local_link", &cluster->local);
     json_decref(json);
-    if (wrong == NULL) return LVP_OK;
-    return lvp_fail(LVP_ERR_USAGE, "--cluster %s: '%s' is missing or out of range", path, wrong);
+    return status;
 }
 
 int lvp_cluster_devices(const struct lvp_cluster *cluster)

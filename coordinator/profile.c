@@ -3,12 +3,15 @@
 #include "common/json.h"
 
 #include <errno.h>
-#include <jansson.h>
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
 
 enum { FORMAT = 1 };
+
+// No device and no link is slower or faster, and with these no time of a forecast is 0 or infinite.
+static const double slowest = 1e3, fastest = 1e21; // a second
+static const double longest_latency = 3600;        // seconds
 
 // --- Times ---------------------------------------------------------------------------------------------------------
 
@@ -77,7 +80,7 @@ struct lvp_device_rates lvp_profile_device(const struct lvp_profile *profile, in
 static bool read_number(const json_t *object, const char *field, double *value)
 {
     *value = json_number_value(json_object_get(object, field));
-    return *value > 0 && isfinite(*value);
+    return *value >= slowest && *value <= fastest;
 }
 
 static bool read_count(const json_t *object, const char *field, int most, int *value)
@@ -110,6 +113,20 @@ static const char *read_device(const json_t *json, struct lvp_device_rates *rate
     return NULL;
 }
 
+enum lvp_status lvp_link_read(const char *option, const char *path, const json_t *json, const char *field,
+                              struct lvp_link *link)
+{
+    static const char *const known[] = {"bytes_per_second", "latency_seconds", NULL};
+    const json_t *latency = json_object_get(json, "latency_seconds");
+    link->seconds = json_number_value(latency);
+    LVP_TRY(lvp_json_only(option, path, json, known));
+    bool good = read_number(json, "bytes_per_second", &link->bytes) && json_is_number(latency) && link->seconds >= 0 &&
+                link->seconds <= longest_latency;
+    if (good) return LVP_OK;
+    return lvp_fail(LVP_ERR_USAGE, "%s %s: '%s' needs bytes_per_second and latency_seconds, in range", option, path,
+                    field);
+}
+
 static bool read_dtype(const json_t *json, const char *key, enum lvp_dtype *dtype)
 {
     const char *name = json_string_value(json_object_get(json, key));
@@ -122,7 +139,7 @@ static bool read_dtype(const json_t *json, const char *key, enum lvp_dtype *dtyp
 
 static const char *read_profile(const json_t *json, struct lvp_profile *profile)
 {
-    const json_t *devices = json_object_get(json, "devices"), *link = json_object_get(json, "link");
+    const json_t *devices = json_object_get(json, "devices");
     const char *cpu = json_string_value(json_object_get(json, "cpu"));
     const char *kernel_set = json_string_value(json_object_get(json, "kernel_set"));
     if (json_integer_value(json_object_get(json, "lvpipe_profile")) != FORMAT) return "lvpipe_profile";
@@ -141,23 +158,45 @@ static const char *read_profile(const json_t *json, struct lvp_profile *profile)
         if (wrong != NULL) return wrong;
         if (profile->n_devices > 0 && rates->threads <= rates[-1].threads) return "threads";
     }
-    if (link == NULL) return NULL;
-    profile->link.seconds = json_number_value(json_object_get(link, "latency_seconds"));
-    if (!read_number(link, "bytes_per_second", &profile->link.bytes) ||
-        !(profile->link.seconds >= 0 && isfinite(profile->link.seconds)))
-        return "link";
     return NULL;
+}
+
+// A misspelt field would be a default.
+static enum lvp_status check_fields(const char *path, const json_t *json)
+{
+    static const char *const fields[] = {"lvpipe_profile", "cpu",     "kernel_set", "dtype",
+                                         "weights",        "devices", "link",       NULL};
+    static const char *const of_device[] = {"threads",
+                                            "roof_flops",
+                                            "roof_read_bytes",
+                                            "row_flops",
+                                            "prefill_attention_flops",
+                                            "decode_attention_bytes",
+                                            "encode_flops",
+                                            NULL};
+    const json_t *device = NULL;
+    size_t i = 0;
+    LVP_TRY(lvp_json_only("--profile", path, json, fields));
+    json_array_foreach(json_object_get(json, "devices"), i, device)
+        LVP_TRY(lvp_json_only("--profile", path, device, of_device));
+    return LVP_OK;
 }
 
 enum lvp_status lvp_profile_read(const char *path, struct lvp_profile *profile)
 {
     json_t *json = NULL;
     LVP_TRY(lvp_json_load_option("--profile", path, &json));
+    enum lvp_status status = LVP_OK;
     const char *wrong = read_profile(json, profile);
+    const json_t *link = json_object_get(json, "link");
+    if (wrong != NULL)
+        status =
+            lvp_fail(LVP_ERR_USAGE,
+                     "--profile %s: '%s' is missing or out of range; lvpipe bench --calibrate writes one", path, wrong);
+    if (status == LVP_OK) status = check_fields(path, json);
+    if (status == LVP_OK && link != NULL) status = lvp_link_read("--profile", path, link, "link", &profile->link);
     json_decref(json);
-    if (wrong == NULL) return LVP_OK;
-    return lvp_fail(LVP_ERR_USAGE, "--profile %s: '%s' is missing or out of range; lvpipe bench --calibrate writes one",
-                    path, wrong);
+    return status;
 }
 
 enum lvp_status lvp_profile_check(const struct lvp_profile *profile, const char *path, enum lvp_dtype dtype,
@@ -172,26 +211,30 @@ enum lvp_status lvp_profile_check(const struct lvp_profile *profile, const char 
 enum lvp_status lvp_profile_write(const char *path, const struct lvp_profile *profile)
 {
     json_t *devices = json_array();
+    bool complete = true;
     for (int d = 0; d < profile->n_devices; d++) {
         const struct lvp_device_rates *rates = &profile->devices[d];
         json_t *points = json_array();
         for (int i = 0; i < rates->n_points; i++)
-            json_array_append_new(points,
-                                  json_pack("{s:i, s:f}", "rows", rates->rows[i], "flops", rates->row_flops[i]));
-        json_array_append_new(devices, json_pack("{s:i, s:f, s:f, s:o, s:f, s:f, s:f}", "threads", rates->threads,
-                                                 "roof_flops", rates->roof_flops, "roof_read_bytes",
-                                                 rates->roof_read_bytes, "row_flops", points, "prefill_attention_flops",
-                                                 rates->prefill_attention_flops, "decode_attention_bytes",
-                                                 rates->decode_attention_bytes, "encode_flops", rates->encode_flops));
+            complete &= json_array_append_new(
+                            points, json_pack("{s:i, s:f}", "rows", rates->rows[i], "flops", rates->row_flops[i])) == 0;
+        json_t *device = json_pack("{s:i, s:f, s:f, s:o, s:f, s:f, s:f}", "threads", rates->threads, "roof_flops",
+                                   rates->roof_flops, "roof_read_bytes", rates->roof_read_bytes, "row_flops", points,
+                                   "prefill_attention_flops", rates->prefill_attention_flops, "decode_attention_bytes",
+                                   rates->decode_attention_bytes, "encode_flops", rates->encode_flops);
+        complete &= json_array_append_new(devices, device) == 0;
     }
     json_t *json = json_pack("{s:i, s:s, s:s, s:s, s:s, s:o}", "lvpipe_profile", FORMAT, "cpu", profile->cpu,
                              "kernel_set", profile->kernel_set, "dtype", lvp_dtype_name(profile->dtype), "weights",
                              lvp_dtype_name(profile->weights), "devices", devices);
     if (json != NULL && profile->link.bytes > 0)
-        json_object_set_new(
-            json, "link",
-            json_pack("{s:f, s:f}", "bytes_per_second", profile->link.bytes, "latency_seconds", profile->link.seconds));
-    if (json == NULL) return lvp_fail(LVP_ERR_MEMORY, "out of memory for the profile");
+        complete &= json_object_set_new(json, "link",
+                                        json_pack("{s:f, s:f}", "bytes_per_second", profile->link.bytes,
+                                                  "latency_seconds", profile->link.seconds)) == 0;
+    if (json == NULL || !complete) { // jansson packs no number that is not finite, either
+        json_decref(json);
+        return lvp_fail(LVP_ERR_MEMORY, "the profile cannot be written: out of memory, or a rate that is no number");
+    }
     int failed = json_dump_file(json, path, JSON_INDENT(2) | JSON_REAL_PRECISION(6));
     json_decref(json);
     return failed != 0 ? lvp_fail(LVP_ERR_IO, "%s cannot be written: %s", path, strerror(errno)) : LVP_OK;

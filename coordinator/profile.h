@@ -5,6 +5,8 @@
 
 #include "coordinator/cost.h"
 
+#include <jansson.h>
+
 enum { LVP_MAX_RATE_POINTS = 16, LVP_MAX_PROFILED_DEVICES = 8 };
 
 // A device: so many threads of the profiled machine.
@@ -32,6 +34,10 @@ struct lvp_profile {
     struct lvp_device_rates devices[LVP_MAX_PROFILED_DEVICES]; // ascending threads
     struct lvp_link link;                                      // between ranks of this machine; bytes 0: not measured
 };
+
+// {"bytes_per_second", "latency_seconds"}, of a file that `option` names. LVP_ERR_USAGE naming file and field.
+enum lvp_status lvp_link_read(const char *option, const char *path, const json_t *json, const char *field,
+                              struct lvp_link *link) LVP_MUST_CHECK;
 
 // LVP_ERR_USAGE naming file and field.
 enum lvp_status lvp_profile_read(const char *path, struct lvp_profile *profile) LVP_MUST_CHECK;

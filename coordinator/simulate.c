@@ -1,5 +1,6 @@
 #include "coordinator/simulate.h"
 
+#include <float.h>
 #include <math.h>
 #include <stdlib.h>
 
@@ -259,8 +260,9 @@ static double next_event(struct simulation *s)
 
 static enum lvp_status advance(struct simulation *s, double to)
 {
-    static const double hair = 1e-9; // of a second: below what doubles resolve after weeks; such events coincide
-    double passed = to - s->now;
+    // Of a second; such events coincide. Never less than what rounding leaves of a job at that time: no later event
+    // would take it away.
+    double hair = fmax(1e-9, 4 * DBL_EPSILON * to), passed = to - s->now;
     s->now = to;
     for (int r = 0; r < s->n_replicas; r++)
         for (int stage = 0; stage < s->deployment->n_stages; stage++) {

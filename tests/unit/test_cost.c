@@ -10,6 +10,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 // cmocka.h needs those above.
 #include <cmocka.h>
@@ -171,6 +172,11 @@ static void test_shapes(void **state)
     (void)unlink(path);
     assert_int_equal(lvp_shape_load(path, &config), LVP_ERR_USAGE);
     lvp_error_clear();
+    assert_int_equal(mkfifo(path, 0600), 0); // nobody writes: opening it must not wait
+    assert_int_equal(lvp_shape_load(path, &config), LVP_ERR_MODEL);
+    assert_non_null(strstr(lvp_error_text(), "regular"));
+    lvp_error_clear();
+    (void)unlink(path);
     assert_int_equal(lvp_shape_load("llava-2", &config), LVP_ERR_USAGE);
     assert_non_null(strstr(lvp_error_text(), "tiny-llava"));
     lvp_error_clear();

@@ -10,6 +10,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 // cmocka.h needs those above.
 #include <cmocka.h>
@@ -160,6 +161,28 @@ static void test_slow_link(void **state)
     expect_near(f.dense.seconds, 50 * dense_bytes / 100, 0.05);
 }
 
+// On a slow machine time goes so far that a rounding of it is longer than any fixed margin; the run ends all the same.
+static void test_long_times(void **state)
+{
+    (void)state;
+    const struct lvp_model_config config = test_small_model();
+    const struct lvp_workload workload = workload_of(&config, NULL, 4);
+    const struct lvp_partition_choice choice = {.mode = LVP_PARTITION_AUTO};
+    struct lvp_profile slow = even_profile();
+    struct lvp_device_rates *rates = &slow.devices[0];
+    double *all[] = {&rates->row_flops[0], &rates->row_flops[1], &rates->prefill_attention_flops,
+                     &rates->decode_attention_bytes, &rates->encode_flops};
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++) *all[i] *= 1e-15;
+    make_cluster(&cluster, 1, 2, 1, 1e15);
+    const struct lvp_forecast_input input = {
+        .workload = &workload, .profile = &slow, .cluster = &cluster, .choice = &choice, .images = 20};
+    struct lvp_forecast forecast;
+    assert_int_equal(lvp_forecast(&input, 2, 1, &forecast), LVP_OK);
+    double seconds = simulate(&workload, &cluster, 2, 1, 20, NULL).pruned.seconds;
+    assert_true(forecast.pruned.seconds > 1 << 24);
+    expect_near(forecast.pruned.seconds, 1e15 * seconds, 0.01);
+}
+
 // What more than enough images take is what they would have taken one by one.
 static void test_long_runs(void **state)
 {
@@ -194,9 +217,47 @@ static void test_too_small(void **state)
     assert_false(forecast.fits);
 }
 
+// Every replica is cut alike, so the poorest node decides; a tenth of its memory is not for weights and KV.
+static void test_memory(void **state)
+{
+    (void)state;
+    const struct lvp_model_config config = test_small_model();
+    const struct lvp_workload workload = workload_of(&config, NULL, 1);
+    const struct lvp_profile profile = even_profile();
+    const struct lvp_partition_choice choice = {.mode = LVP_PARTITION_AUTO};
+    struct lvp_forecast forecast;
+    make_cluster(&cluster, 2, 1, 1, 1e9);
+    const struct lvp_forecast_input input = {.workload = &workload,
+                                             .profile = &profile,
+                                             .cluster = &cluster,
+                                             .choice = &choice,
+                                             .images = 4,
+                                             .concurrency = 4};
+    assert_int_equal(lvp_forecast(&input, 1, 2, &forecast), LVP_OK);
+    int64_t needed = forecast.memory[0];
+    assert_true(forecast.fits && needed > 0);
+    static const struct {
+        double first, second; // of what is needed; 0: no limit
+        bool fits;
+    } cases[] = {{0, 0, true},       {1.2, 1.2, true}, {1.2, 0, true},
+                 {1.05, 1.2, false}, {0, 0.5, false},  {1.2, 1e-9, false}};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        cluster.nodes[0].memory = (int64_t)ceil(cases[i].first * (double)needed);
+        cluster.nodes[1].memory = (int64_t)ceil(cases[i].second * (double)needed);
+        assert_int_equal(lvp_forecast(&input, 1, 2, &forecast), LVP_OK);
+        if (forecast.fits != cases[i].fits) fail_msg("%g and %g of the memory", cases[i].first, cases[i].second);
+    }
+}
+
 // --- Files ---------------------------------------------------------------------------------------------------------
 
 static char path[64];
+
+#define TYPES "{\"lvpipe_profile\": 1, \"dtype\": \"bf16\", \"weights\": \"bf16\", \"cpu\": \"\", \"kernel_set\": \"\""
+#define DEVICE(rate)                                                                                                   \
+    ", \"devices\": [{\"threads\": 1, \"roof_flops\": 1e9, \"roof_read_bytes\": 1e9, \"row_flops\": "                  \
+    "[{\"rows\": 1, \"flops\": 1e9}], \"prefill_attention_flops\": 1e9, \"decode_attention_bytes\": 1e9, "             \
+    "\"encode_flops\": " rate "}]"
 
 static void write_file(const char *text)
 {
@@ -232,6 +293,11 @@ static void test_profile_file(void **state)
          "[{\"threads\": "
          "-1}]}",
          "threads"},
+        {TYPES DEVICE("1e-300") "}", "encode_flops"},
+        {TYPES DEVICE("1e300") "}", "encode_flops"},
+        {TYPES DEVICE("1e9") ", \"lnik\": {}}", "'lnik'"},
+        {TYPES DEVICE("1e9, \"encode_flop\": 1e9") "}", "'encode_flop'"},
+        {TYPES DEVICE("1e9") ", \"link\": {\"bytes_per_second\": 1e9}}", "latency_seconds"},
     };
     for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
         write_file(wrong[i].text);
@@ -239,6 +305,10 @@ static void test_profile_file(void **state)
         if (strstr(lvp_error_text(), wrong[i].field) == NULL) fail_msg("%s", lvp_error_text());
         lvp_error_clear();
     }
+    (void)unlink(path);
+    assert_int_equal(mkfifo(path, 0600), 0); // nobody writes: opening it must not wait
+    assert_int_equal(lvp_profile_read(path, &read), LVP_ERR_USAGE);
+    lvp_error_clear();
     (void)unlink(path);
 }
 
@@ -255,6 +325,8 @@ static void test_cluster_file(void **state)
     assert_int_equal(lvp_cluster_node_of(&cluster, 4), 1);
     assert_int_equal(lvp_cluster_node_of(&cluster, 8), 2);
     assert_int_equal(cluster.nodes[1].cores, 32);
+    write_file("{\"nodes\": [{\"devices\": 1024, \"threads\": 4096}]}");
+    assert_int_equal(lvp_cluster_read(path, &cluster), LVP_OK);
     static const struct {
         const char *text, *field;
     } wrong[] = {
@@ -266,6 +338,10 @@ static void test_cluster_file(void **state)
         {"{\"nodes\": [5]}", "nodes"},
         {"{\"nodes\": [{\"devices\": 0, \"cores\": 1}]}", "devices"},
         {"{\"nodes\": [{\"threads\": 8}, {\"threads\": 1}]}", "different kinds"},
+        {"{\"nodes\": [{\"memory\": 1000}]}", "'memory'"},
+        {"{\"nodes\": [{}], \"links\": {}}", "'links'"},
+        {"{\"nodes\": [{\"count\": 2}], \"link\": {\"bytes_per_second\": 1e9}}", "latency_seconds"},
+        {"{\"nodes\": [{}], \"local_link\": {\"bytes_per_second\": 1e9, \"latency\": 0}}", "'latency'"},
     };
     for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
         write_file(wrong[i].text);
@@ -282,7 +358,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_one_device),   cmocka_unit_test(test_decode),       cmocka_unit_test(test_pipeline),
         cmocka_unit_test(test_shared_cores), cmocka_unit_test(test_slow_link),    cmocka_unit_test(test_long_runs),
-        cmocka_unit_test(test_too_small),    cmocka_unit_test(test_profile_file), cmocka_unit_test(test_cluster_file),
+        cmocka_unit_test(test_long_times),   cmocka_unit_test(test_memory),       cmocka_unit_test(test_too_small),
+        cmocka_unit_test(test_profile_file), cmocka_unit_test(test_cluster_file),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
