@@ -173,6 +173,9 @@ static enum lvp_status parse(int argc, char **argv, struct command *command)
         return lvp_fail(LVP_ERR_USAGE, "--trace takes one value of --stages: each would overwrite the file");
     if (command->calibrate != NULL && command->shape == NULL)
         return lvp_fail(LVP_ERR_USAGE, "--calibrate needs a --shape: of the models that will be planned");
+    if (command->calibrate != NULL && command->shared.device == LVP_DEVICE_CUDA)
+        return lvp_fail(LVP_ERR_USAGE, "--calibrate: profiles are of CPUs; leave --device cuda out");
+    if (command->calibrate != NULL) command->shared.device = LVP_DEVICE_CPU; // whatever else is there
     return LVP_OK;
 }
 
@@ -279,6 +282,7 @@ static enum lvp_status bench_point(struct command *command, MPI_Comm control, in
         LVP_TRY(status);
     }
     LVP_TRY(choose_pruner(command, keep, weights_path, &bench));
+    if (bench.pruner == LVP_PRUNER_NONE) bench.keep = "none"; // whatever --keep says, nothing is pruned
     if (bench.pruner == LVP_PRUNER_NONE && bench.partition.mode == LVP_PARTITION_PRUNE)
         bench.partition.mode = LVP_PARTITION_AUTO; // there are no prune points to cut at
     LVP_TRY(lay_out(command, n_workers, &bench));

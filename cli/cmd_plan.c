@@ -20,7 +20,7 @@ static const char help[] =
     "  --new-tokens N         tokens generated per image (64)\n"
     "  --pruner-width D       inner width of decision modules where no file says it (the model's, as the paper's)\n"
     "  --images N             figures for N images, each with a prompt of its own (1; simulated: 64 a device)\n"
-    "  --concurrency N        simulated: requests in steps at once, of each replica (32 a stage)\n"
+    "  --concurrency N        simulated: requests in steps at once, of each replica (32 a stage, 256 at most)\n"
     "  --profile FILE         rates measured by lvpipe bench --calibrate: simulates the run too\n"
     "  --cluster FILE         on these nodes instead of this machine: {\"nodes\": [{\"count\": 2, \"devices\": 4,\n"
     "                         \"threads\": 8, \"cores\": 32, \"memory_bytes\": 0}], \"link\":\n"
@@ -150,9 +150,28 @@ static enum lvp_status choose_partition(const struct lvp_options *options, struc
     if (asked > 0 && options->stages > 0 && asked != options->stages)
         return lvp_fail(LVP_ERR_USAGE, "--stages %d: the partition makes %d stages; leave one of the two out",
                         options->stages, asked);
+    if (asked == 0 && options->stages == 0 && options->replicas > 0)
+        return lvp_fail(LVP_ERR_USAGE, "--replicas %d: give --stages, or a partition, of each replica too",
+                        options->replicas);
     report->planner.n_stages = asked > 0 ? asked : options->stages > 0 ? options->stages : 1;
+    report->planner.sequences = lvp_usual_sequences(report->planner.n_stages);
     if (asked == 0) return lvp_plan_partition(&report->planner, &report->partition);
     return lvp_partition_resolve(&options->partition, workload->config, &workload->prune, &report->partition);
+}
+
+// Bytes of all images are counted in 64 bits; unpruned they are the most.
+static enum lvp_status check_counts(const struct lvp_plan_report *report)
+{
+    static const double most = 9e18;
+    struct lvp_workload dense = lvp_dense_workload(&report->workload);
+    double image = 0;
+    for (int b = 0; b < lvp_block_count(dense.config); b++) {
+        struct lvp_block_cost cost = lvp_block_cost(&dense, b);
+        image += (double)cost.kv_bytes + (double)cost.prefill_out.payload + (double)cost.prefill_out.framing +
+                 lvp_decode_steps(&dense) * (double)(cost.decode_out.payload + cost.decode_out.framing);
+    }
+    if (report->images * image <= most) return LVP_OK;
+    return lvp_fail(LVP_ERR_USAGE, "--images %d: more bytes than can be counted", report->images);
 }
 
 static enum lvp_status print_json(const struct lvp_plan_report *report, json_t *forecasts)
@@ -206,12 +225,13 @@ static enum lvp_status forecast(const struct plan_arguments *arguments, const st
                                              .concurrency = arguments->concurrency,
                                              .batch_tokens = shared->batch_tokens};
     if (stages > devices) return lvp_fail(LVP_ERR_USAGE, "%d stages, but the cluster has %d devices", stages, devices);
-    LVP_TRY(lvp_workload_check(&report->workload));
     if (stages > 0)
         LVP_TRY(lvp_forecast(&input, stages, shared->replicas > 0 ? shared->replicas : devices / stages, forecasts));
     else
         LVP_TRY(lvp_forecast_all(&input, forecasts, &n));
     if (shared->json) return print_json(report, lvp_forecasts_json(forecasts, n));
+    if (by_partition == 0)
+        (void)printf("Cut by typical rates, as without a profile; the simulated cuts follow below.\n\n");
     lvp_plan_report_print(report);
     lvp_forecasts_print(&input, forecasts, n);
     return LVP_OK;
@@ -244,12 +264,11 @@ enum lvp_status lvp_cmd_plan(int argc, char **argv)
                                             .new_tokens = arguments.new_tokens,
                                             .dtype = arguments.shared.dtype,
                                             .weights = lvp_options_weights(&arguments.shared)};
-    report.planner = (struct lvp_planner_input){
-        .workload = &report.workload,
-        .devices = devices,
-        .sequences = lvp_usual_sequences(arguments.shared.stages > 0 ? arguments.shared.stages : 1)};
+    report.planner = (struct lvp_planner_input){.workload = &report.workload, .devices = devices};
+    LVP_TRY(lvp_workload_check(&report.workload));
     LVP_TRY(choose_pruner(&arguments, &report));
     LVP_TRY(choose_partition(&arguments.shared, &report));
+    LVP_TRY(check_counts(&report));
     if (arguments.profile != NULL) return forecast(&arguments, &report);
     if (arguments.shared.json) return print_json(&report, NULL);
     lvp_plan_report_print(&report);

@@ -1,4 +1,5 @@
-// What `lvpipe plan` prints: a table for people, or JSON with exact numbers.
+// What `lvpipe plan` prints: a table for people, or JSON with exact numbers. Its load, and its cuts where none are
+// asked for, are by typical rates.
 #ifndef LVP_CLI_PLAN_REPORT_H
 #define LVP_CLI_PLAN_REPORT_H
 

@@ -243,7 +243,8 @@ static void destroy(struct bench *bench)
 static enum lvp_status run(struct bench *bench, MPI_Comm control, int n_workers)
 {
     const struct lvp_bench_options *options = bench->options;
-    // Enough to fill every stage and page in what is used.
+    // Enough for every stage to have computed once. Memory that only a full house of requests uses is paged in by the
+    // first repeat: as many as that to warm up would double the time of a large model's bench.
     int warm_up = options->images < options->stages + 1 ? options->images : options->stages + 1;
     const struct lvp_workload workload = lvp_bench_workload(options);
     LVP_TRY(lvp_world_open(control, n_workers, &bench->world)); // first: the workers wait to be told to finish

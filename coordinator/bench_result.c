@@ -123,9 +123,15 @@ static json_t *worker_json(const struct lvp_bench_measurement *m, const struct l
     return what;
 }
 
+// Between the two in the middle where their number is even.
+static double median_seconds(const struct lvp_bench_repeat *const *sorted, int n)
+{
+    return (sorted[(n - 1) / 2]->seconds + sorted[n / 2]->seconds) / 2;
+}
+
 static json_t *spread(const struct lvp_bench_repeat *const *sorted, int n, double amount)
 {
-    return json_pack("{s:f, s:f, s:f}", "median", ratio(amount, sorted[n / 2]->seconds), "min",
+    return json_pack("{s:f, s:f, s:f}", "median", ratio(amount, median_seconds(sorted, n)), "min",
                      ratio(amount, sorted[n - 1]->seconds), "max", ratio(amount, sorted[0]->seconds));
 }
 
@@ -155,7 +161,7 @@ json_t *lvp_bench_result(const struct lvp_bench_measurement *m)
     if (sorted == NULL) return NULL;
     for (int r = 0; r < m->n_repeats; r++) sorted[r] = &m->repeats[r];
     qsort(sorted, (size_t)m->n_repeats, sizeof *sorted, by_seconds);
-    const struct lvp_bench_repeat *median = sorted[m->n_repeats / 2];
+    const struct lvp_bench_repeat *median = sorted[m->n_repeats / 2]; // of which the workers' figures are
     json_t *seconds = json_array(), *workers = json_array();
     double busy = 0, roof = 0;
     for (int r = 0; r < m->n_repeats; r++) json_array_append_new(seconds, json_real(m->repeats[r].seconds));
@@ -165,6 +171,7 @@ json_t *lvp_bench_result(const struct lvp_bench_measurement *m)
         roof += m->roofs[w].flops;
     }
     double images = options->images, flops = (cost.prefill_flops + cost.decode_flops) * images;
+    double flops_rate = ratio(flops, median_seconds(sorted, m->n_repeats));
     const struct lvp_prune_counts *prune = &m->deployment->prune;
     double before = prune->rows[0] + options->text_tokens, after = prune->rows[prune->n_points] + options->text_tokens;
     json_t *result = setting_json(m);
@@ -175,8 +182,7 @@ json_t *lvp_bench_result(const struct lvp_bench_measurement *m)
         spread(sorted, m->n_repeats, (double)median->totals.generated_tokens), "seconds_to_first_token",
         ratio(median->totals.first_token_seconds, (double)median->totals.answers), "seconds_per_later_token",
         ratio(median->totals.later_seconds, (double)median->totals.later_tokens), "flops_per_image", flops / images,
-        "flops_per_second", ratio(flops, median->seconds), "roof_flops", roof, "of_roof",
-        ratio(ratio(flops, median->seconds), roof), "bubble_share",
+        "flops_per_second", flops_rate, "roof_flops", roof, "of_roof", ratio(flops_rate, roof), "bubble_share",
         1 - ratio(busy, median->seconds * m->world->n_workers), "workers", workers);
     free(sorted);
     if (median->trace != NULL) json_object_set(result, "trace", median->trace);

@@ -61,6 +61,14 @@ run 2 "${mpi[@]}" "${shape[@]}" --stages 1,2
 says "worlds of several sizes"
 run 2 "${shape[@]}" --text-tokens 400
 says "the model has 128"
+run 0 "${shape[@]}" --pruner none --keep 0.5 --repeats 1 --json
+expect "what is not pruned is not labelled as if" "$(jq -r .keep "$work/stdout")" none
+run 2 "${shape[@]}" --calibrate "$work/profile" --device cuda
+says "profiles are of CPUs"
+run 2 "$LVPIPE" plan --shape "$work/shape.json" --text-tokens 8 --new-tokens 5 --replicas 2
+says "give --stages"
+run 2 "$LVPIPE" plan --shape "$work/shape.json" --text-tokens 400
+says "the model has 128"
 run 2 "$LVPIPE" bench
 says "either --model DIR or --shape NAME"
 finish
