@@ -3,7 +3,8 @@
 # (llava-1.5-7b: 23 GB of memory, 30 GB of disk), random weights, a batch of prompts of 606 rows (576 of an image, 30 of text) that are prefilled and then decoded together. llama.cpp's batched-bench
 # gets token numbers in place of an image's rows; its CLIP code is timed apart, one image after the other as its command
 # line runs it, with f16 weights. Everything runs on all cores, one after the other. lvpipe decodes rows of earlier prompts in
-# the steps of later ones, so it has no rate of prompts or of decoding alone.
+# the steps of later ones, so it has no rate of prompts or of decoding alone: its language figure counts the busy seconds of its
+# worker, with rank 0 and waiting left out, llama.cpp's the seconds that passed. With CLIP, both count what passed.
 #
 #   bench/peers/llama_cpp.sh [IMAGES [NEW_TOKENS [TYPE...]]]     16 32 BF16 F16 Q8_0 Q4_0; 25 minutes and more
 #
@@ -39,16 +40,16 @@ for type in "${types[@]}"; do
   [[ -s $models/$type.gguf ]] || "$dir/llama/bin/llama-quantize" --allow-requantize "$models/BF16.gguf" "$models/$type.gguf" "$type" >"$dir/quantize.log" 2>&1
 done
 
-# report NAME ENCODE PREFILL DECODE: seconds of all images to a row of the table
+# report NAME LANGUAGE WITH_CLIP: seconds of all images to a row of the table
 report() {
-  awk -v name="$1" -v encode="$2" -v prefill="$3" -v decode="$4" -v images="$images" 'BEGIN {
-    printf "%-26s %16.4f %16.4f\n", name, images / (prefill + decode), images / (encode + prefill + decode) }'
+  awk -v name="$1" -v language="$2" -v all="$3" -v images="$images" 'BEGIN {
+    printf "%-26s %16.4f %16.4f\n", name, images / language, images / all }'
 }
 
 ours() { # ours NAME OPTIONS...
   "$lvpipe" bench --shape "$shape" --images "$images" --concurrency "$images" --new-tokens "$new_tokens" --repeats 1 --json -q \
-    "${@:2}" | jq -r '[.keep, (.workers[0] | .encode_seconds, .prefill_seconds, .decode_seconds)] | @tsv' |
-    while read -r keep encode prefill decode; do report "lvpipe $1, keep $keep" "$encode" "$prefill" "$decode"; done
+    "${@:2}" | jq -r '[.keep, (.workers[0] | .prefill_seconds + .decode_seconds), .images / .images_per_second.median] | @tsv' |
+    while read -r keep language all; do report "lvpipe $1, keep $keep" "$language" "$all"; done
 }
 
 width=256 # an eighth
@@ -62,6 +63,6 @@ clip=$("$dir/clip_bench" "$models/vision.gguf" "$(nproc)" 4 2>"$dir/clip.log")
 for type in "${types[@]}"; do
   "$dir/llama/bin/llama-batched-bench" -m "$models/$type.gguf" -c $((images * (rows + new_tokens))) -b 2048 -ub 512 -npp $rows \
     -ntg $((new_tokens - 1)) -npl "$images" -t "$(nproc)" -tb "$(nproc)" --output-format jsonl 2>"$dir/$type.log" |
-    jq -r --argjson clip "$clip" --argjson n "$images" '[$n * $clip, .t_pp, .t_tg] | @tsv' |
-    while read -r encode prefill decode; do report "llama.cpp $type" "$encode" "$prefill" "$decode"; done
+    jq -r --argjson clip "$clip" --argjson n "$images" '(.t_pp + .t_tg) as $language | [$language, $n * $clip + $language] | @tsv' |
+    while read -r language all; do report "llama.cpp $type" "$language" "$all"; done
 done
