@@ -76,7 +76,8 @@ struct lvp_kernels {
     double (*exp_weights)(const float *x, int n, float largest, float temperature, float *weights);
     // For benchmarks. Multiply-adds on registers: in f32, and as products of bf16 weights are computed; FLOPs done.
     double (*fma_loop)(long rounds, float *result), (*dot_loop)(long rounds, float *result);
-    float (*read_loop)(const float *from, size_t n); // reads all of it
+    // Reads all of it, but for what is left over; in order, or four quarters side by side.
+    float (*read_loop)(const float *from, size_t n, bool side_by_side);
 };
 
 // The table called `kernel_set`; NULL takes the best this CPU has, or what LVP_ISA in the environment names.

@@ -103,7 +103,7 @@ static int count_panels(int out, int panel)
 }
 
 // Large ones on huge pages: one row of activations reads all weights, and would miss the TLB at every 4 KiB.
-static void *alloc_weights(size_t bytes)
+void *lvp_weights_alloc(size_t bytes)
 {
     size_t alignment = bytes >= HUGE_PAGE ? HUGE_PAGE : ALIGNMENT, rounded;
     if (!lvp_checked_add(bytes, alignment - 1, &rounded)) return NULL;
@@ -248,8 +248,7 @@ enum lvp_status lvp_linear_pack(struct lvp_pool *pool, const struct lvp_matmul_k
         size_t columns = (size_t)count_panels(out, kernels->panel) * (size_t)kernels->panel, bytes;
         *packed = (struct lvp_linear){.out = out, .in = in, .dtype = dtype, .weights_dtype = weights_dtype};
         if (lvp_checked_mul(columns, (size_t)packed_k(weights_dtype, in) * lvp_dtype_size(weights_dtype), &bytes)) {
-            packed->weights = alloc_weights(bytes);
-            packed->weights_bytes = bytes;
+            packed->weights = lvp_weights_alloc(bytes);
             packed->bias = calloc(columns, sizeof *packed->bias);
             packed->weight_scale = calloc(columns, sizeof *packed->weight_scale);
         }

@@ -14,14 +14,16 @@ struct lvp_linear {
     enum lvp_dtype dtype;         // the model's: of biases and of what the epilogue rounds to
     enum lvp_dtype weights_dtype; // the same, or LVP_INT8
     void *weights;                // packed as kernels/matmul.h describes
-    size_t weights_bytes;
-    float *weight_scale; // [out, padded to whole panels], used by int8 weights
-    float *bias;         // [out, padded to whole panels], rounded to dtype; 0 where a part has none
+    float *weight_scale;          // [out, padded to whole panels], used by int8 weights
+    float *bias;                  // [out, padded to whole panels], rounded to dtype; 0 where a part has none
 };
 
 // The matmul kernels of "portable", "avx2", "avx512" or "avx512bf16"; NULL for a name this build lacks. Does not ask
 // whether this CPU can run them.
 const struct lvp_matmul_kernels *lvp_matmul_kernels_find(const char *kernel_set);
+
+// Memory as weights lie in it: large ones on huge pages where the system has them. NULL, or for free().
+void *lvp_weights_alloc(size_t bytes);
 
 // Rounds to `weights_dtype` (`dtype`, the model's, or LVP_INT8) and packs for `kernels` on the pool's threads. The
 // parts are [out, ...] of any float type at any alignment and become consecutive output columns; they are not needed

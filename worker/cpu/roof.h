@@ -6,7 +6,7 @@
 #include "worker/cpu/kernels.h"
 #include "worker/cpu/pool.h"
 
-// As struct lvp_backend_ops.roof. Takes about two seconds and half a gigabyte.
+// As struct lvp_backend_ops.roof; memory is read as weights lie in it. Takes two seconds and half a gigabyte.
 enum lvp_status lvp_cpu_roof(struct lvp_pool *pool, const struct lvp_kernels *kernels, enum lvp_dtype dtype,
                              struct lvp_roof *roof) LVP_MUST_CHECK;
 

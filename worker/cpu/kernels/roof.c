@@ -3,6 +3,8 @@
 
 #define CHAINS 12 // independent chains: enough to cover the latency of two FMA units
 
+enum { LINE = 16, AHEAD = 16 * LINE }; // floats: a cache line, and how far ahead lines are asked for
+
 // Makes a value opaque, so that the loop below is not folded.
 static vf hidden(vf x)
 {
@@ -41,15 +43,26 @@ double LVP_KERNEL(lvp_dot_loop)(long rounds, float *result)
 #endif
 }
 
-float LVP_KERNEL(lvp_read_loop)(const float *from, size_t n)
+// As kernels read weights: lines are asked for before they are needed, by so many walks side by side.
+static inline __attribute__((always_inline)) float read_walks(const float *from, size_t n, const int walks)
 {
+    const int chains = CHAINS / walks; // of each
+    const size_t part = n / (size_t)walks;
     vf sum[CHAINS];
-    size_t i = 0;
     for (int c = 0; c < CHAINS; c++) sum[c] = vf_zero();
-    for (; i + CHAINS * VF_LANES <= n; i += CHAINS * VF_LANES) {
+    for (size_t i = 0; i + (size_t)chains * VF_LANES <= part; i += (size_t)chains * VF_LANES) {
 #pragma GCC unroll 12
-        for (int c = 0; c < CHAINS; c++) sum[c] += vf_load(from + i + (size_t)c * VF_LANES);
+        for (int c = 0; c < CHAINS; c++) {
+            const float *at = from + (size_t)(c / chains) * part + i + (size_t)(c % chains) * VF_LANES;
+            if (c % chains * VF_LANES % LINE == 0) __builtin_prefetch(at + AHEAD);
+            sum[c] += vf_load(at);
+        }
     }
     for (int c = 1; c < CHAINS; c++) sum[0] += sum[c];
     return vf_sum(sum[0]);
+}
+
+float LVP_KERNEL(lvp_read_loop)(const float *from, size_t n, bool side_by_side)
+{
+    return side_by_side ? read_walks(from, n, 4) : read_walks(from, n, 1);
 }

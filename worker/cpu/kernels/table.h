@@ -18,7 +18,7 @@ double LVP_KERNEL(lvp_exp_weights)(const float *x, int n, float largest, float t
 
 double LVP_KERNEL(lvp_fma_loop)(long rounds, float *result);
 double LVP_KERNEL(lvp_dot_loop)(long rounds, float *result);
-float LVP_KERNEL(lvp_read_loop)(const float *from, size_t n);
+float LVP_KERNEL(lvp_read_loop)(const float *from, size_t n, bool side_by_side);
 
 extern const struct lvp_kernels LVP_KERNEL(lvp_kernels);
 
