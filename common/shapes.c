@@ -80,9 +80,23 @@ enum lvp_status lvp_shape_load(const char *name, struct lvp_model_config *config
     return shape_from_json(name, root, config);
 }
 
+// Decoder layers that take more than so many bytes in 16 bits.
+static int layers_beyond(const struct lvp_text_config *text, double bytes)
+{
+    double layer_bytes = 2.0 * text->hidden * (2.0 * text->heads * text->head_dim + 3.0 * text->mlp);
+    int enough = 1 + (int)(bytes / layer_bytes);
+    return enough < text->layers ? enough : text->layers;
+}
+
+int lvp_shape_layers_in_memory(const struct lvp_text_config *text, int threads)
+{
+    static const double of_a_thread = 128 << 20; // more than the L3 that a core reaches, but for a few servers' chips
+    return layers_beyond(text, threads * of_a_thread);
+}
+
 struct lvp_model_config lvp_shape_narrow(const struct lvp_model_config *config)
 {
-    enum { WIDEST = 2048, ENOUGH_BYTES = 64 << 20 };
+    enum { WIDEST = 2048, ENOUGH_BYTES = 512 << 20 }; // more than a server's caches hold together
     struct lvp_model_config narrow = *config;
     struct lvp_text_config *text = &narrow.text;
     if (text->hidden > WIDEST) {
@@ -92,9 +106,7 @@ struct lvp_model_config lvp_shape_narrow(const struct lvp_model_config *config)
         text->mlp = (int)((long long)text->mlp * WIDEST / text->hidden);
         text->hidden = WIDEST;
     }
-    double layer_bytes = 2.0 * text->hidden * (2.0 * text->heads * text->head_dim + 3.0 * text->mlp);
-    int enough = 1 + (int)(ENOUGH_BYTES / layer_bytes); // more than a cache holds, so that weights are read from memory
-    text->layers = enough < text->layers ? enough : text->layers;
+    text->layers = layers_beyond(text, ENOUGH_BYTES);
     text->vocab = 64;
     narrow.image_token_id = 63;
     narrow.vision.layers = narrow.feature_layers[0] = narrow.n_feature_layers = 1;

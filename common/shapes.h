@@ -13,4 +13,8 @@ enum lvp_status lvp_shape_load(const char *name, struct lvp_model_config *config
 // hardly depend on the width, and it takes seconds instead of minutes.
 struct lvp_model_config lvp_shape_narrow(const struct lvp_model_config *config);
 
+// Of its decoder layers, as many as so many threads read from memory, not from their caches; the more threads, the more
+// caches, and the less time a layer takes.
+int lvp_shape_layers_in_memory(const struct lvp_text_config *text, int threads);
+
 #endif

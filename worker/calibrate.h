@@ -15,8 +15,8 @@ struct lvp_experiment_result {
 
 enum { LVP_MAX_EXPERIMENTS = 24 };
 
-// Runs all experiments on `threads` threads with a layer of `config`, of which lvp_shape_narrow is the usual one; takes
-// 5 to 20 s. results [LVP_MAX_EXPERIMENTS]; *roof is what those threads could do at best.
+// Runs all experiments on `threads` threads with layers of `config`, of which lvp_shape_narrow is the usual one; takes
+// 10 to 60 s. results [LVP_MAX_EXPERIMENTS]; *roof is what those threads could do at best.
 enum lvp_status lvp_calibrate(const struct lvp_model_config *config, int gpu, const char *kernel_set,
                               enum lvp_dtype dtype, enum lvp_dtype weights, int threads,
                               struct lvp_experiment_result *results, int *n_results,

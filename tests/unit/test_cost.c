@@ -157,6 +157,14 @@ static void test_shapes(void **state)
     assert_int_equal(config.text.kv_heads, 4);
     assert_int_equal(config.text.head_dim, 64);
 
+    // What is calibrated: layers that more and more threads cannot keep in their caches, up to half a gigabyte.
+    assert_int_equal(lvp_shape_load("llava-1.5-7b", &config), LVP_OK);
+    struct lvp_model_config narrow = lvp_shape_narrow(&config);
+    assert_int_equal(narrow.text.layers, 7); // of 84 MB
+    assert_int_equal(lvp_shape_layers_in_memory(&narrow.text, 1), 2);
+    assert_int_equal(lvp_shape_layers_in_memory(&narrow.text, 2), 4);
+    assert_int_equal(lvp_shape_layers_in_memory(&narrow.text, 64), 7);
+
     char path[] = "/tmp/lvp_shape_XXXXXX.json";
     int fd = mkstemps(path, 5);
     const char text[] =
