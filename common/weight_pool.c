@@ -14,11 +14,12 @@ struct lvp_weight_pool {
 
 enum { VECTOR = 1 << 20 }; // elements of a norm's weight or a bias at most
 
+// n is a multiple of 4.
 static void fill_random(uint16_t *values, size_t n)
 {
     static const float half_width = 0.02f * 1.7320508f; // of a uniform distribution with that deviation
     uint64_t counter = 1;
-    for (size_t i = 0; i + 4 <= n; i += 4, counter += LVP_MIX_STEP) {
+    for (size_t i = 0; i < n; i += 4, counter += LVP_MIX_STEP) {
         uint64_t word = lvp_mix(counter);
         for (size_t j = 0; j < 4; j++) {
             int16_t level = (int16_t)(word >> (16 * j));
@@ -30,7 +31,7 @@ static void fill_random(uint16_t *values, size_t n)
 enum lvp_status lvp_weight_pool_create(size_t largest, struct lvp_weight_pool **result)
 {
     struct lvp_weight_pool *pool = calloc(1, sizeof *pool);
-    size_t n = largest + STARTS;
+    size_t n = (largest + STARTS + 3) / 4 * 4; // filled by fours
     *result = pool;
     if (pool != NULL) {
         pool->random = malloc(n * sizeof *pool->random);
@@ -42,7 +43,7 @@ enum lvp_status lvp_weight_pool_create(size_t largest, struct lvp_weight_pool **
         *result = NULL;
         return lvp_fail(LVP_ERR_MEMORY, "out of memory for synthetic weights");
     }
-    fill_random(pool->random, n - n % 4);
+    fill_random(pool->random, n);
     for (size_t i = 0; i < VECTOR; i++) pool->ones[i] = 0x3f80; // 1.0
     return LVP_OK;
 }

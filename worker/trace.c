@@ -1,6 +1,7 @@
 #include "worker/trace.h"
 
 #include "common/clock.h"
+#include "common/log.h"
 
 #include <stdlib.h>
 
@@ -20,7 +21,13 @@ void lvp_trace_free(struct lvp_trace *trace)
 
 void lvp_trace_add(struct lvp_trace *trace, enum lvp_trace_kind kind, uint64_t number, double start)
 {
-    if (trace->spans == NULL || trace->n == LVP_MAX_TRACE) return;
+    if (trace->spans == NULL) return;
+    if (trace->n == LVP_MAX_TRACE) {
+        if (!trace->warned)
+            lvp_warn("the timeline ends after %d spans of this rank: measure fewer images", LVP_MAX_TRACE);
+        trace->warned = true;
+        return;
+    }
     Lvp__Statistics__Span *span = &trace->spans[trace->n];
     lvp__statistics__span__init(span);
     span->kind = (int32_t)kind;
