@@ -23,6 +23,8 @@ holds "busy seconds are those of its kinds of work" \
   '.workers | all((.busy_seconds - .encode_seconds - .prefill_seconds - .decode_seconds) | fabs < 1e-6)'
 holds "nobody is faster than the machine" '.of_roof > 0 and .of_roof < 1'
 holds "nobody is busy for longer than it takes" '.bubble_share > 0 and .bubble_share < 1'
+holds "the median of two repeats is that of the two" \
+  '(.images_per_second.median * (.seconds | add / 2) - .images) | fabs < 1e-6'
 holds "every image gives its tokens" '(.tokens_per_second.median / .images_per_second.median - 5) | fabs < 1e-6'
 holds "selecting takes time where there is something to select" \
   '(.keep == "none") == ([.workers[].select_seconds] | add == 0)'
