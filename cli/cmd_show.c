@@ -10,13 +10,21 @@
 
 #include <errno.h>
 #include <jansson.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 #include <xxhash.h>
 
-enum { MAX_PROMPTS = 16, OPTION_IMAGE = LVP_OPTION_COMMAND, OPTION_PROMPT, OPTION_OUTPUT, OPTION_MAX_NEW_TOKENS };
+enum {
+    MAX_PROMPTS = 16,
+    OPTION_IMAGE = LVP_OPTION_COMMAND,
+    OPTION_PROMPT,
+    OPTION_OUTPUT,
+    OPTION_MAX_NEW_TOKENS,
+    OPTION_SCORES
+};
 
 static const char help_text[] =
     "usage: lvpipe show --model DIR --image FILE --output FILE.png [--prompt TEXT]... [options]\n"
@@ -30,7 +38,9 @@ static const char help_text[] =
     "  --prompt TEXT          may be given several times (\"Describe the image.\")\n"
     "  --output FILE.png      the picture\n"
     "  --max-new-tokens N     of an answer (64)\n"
-    "  --json                 an object for each prompt on stdout: answer and the kept patches\n"
+    "  --scores               a heat map instead of dimmed patches: blue for the lowest score of a point, red for the\n"
+    "                         highest, a frame around what is kept\n"
+    "  --json                 an object for each prompt on stdout: answer, tokens, kept patches and scores\n"
     "\n"
     "Of caption's options, those that tell ranks what to do have no place here: --stages, --replicas, --partition,\n"
     "--batch-tokens, --device cuda and --weights.\n"
@@ -46,7 +56,7 @@ struct command {
     struct lvp_options shared;
     const char *image, *output, *prompts[MAX_PROMPTS];
     int n_prompts, max_new_tokens;
-    bool help;
+    bool scores, help;
     struct lvp_pruner_choice pruner;
     char *id; // caption's of the image; owned
 };
@@ -87,6 +97,7 @@ static enum lvp_status parse(int argc, char **argv, struct command *command)
                                           {"prompt", required_argument, NULL, OPTION_PROMPT},
                                           {"output", required_argument, NULL, OPTION_OUTPUT},
                                           {"max-new-tokens", required_argument, NULL, OPTION_MAX_NEW_TOKENS},
+                                          {"scores", no_argument, NULL, OPTION_SCORES},
                                           {"help", no_argument, NULL, 'h'},
                                           {NULL, 0, NULL, 0}};
     *command = (struct command){.max_new_tokens = 64};
@@ -109,6 +120,9 @@ static enum lvp_status parse(int argc, char **argv, struct command *command)
         case OPTION_MAX_NEW_TOKENS:
             LVP_TRY(lvp_parse_int("--max-new-tokens", optarg, 1, 1 << 20, &command->max_new_tokens));
             break;
+        case OPTION_SCORES:
+            command->scores = true;
+            break;
         case 'h':
             command->help = true;
             return LVP_OK;
@@ -125,21 +139,30 @@ static enum lvp_status parse(int argc, char **argv, struct command *command)
     return check_shared(&command->shared);
 }
 
-// Behind stage s, whose end is prune point s, the positions tell which of the image's rows are left.
-static void see(void *context, int stage, const int32_t *positions, int n_rows)
+// Patch of the image that an original position is; -1 for text and for the class token.
+static int patch_at(const struct watched *watched, int32_t position)
+{
+    const struct lvp_model_config *config = watched->chain->config;
+    int patch = position - watched->first_position - (config->select_full ? 1 : 0);
+    return patch >= 0 && patch < lvp_patch_count(config) ? patch : -1;
+}
+
+static void see(void *context, const struct lvp_prune_event *event)
 {
     struct watched *watched = context;
-    const struct lvp_model_config *config = watched->chain->config;
-    int skip = config->select_full ? 1 : 0; // the class token belongs to no patch
-    if (stage >= watched->chain->prune.n_points) return;
-    for (int i = 0; i < n_rows; i++) {
-        int patch = positions[i] - watched->first_position - skip;
-        if (patch >= 0 && patch < lvp_patch_count(config)) watched->shown->kept[stage][patch] = 1;
+    struct lvp_shown_point *point = &watched->shown->points[event->point];
+    for (int i = 0; i < event->n_scored && event->gate != NULL; i++) {
+        int patch = patch_at(watched, event->scored[i]);
+        if (patch >= 0) point->scores[patch] = event->gate[2 * i] - event->gate[2 * i + 1];
+    }
+    for (int i = 0; i < event->n_rows; i++) {
+        int patch = patch_at(watched, event->rows[i]);
+        if (patch >= 0) point->kept[patch] = 1;
     }
 }
 
 static enum lvp_status decode(const struct command *command, struct lvp_chain *chain, const struct lvp_prompt *prompt,
-                              struct watched *watched, int32_t *tokens, int *n_tokens)
+                              int32_t *tokens, int *n_tokens)
 {
     const struct lvp_model_config *config = chain->config;
     int32_t slot = 0;
@@ -155,7 +178,7 @@ static enum lvp_status decode(const struct command *command, struct lvp_chain *c
                                .top_p = 1,
                                .random_key = XXH3_64bits_withSeed(command->id, strlen(command->id),
                                                                   command->shared.seed)}; // as caption keys it
-    LVP_TRY(lvp_chain_step(chain, &seq, 1, see, watched, &tokens[0], &logprob));
+    LVP_TRY(lvp_chain_step(chain, &seq, 1, &tokens[0], &logprob));
     for (*n_tokens = 1; *n_tokens < most; (*n_tokens)++) {
         for (int e = 0; e < config->n_eos; e++)
             if (tokens[*n_tokens - 1] == config->eos_ids[e]) return LVP_OK;
@@ -164,8 +187,38 @@ static enum lvp_status decode(const struct command *command, struct lvp_chain *c
                                     .position = prompt->n_rows + *n_tokens - 1,
                                     .token_index = (uint32_t)*n_tokens,
                                     .top_p = 1};
-        LVP_TRY(lvp_chain_step(chain, &seq, 1, NULL, NULL, &tokens[*n_tokens], &logprob));
+        LVP_TRY(lvp_chain_step(chain, &seq, 1, &tokens[*n_tokens], &logprob));
     }
+    return LVP_OK;
+}
+
+// With --json the tokens, and of every point the kept patches and the scored ones' scores, in row-major order.
+static enum lvp_status print(const struct command *command, const struct lvp_chain *chain,
+                             const struct lvp_shown_prompt *shown, const int32_t *tokens, int n_tokens)
+{
+    if (!command->shared.json) {
+        (void)printf("%s\n  %s\n", shown->text, shown->answer);
+        return LVP_OK;
+    }
+    json_t *points = json_array(), *ids = json_array();
+    for (int t = 0; t < n_tokens; t++) json_array_append_new(ids, json_integer(tokens[t]));
+    for (int p = 0; p < chain->prune.n_points; p++) {
+        const struct lvp_shown_point *point = &shown->points[p];
+        json_t *kept = json_array(), *scores = json_array();
+        for (int i = 0; i < lvp_patch_count(chain->config); i++) {
+            if (point->kept[i]) json_array_append_new(kept, json_integer(i));
+            if (!isnan(point->scores[i]))
+                json_array_append_new(scores, json_pack("[i, f]", i, (double)point->scores[i]));
+        }
+        json_array_append_new(
+            points, json_pack("{s:i, s:o, s:o}", "after_layer", chain->prune.after[p], "kept", kept, "scores", scores));
+    }
+    json_t *row = json_pack("{s:s, s:s, s:o, s:o}", "prompt", shown->text, "answer", shown->answer, "token_ids", ids,
+                            "points", points);
+    if (row == NULL) return lvp_fail(LVP_ERR_MEMORY, "out of memory for an answer");
+    (void)json_dumpf(row, stdout, JSON_COMPACT | JSON_REAL_PRECISION(9));
+    (void)putchar('\n');
+    json_decref(row);
     return LVP_OK;
 }
 
@@ -181,8 +234,12 @@ static enum lvp_status ask(const struct command *command, struct lvp_chain *chai
     int32_t *tokens = calloc((size_t)command->max_new_tokens + 1, sizeof *tokens);
     enum lvp_status status = tokens == NULL ? lvp_fail(LVP_ERR_MEMORY, "out of memory for an answer") : LVP_OK;
     for (int p = 0; p < chain->prune.n_points && status == LVP_OK; p++) {
-        shown->kept[p] = calloc((size_t)lvp_patch_count(config), 1);
-        if (shown->kept[p] == NULL) status = lvp_fail(LVP_ERR_MEMORY, "out of memory for an answer");
+        size_t n = (size_t)lvp_patch_count(config);
+        shown->points[p] = (struct lvp_shown_point){calloc(n, 1), malloc(n * sizeof(float))};
+        if (shown->points[p].kept == NULL || shown->points[p].scores == NULL)
+            status = lvp_fail(LVP_ERR_MEMORY, "out of memory for an answer");
+        else
+            for (size_t i = 0; i < n; i++) shown->points[p].scores[i] = NAN;
     }
     if (status == LVP_OK)
         status = lvp_prompt_build(tokenizer, chat, NULL, shown->text, 1, config->image_token_id,
@@ -190,39 +247,18 @@ static enum lvp_status ask(const struct command *command, struct lvp_chain *chai
     if (status == LVP_OK && error.code != LVP_SAMPLE_OK)
         status = lvp_fail(LVP_ERR_USAGE, "--prompt '%.200s': %s", shown->text, error.message);
     while (status == LVP_OK && prompt.ids[watched.first_position] != config->image_token_id) watched.first_position++;
-    if (status == LVP_OK) status = decode(command, chain, &prompt, &watched, tokens, &n_tokens);
+    if (status == LVP_OK) status = lvp_chain_observe(chain, see, &watched);
+    if (status == LVP_OK) status = decode(command, chain, &prompt, tokens, &n_tokens);
     if (status == LVP_OK) status = lvp_tokenizer_decode(tokenizer, tokens, (size_t)n_tokens, &shown->answer);
     if (status == LVP_OK) {
         const char *trimmed = lvp_trim(shown->answer);
         memmove(shown->answer, trimmed, strlen(trimmed) + 1);
+        status = print(command, chain, shown, tokens, n_tokens);
     }
     lvp_chain_release(chain, 0);
     lvp_prompt_free(&prompt);
     free(tokens);
     return status;
-}
-
-// With --json the kept patches of every point, in row-major order.
-static enum lvp_status print(const struct command *command, const struct lvp_chain *chain,
-                             const struct lvp_shown_prompt *shown)
-{
-    if (!command->shared.json) {
-        (void)printf("%s\n  %s\n", shown->text, shown->answer);
-        return LVP_OK;
-    }
-    json_t *points = json_array();
-    for (int p = 0; p < chain->prune.n_points; p++) {
-        json_t *kept = json_array();
-        for (int i = 0; i < lvp_patch_count(chain->config); i++)
-            if (shown->kept[p][i]) json_array_append_new(kept, json_integer(i));
-        json_array_append_new(points, json_pack("{s:i, s:o}", "after_layer", chain->prune.after[p], "kept", kept));
-    }
-    json_t *row = json_pack("{s:s, s:s, s:o}", "prompt", shown->text, "answer", shown->answer, "points", points);
-    if (row == NULL) return lvp_fail(LVP_ERR_MEMORY, "out of memory for an answer");
-    (void)json_dumpf(row, stdout, JSON_COMPACT);
-    (void)putchar('\n');
-    json_decref(row);
-    return LVP_OK;
 }
 
 static enum lvp_status load_pixels(const struct command *command, const struct lvp_model_config *config, float **pixels)
@@ -267,8 +303,6 @@ static enum lvp_status check_output(const char *path)
 static enum lvp_status show(struct command *command)
 {
     struct lvp_shown_prompt shown[MAX_PROMPTS] = {{0}};
-    struct lvp_partition_choice at_points = {.mode = LVP_PARTITION_PRUNE};
-    struct lvp_partition partition;
     struct lvp_model_config config;
     struct lvp_chain chain = {0};
     struct lvp_tokenizer *tokenizer = NULL;
@@ -280,8 +314,7 @@ static enum lvp_status show(struct command *command)
                                         .kernel_set = lvp_cpu_best_kernel_set(),
                                         .dtype = command->shared.dtype,
                                         .threads = command->shared.threads > 0 ? command->shared.threads : 1,
-                                        .max_seqs = 1,
-                                        .partition = &partition};
+                                        .max_seqs = 1};
     if (options.kernel_set == NULL) return LVP_ERR_USAGE;
     LVP_CHECK(lvp_model_config_load(options.model, &config));
     LVP_CHECK(lvp_options_choose_pruner(&command->shared, &config, &command->pruner));
@@ -293,7 +326,6 @@ static enum lvp_status show(struct command *command)
     options.pruner = command->pruner.kind;
     options.plan = command->pruner.plan;
     if (options.pruner == LVP_PRUNER_LVPRUNING) options.weights = command->pruner.weights;
-    LVP_CHECK(lvp_partition_resolve(&at_points, &config, &options.plan, &partition));
     options.max_rows = config.text.max_positions;
     LVP_CHECK(fill_prompts(command, shown));
     LVP_CHECK(check_output(command->output));
@@ -302,16 +334,16 @@ static enum lvp_status show(struct command *command)
     LVP_CHECK(load_pixels(command, &config, &pixels));
     LVP_CHECK(lvp_chain_open(&options, &chain));
     LVP_CHECK(lvp_chain_encode(&chain, 1, pixels, &slot));
-    for (int i = 0; i < command->n_prompts; i++) {
-        LVP_CHECK(ask(command, &chain, tokenizer, chat, &shown[i]));
-        LVP_CHECK(print(command, &chain, &shown[i]));
-    }
-    status = lvp_show_draw(&config, &chain.prune, pixels, shown, command->n_prompts, command->output);
+    for (int i = 0; i < command->n_prompts; i++) LVP_CHECK(ask(command, &chain, tokenizer, chat, &shown[i]));
+    status = lvp_show_draw(&config, &chain.prune, pixels, shown, command->n_prompts, command->scores, command->output);
 fail:
     for (int i = 0; i < command->n_prompts; i++) {
         free(shown[i].text);
         free(shown[i].answer);
-        for (int p = 0; p < LVP_MAX_PRUNE_POINTS; p++) free(shown[i].kept[p]);
+        for (int p = 0; p < LVP_MAX_PRUNE_POINTS; p++) {
+            free(shown[i].points[p].kept);
+            free(shown[i].points[p].scores);
+        }
     }
     lvp_chain_close(&chain);
     lvp_tokenizer_close(tokenizer);

@@ -91,9 +91,14 @@ enum lvp_status lvp_chain_encode(struct lvp_chain *chain, int n_images, const fl
     return LVP_OK;
 }
 
-enum lvp_status lvp_chain_step(struct lvp_chain *chain, const struct lvp_step_seq *seqs, int n_seqs,
-                               void (*seen)(void *context, int stage, const int32_t *positions, int n_rows),
-                               void *context, int32_t *tokens, float *logprobs)
+enum lvp_status lvp_chain_observe(struct lvp_chain *chain, lvp_prune_observer *observer, void *context)
+{
+    for (int s = 0; s < chain->partition.n_stages; s++) LVP_TRY(lvp_stage_observe(chain->stages[s], observer, context));
+    return LVP_OK;
+}
+
+enum lvp_status lvp_chain_step(struct lvp_chain *chain, const struct lvp_step_seq *seqs, int n_seqs, int32_t *tokens,
+                               float *logprobs)
 {
     struct lvp_step step = {.number = ++chain->number, .n_seqs = n_seqs, .seqs = seqs};
     int from = 0;
@@ -106,8 +111,6 @@ enum lvp_status lvp_chain_step(struct lvp_chain *chain, const struct lvp_step_se
         bool first = chain->ranges[s].merge;
         LVP_TRY(lvp_stage_step(chain->stages[s], &step, first ? NULL : chain->payload[from],
                                first ? NULL : chain->positions[from], &output));
-        if (seen != NULL && s + 1 < chain->partition.n_stages)
-            seen(context, s, output.positions, lvp_stage_rows_out(chain->stages[s], &step));
         from = 1 - from;
     }
     return LVP_OK;

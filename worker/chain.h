@@ -41,11 +41,12 @@ void lvp_chain_close(struct lvp_chain *chain);
 enum lvp_status lvp_chain_encode(struct lvp_chain *chain, int n_images, const float *pixels,
                                  const int32_t *slots) LVP_MUST_CHECK;
 
-// One step through all stages. `seen` (NULL: nobody) is called behind every stage but the last with the original
-// positions of the rows that it hands on.
-enum lvp_status lvp_chain_step(struct lvp_chain *chain, const struct lvp_step_seq *seqs, int n_seqs,
-                               void (*seen)(void *context, int stage, const int32_t *positions, int n_rows),
-                               void *context, int32_t *tokens, float *logprobs) LVP_MUST_CHECK;
+// As lvp_stage_observe, for all stages.
+enum lvp_status lvp_chain_observe(struct lvp_chain *chain, lvp_prune_observer *observer, void *context) LVP_MUST_CHECK;
+
+// One step through all stages.
+enum lvp_status lvp_chain_step(struct lvp_chain *chain, const struct lvp_step_seq *seqs, int n_seqs, int32_t *tokens,
+                               float *logprobs) LVP_MUST_CHECK;
 void lvp_chain_release(struct lvp_chain *chain, int slot);
 
 #endif

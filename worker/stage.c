@@ -3,6 +3,8 @@
 #include "worker/stage_state.h"
 #include "worker/weights.h"
 
+#include <stdlib.h>
+
 bool lvp_stage_has_vision(const struct lvp_stage *stage)
 {
     return lvp_range_has_vision(stage->range);
@@ -102,6 +104,39 @@ static void merge_rows(struct lvp_stage *stage)
                             NULL);
 }
 
+enum lvp_status lvp_stage_observe(struct lvp_stage *stage, lvp_prune_observer *observer, void *context)
+{
+    size_t rows = (size_t)stage->limits.max_rows;
+    stage->observer = observer;
+    stage->observer_context = context;
+    if (stage->seen_rows == NULL) stage->seen_rows = malloc(3 * rows * sizeof *stage->seen_rows);
+    if (stage->seen_gate == NULL) stage->seen_gate = malloc(2 * rows * sizeof *stage->seen_gate);
+    return stage->seen_rows != NULL && stage->seen_gate != NULL
+               ? LVP_OK
+               : lvp_fail(LVP_ERR_MEMORY, "out of memory for looking at a stage");
+}
+
+// gate NULL: all rows stay.
+static void tell_observer(struct lvp_stage *stage, int point, const struct lvp_depth_layout *before,
+                          const int32_t *positions_before, const float *gate)
+{
+    struct lvp_backend *backend = stage->backend;
+    size_t max_rows = (size_t)stage->limits.max_rows, n_scored = (size_t)before->n_vision;
+    int32_t *all = stage->seen_rows, *scored = all + max_rows, *rows = scored + max_rows;
+    backend->ops->download(backend, all, positions_before, (size_t)before->n_rows * sizeof *all);
+    backend->ops->download(backend, scored, before->vision_row, n_scored * sizeof *scored);
+    backend->ops->download(backend, rows, stage->positions[stage->current], (size_t)stage->n_rows * sizeof *rows);
+    if (gate != NULL) backend->ops->download(backend, stage->seen_gate, gate, 2 * n_scored * sizeof *gate);
+    for (size_t i = 0; i < n_scored; i++) scored[i] = all[scored[i]];
+    struct lvp_prune_event event = {.point = point,
+                                    .n_scored = before->n_vision,
+                                    .scored = scored,
+                                    .gate = gate != NULL ? stage->seen_gate : NULL,
+                                    .n_rows = stage->n_rows,
+                                    .rows = rows};
+    stage->observer(stage->observer_context, &event);
+}
+
 // Behind `layer`: scores the vision rows and copies the survivors down; every row of the step keeps its order and its
 // original position.
 static void prune_rows(struct lvp_stage *stage, const struct lvp_step *step, int point, int layer)
@@ -111,6 +146,8 @@ static void prune_rows(struct lvp_stage *stage, const struct lvp_step *step, int
     int n_after = lvp_layout_depth(stage->layout, point + 1)->n_rows;
     if (before->n_images == 0 || n_after == before->n_rows) {
         stage->n_rows = n_after;
+        if (before->n_images > 0 && stage->observer != NULL)
+            tell_observer(stage, point, before, stage->positions[stage->current], NULL);
         return;
     }
     int from = stage->current, to = 1 - from;
@@ -140,6 +177,7 @@ static void prune_rows(struct lvp_stage *stage, const struct lvp_step *step, int
     backend->ops->copy_rows(backend, stage->positions[from], stage->survivors, n_after, 1, stage->positions[to], NULL);
     stage->current = to;
     stage->n_rows = n_after;
+    if (stage->observer != NULL) tell_observer(stage, point, before, stage->positions[from], gate);
 }
 
 // What the step's draws depend on is known before it is computed.

@@ -88,6 +88,20 @@ struct lvp_step_output {
 enum lvp_status lvp_stage_step(struct lvp_stage *stage, const struct lvp_step *step, const void *x,
                                const int32_t *positions, const struct lvp_step_output *output) LVP_MUST_CHECK;
 
+// What one prune point did to a step, for looking inside (lvpipe show). Host memory, valid during the call.
+struct lvp_prune_event {
+    int point;
+    int n_scored;          // vision rows before the point
+    const int32_t *scored; // [n_scored] their original positions
+    const float *gate;     // [n_scored, 2] column 0 minus column 1 is the score; NULL: all stay, none was scored
+    int n_rows;            // rows of the step behind the point, text among them
+    const int32_t *rows;   // [n_rows] their original positions
+};
+typedef void lvp_prune_observer(void *context, const struct lvp_prune_event *event);
+
+// Has every step with images tell `observer` about its prune points, in order. It costs copies of all of it.
+enum lvp_status lvp_stage_observe(struct lvp_stage *stage, lvp_prune_observer *observer, void *context) LVP_MUST_CHECK;
+
 // Seconds spent at prune points since the stage was created.
 double lvp_stage_select_seconds(const struct lvp_stage *stage);
 

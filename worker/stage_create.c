@@ -158,5 +158,7 @@ void lvp_stage_destroy(struct lvp_stage *stage)
     for (size_t i = 0; i < sizeof memory / sizeof *memory; i++) ops->free(backend, memory[i]);
     ops->linear_destroy(backend, stage->head.lm_head);
     free(stage->head.host_draws);
+    free(stage->seen_rows);
+    free(stage->seen_gate);
     free(stage);
 }

@@ -42,6 +42,11 @@ struct lvp_stage {
     int current;           // which of x and positions holds the rows
     int n_rows;
     double select_seconds; // so far
+
+    lvp_prune_observer *observer; // or NULL
+    void *observer_context;
+    int32_t *seen_rows; // host: [3, max_rows] positions before, vision rows, positions behind a point
+    float *seen_gate;   // host: [max_rows, 2]
 };
 
 static inline struct lvp_vision_range lvp_stage_vision_range(struct lvp_stage_range range)

@@ -54,7 +54,7 @@ void chain_encode(struct lvp_chain *chain, int n_images, const float *pixels, co
 
 void chain_step(struct lvp_chain *chain, const struct lvp_step_seq *seqs, int n_seqs, int32_t *tokens, float *logprobs)
 {
-    check(lvp_chain_step(chain, seqs, n_seqs, NULL, NULL, tokens, logprobs), "step");
+    check(lvp_chain_step(chain, seqs, n_seqs, tokens, logprobs), "step");
 }
 
 struct lvp_stage *chain_last(const struct lvp_chain *chain)

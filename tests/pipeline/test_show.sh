@@ -12,6 +12,13 @@ expect "the answers of caption" "$(jq -c '[.prompt, .answer]' "$work/shown")" \
 expect "patches kept" "$(jq -c '[.points[] | [.after_layer, (.kept | length)]]' "$work/shown" | sort -u)" '[[1,72],[2,43],[4,14]]'
 expect "what was removed stays away" \
   "$(jq -c '[.points[].kept] | (.[1] - .[0] == []) and (.[2] - .[1] == [])' "$work/shown" | sort -u)" true
+expect "what is left is scored" "$(jq -c '[.points[].scores | length]' "$work/shown" | sort -u)" '[144,72,43]'
+expect "and the best of it is kept" \
+  "$(jq -c '[.points[] | (.kept | length) as $k | .kept == ([.scores | sort_by(-.[1], .[0]) | .[:$k][][0]] | sort)] | all' "$work/shown" | sort -u)" true
+expect "caption's tokens" "$(jq -c .token_ids "$work/shown")" "$(jq -c .token_ids "$work/asked/captions.jsonl")"
+cp "$work/kept.png" "$work/dimmed.png"
+run 0 "${show[@]}" --scores
+cmp -s "$work/kept.png" "$work/dimmed.png" && fail "--scores draws what is drawn without"
 expect "a PNG of four panels and two rows" "$(od -An -tx1 -j1 -N3 "$work/kept.png" | tr -d ' ')" 504e47
 # 168 pixels twice as large, four times with margins of 12; the picture is an image that lvpipe reads.
 expect "its width" $((16#$(od -An -tx1 -j16 -N4 "$work/kept.png" | tr -d ' '))) $((4 * (336 + 12) + 12))
