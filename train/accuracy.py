@@ -14,7 +14,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from train.pruner import Pruner, keep_ratios
+from train.pruner import Pruner, keep_count, keep_ratios
 
 KEEPS = ("0.6", "0.5", "0.45")  # the paper's
 FREE = ("adaptprune", "last-attention")
@@ -29,7 +29,7 @@ def vision_rows(points: list[int], counts: list[int], layers: int) -> list[int]:
 def counts_of(keep: str, points: list[int], tokens: int) -> list[int]:
     counts = [tokens]
     for ratio in keep_ratios(keep, len(points)):
-        counts.append(min(counts[-1], int(max(ratio, 0) * tokens + 0.5 + 1e-9)))
+        counts.append(keep_count(ratio, tokens, counts[-1]))
     return counts
 
 
