@@ -1,5 +1,5 @@
 // The table of operations the model is written over. One implementation per kind of device: worker/cpu/ref.c (plain
-// reference), worker/cpu/ (fast kernels per instruction set), later worker/cuda/.
+// reference), worker/cpu/ (fast kernels per instruction set), worker/cuda/.
 //
 // Conventions
 // - Every pointer parameter of a compute operation is memory of the backend (alloc), index arrays too; counts are host
@@ -8,8 +8,8 @@
 //   model's dtype (backend->dtype) at every block boundary; inside a block f32 is kept. K and V are stored in the
 //   model's dtype and read back rounded.
 // - INVARIANCE: an output row depends only on its own inputs, bit for bit: never on n_rows, on its place in the batch
-// or on
-//   the thread count. Each output accumulates over K in one fixed order.
+//   or on the thread count. Each output accumulates over K in one fixed order. On a GPU linear layers are cuBLAS's,
+//   which may sum in another order for another n_rows.
 // - Compute operations return nothing: their arguments are checked by the caller, device faults surface at sync.
 // - No allocation inside a compute operation. One thread at a time uses a backend.
 // - Outputs do not overlap inputs unless the operation says so. n_rows = 0 is allowed everywhere.
@@ -140,8 +140,8 @@ struct lvp_backend {
     const struct lvp_backend_ops *ops;
     enum lvp_dtype dtype;   // of residual stream, KV and weights: LVP_BF16, LVP_F16 or LVP_F32
     enum lvp_dtype weights; // of the model's linear layers: dtype, unless the owner sets LVP_INT8 before it creates any
-    const char
-        *kernel_set; // "ref", "portable", "avx2", "avx512", "avx512bf16"; with dtype and weights the numeric path
+    const char *kernel_set; // "ref", "portable", "avx2", "avx512", "avx512bf16", "cuda"; with dtype and weights the
+                            // numeric path
     int threads;
 };
 

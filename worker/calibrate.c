@@ -23,25 +23,27 @@ struct calibration {
     // one step's input and output
     struct lvp_step_seq seqs[MAX_SEQS];
     int32_t *ids, *positions, *positions_out; // [MAX_ROWS]
-    void *x, *x_out;                          // [MAX_ROWS, hidden]
-    void *images, *images_out;                // [IMAGES] in and out of a ViT layer
+    void *x, *x_out;                          // [MAX_ROWS, hidden] payloads of the backend
+    void *images, *images_out;                // [IMAGES] in and out of a ViT layer, too
     uint64_t number;
     struct lvp_experiment_result *results;
     int n_results;
 };
 
-// Values between -2 and 2, as of a benchmark's images: zeros may be cheaper to multiply.
-static void *make_noise(size_t n, enum lvp_dtype dtype)
+// A payload in memory that every device reads and writes, as a transport's is. Of values between -2 and 2, as of a
+// benchmark's images: zeros may be cheaper to multiply.
+static enum lvp_status create_noise(struct calibration *c, size_t n_bytes, void **payload)
 {
+    enum lvp_dtype dtype = c->backend->dtype;
     size_t size = lvp_dtype_size(dtype);
-    char *values = malloc(n * size);
     uint32_t state = 1;
-    for (size_t i = 0; values != NULL && i < n; i++) {
+    LVP_TRY(c->backend->ops->payload_alloc(c->backend, n_bytes, false, payload));
+    for (size_t i = 0; i < n_bytes / size; i++) {
         state = state * 1664525U + 1013904223U; // Numerical Recipes' generator
         float value = (float)(int32_t)state * 0x1p-30f;
-        lvp_narrow(&value, 1, dtype, values + i * size);
+        lvp_narrow(&value, 1, dtype, (char *)*payload + i * size);
     }
-    return values;
+    return LVP_OK;
 }
 
 static enum lvp_status create(struct calibration *c, int gpu, const char *kernel_set, enum lvp_dtype dtype,
@@ -73,26 +75,28 @@ static enum lvp_status create(struct calibration *c, int gpu, const char *kernel
     LVP_TRY(lvp_stage_create(&layer, &c->layers));
     LVP_TRY(lvp_stage_create(&vit, &c->vit));
     size_t row = (size_t)c->config.text.hidden * lvp_dtype_size(dtype);
+    LVP_TRY(create_noise(c, MAX_ROWS * row, &c->x));
+    LVP_TRY(create_noise(c, MAX_ROWS * row, &c->x_out));
+    LVP_TRY(create_noise(c, IMAGES * lvp_stage_image_in_bytes(c->vit), &c->images));
+    LVP_TRY(create_noise(c, IMAGES * lvp_stage_image_out_bytes(c->vit), &c->images_out));
     c->ids = calloc(MAX_ROWS, sizeof *c->ids);
     c->positions = calloc(MAX_ROWS, sizeof *c->positions);
     c->positions_out = calloc(MAX_ROWS, sizeof *c->positions_out);
-    c->x = make_noise(MAX_ROWS * (size_t)c->config.text.hidden, dtype);
-    c->x_out = calloc(MAX_ROWS, row);
-    c->images = make_noise(IMAGES * lvp_stage_image_in_bytes(c->vit) / lvp_dtype_size(dtype), dtype);
-    c->images_out = calloc(IMAGES, lvp_stage_image_out_bytes(c->vit));
-    if (c->ids == NULL || c->positions == NULL || c->positions_out == NULL || c->x == NULL || c->x_out == NULL ||
-        c->images == NULL || c->images_out == NULL)
+    if (c->ids == NULL || c->positions == NULL || c->positions_out == NULL)
         return lvp_fail(LVP_ERR_MEMORY, "out of memory for calibrating");
     return LVP_OK;
 }
 
 static void destroy(struct calibration *c)
 {
+    void *payloads[] = {c->x, c->x_out, c->images, c->images_out};
     lvp_stage_destroy(c->layers);
     lvp_stage_destroy(c->vit);
+    for (size_t i = 0; i < sizeof payloads / sizeof *payloads && c->backend != NULL; i++)
+        c->backend->ops->payload_free(c->backend, payloads[i]);
     if (c->backend != NULL) c->backend->ops->close(c->backend);
     lvp_checkpoint_close(c->checkpoint);
-    void *memory[] = {c->ids, c->positions, c->positions_out, c->x, c->x_out, c->images, c->images_out};
+    void *memory[] = {c->ids, c->positions, c->positions_out};
     for (size_t i = 0; i < sizeof memory / sizeof *memory; i++) free(memory[i]);
     free(c);
 }

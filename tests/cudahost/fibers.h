@@ -79,8 +79,11 @@ void queue_work(cudaStream_t stream, std::function<void()> work);
 void queue_transfer(cudaStream_t stream, std::function<bool()> progress);
 // Under which all queued work is done.
 std::unique_lock<std::recursive_mutex> device_lock();
-// Whether all of it lies in one piece of memory that cudaMalloc gave.
-bool device_memory(const void *memory, size_t n_bytes);
+// Whether all of it lies in one piece of memory that cudaMalloc gave on that device.
+bool device_memory(const void *memory, size_t n_bytes, int device);
+int device_of(cudaStream_t stream);
+// Ends the process where a kernel on the stream could not reach what a pointer among its arguments points to.
+void check_argument(const void *memory, cudaStream_t stream);
 void launch(dim3 grid, dim3 block, size_t shared_bytes, cudaStream_t stream, std::function<void()> body);
 
 // nccl.cpp: what dlopen gives for NCCL's library; NULL where LVP_CUDAHOST_NCCL says that there is none.

@@ -9,6 +9,8 @@
 #include <math.h>
 #include <string.h>
 
+#include <type_traits>
+
 #define __launch_bounds__(...)
 #define LVP_UNROLL
 #define LVP_SHARED(type, name, count)                                                                                  \
@@ -139,6 +141,10 @@ template <class... Params, class... Args>
 void lvp_launch(void (*kernel)(Params...), dim3 grid, dim3 block, size_t shared_bytes, cudaStream_t stream,
                 Args... args)
 {
+    auto check = [=](auto argument) {
+        if constexpr (std::is_pointer_v<decltype(argument)>) lvp_host::check_argument(argument, stream);
+    };
+    (check(args), ...);
     lvp_host::launch(grid, block, shared_bytes, stream, [=] { kernel(Params(args)...); });
 }
 

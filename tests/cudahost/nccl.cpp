@@ -174,8 +174,8 @@ ncclResult_t call(ncclComm_t handle, bool sends, void *data, size_t count, ncclD
     if (at->state == ncclInProgress) return ncclInvalidArgument; // used before it is at rest
     if (at->state != ncclSuccess) return at->state;
     if (peer != 1 - at->mine.rank || type != ncclInt8) return ncclInvalidArgument;
-    if (!lvp_host::device_memory(data, count)) {
-        fprintf(stderr, "cudahost: NCCL was given memory that is not the device's\n");
+    if (lvp_host::device_of(stream) != at->mine.device || !lvp_host::device_memory(data, count, at->mine.device)) {
+        fprintf(stderr, "cudahost: NCCL was given memory or a stream that is not of the communicator's device\n");
         abort();
     }
     auto moving = std::make_shared<transfer>();

@@ -5,6 +5,9 @@
 // Work that waits for another process (lvp_host::queue_transfer) is tried again whenever time passes.
 // LVP_CUDAHOST_DEVICES: devices that exist (0, so that nobody computes here by chance). LVP_CUDAHOST_FAIL=N: the N-th
 // piece of work fails, as a device that falls off the bus does.
+//
+// Streams, events and memory belong to the device that was current when they were made. A kernel on the stream of
+// another than the current device, or with memory that its device does not reach, ends the process.
 #include "tests/cudahost/fibers.h"
 
 #include <stdio.h>
@@ -24,11 +27,13 @@ struct piece {
 };
 
 struct CUstream_st {
+    int device;
     std::deque<piece> queue;
     cudaGraph_t capturing;
 };
 
 struct CUevent_st {
+    int device;
     unsigned long recorded, reached; // how often asked for, and how often it came to pass
     double when;
 };
@@ -48,7 +53,13 @@ enum { OUTSIDE_SECONDS = 20, OUTSIDE_REST_US = 20 };
 
 std::recursive_mutex mutex; // one device, however many threads use it
 std::set<CUstream_st *> streams;
-std::map<uintptr_t, size_t> blocks; // what cudaMalloc gave: start, bytes
+// What cudaMalloc and cudaHostAlloc gave, by where it starts.
+struct block {
+    size_t n_bytes;
+    int device; // ON_HOST: pinned
+};
+enum { ON_HOST = -1 };
+std::map<uintptr_t, block> blocks;
 cudaError_t last_error = cudaSuccess, sticky = cudaSuccess;
 unsigned long work_done;
 thread_local int current_device;
@@ -149,6 +160,42 @@ void finish_all()
     });
 }
 
+// NULL where not all of it lies in one block.
+const block *block_of(const void *memory, size_t n_bytes)
+{
+    uintptr_t start = reinterpret_cast<uintptr_t>(memory);
+    auto after = blocks.upper_bound(start);
+    if (after == blocks.begin()) return nullptr;
+    auto found = std::prev(after);
+    uintptr_t before = start - found->first;
+    return before <= found->second.n_bytes && n_bytes <= found->second.n_bytes - before ? &found->second : nullptr;
+}
+
+// Memory of its own for every call, so that a sanitizer sees what lies past its end. Freeing waits for the device.
+cudaError_t allocate(void **memory, size_t n_bytes, int device)
+{
+    std::lock_guard<std::recursive_mutex> guard(mutex);
+    if (sticky != cudaSuccess) return sticky;
+    *memory = n_bytes > (4ULL << 30) ? nullptr : aligned_alloc(256, (n_bytes + 255) / 256 * 256);
+    if (*memory == nullptr) return result(cudaErrorMemoryAllocation);
+    memset(*memory, 0xa5, (n_bytes + 255) / 256 * 256); // a device's memory holds what was there before
+    blocks[reinterpret_cast<uintptr_t>(*memory)] = {n_bytes, device};
+    return cudaSuccess;
+}
+
+cudaError_t release(void *memory, bool pinned)
+{
+    std::lock_guard<std::recursive_mutex> guard(mutex);
+    if (memory == nullptr) return cudaSuccess;
+    auto found = blocks.find(reinterpret_cast<uintptr_t>(memory));
+    if (found == blocks.end() || (found->second.device == ON_HOST) != pinned)
+        stuck("memory is freed that was not allocated so");
+    finish_all();
+    blocks.erase(found);
+    free(memory);
+    return cudaSuccess;
+}
+
 } // namespace
 
 void lvp_host::queue_work(cudaStream_t stream, std::function<void()> work)
@@ -169,18 +216,30 @@ std::unique_lock<std::recursive_mutex> lvp_host::device_lock()
     return std::unique_lock<std::recursive_mutex>(mutex);
 }
 
-bool lvp_host::device_memory(const void *memory, size_t n_bytes)
+bool lvp_host::device_memory(const void *memory, size_t n_bytes, int device)
 {
     std::lock_guard<std::recursive_mutex> guard(mutex);
-    uintptr_t start = reinterpret_cast<uintptr_t>(memory);
-    auto after = blocks.upper_bound(start);
-    if (after == blocks.begin()) return false;
-    auto block = std::prev(after);
-    return start - block->first <= block->second && n_bytes <= block->second - (start - block->first);
+    const block *found = block_of(memory, n_bytes);
+    return found != nullptr && found->device == device;
+}
+
+int lvp_host::device_of(cudaStream_t stream)
+{
+    return stream->device;
+}
+
+void lvp_host::check_argument(const void *memory, cudaStream_t stream)
+{
+    std::lock_guard<std::recursive_mutex> guard(mutex);
+    const block *found = block_of(memory, 0);
+    if (memory == nullptr || stream == nullptr) return;
+    if (found == nullptr) stuck("a kernel is given memory that neither cudaMalloc nor cudaHostAlloc gave");
+    if (found->device != ON_HOST && found->device != stream->device) stuck("a kernel is given another device's memory");
 }
 
 void lvp_host::launch(dim3 grid, dim3 block, size_t shared_bytes, cudaStream_t stream, std::function<void()> body)
 {
+    if (stream != nullptr && stream->device != current_device) stuck("a kernel on a stream of another device");
     queue(stream, [=] {
         run(grid, block, shared_bytes, body);
         return true;
@@ -263,38 +322,30 @@ const char *cudaGetErrorString(cudaError_t error)
     }
 }
 
-// Memory of its own for every call, so that a sanitizer sees what lies past its end. Freeing waits for the device.
 cudaError_t cudaMalloc(void **memory, size_t n_bytes)
 {
-    std::lock_guard<std::recursive_mutex> guard(mutex);
-    if (sticky != cudaSuccess) return sticky;
-    *memory = n_bytes > (4ULL << 30) ? nullptr : aligned_alloc(256, (n_bytes + 255) / 256 * 256);
-    if (*memory == nullptr) return result(cudaErrorMemoryAllocation);
-    memset(*memory, 0xa5, (n_bytes + 255) / 256 * 256); // a device's memory holds what was there before
-    blocks[reinterpret_cast<uintptr_t>(*memory)] = n_bytes;
-    return cudaSuccess;
+    return allocate(memory, n_bytes, current_device);
 }
 cudaError_t cudaFree(void *memory)
 {
-    std::lock_guard<std::recursive_mutex> guard(mutex);
-    if (memory != nullptr) finish_all();
-    blocks.erase(reinterpret_cast<uintptr_t>(memory));
-    free(memory);
-    return cudaSuccess;
+    return release(memory, false);
 }
 cudaError_t cudaHostAlloc(void **memory, size_t n_bytes, unsigned)
 {
-    *memory = aligned_alloc(256, (n_bytes + 255) / 256 * 256);
-    return *memory == nullptr ? result(cudaErrorMemoryAllocation) : cudaSuccess;
+    return allocate(memory, n_bytes, ON_HOST);
 }
 cudaError_t cudaFreeHost(void *memory)
 {
-    return cudaFree(memory);
+    return release(memory, true);
 }
 cudaError_t cudaPointerGetAttributes(cudaPointerAttributes *of, const void *memory)
 {
+    std::lock_guard<std::recursive_mutex> guard(mutex);
+    const block *found = block_of(memory, 0);
     *of = {};
-    of->type = lvp_host::device_memory(memory, 0) ? cudaMemoryTypeDevice : cudaMemoryTypeHost;
+    of->type = found == nullptr           ? cudaMemoryTypeUnregistered
+               : found->device == ON_HOST ? cudaMemoryTypeHost
+                                          : cudaMemoryTypeDevice;
     return cudaSuccess;
 }
 cudaError_t cudaMemGetInfo(size_t *free_bytes, size_t *all_bytes)
@@ -323,7 +374,7 @@ cudaError_t cudaMemsetAsync(void *memory, int value, size_t n_bytes, cudaStream_
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t *stream, unsigned)
 {
     std::lock_guard<std::recursive_mutex> guard(mutex);
-    *stream = new CUstream_st{};
+    *stream = new CUstream_st{current_device, {}, nullptr};
     streams.insert(*stream);
     return cudaSuccess;
 }
@@ -350,7 +401,7 @@ cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned
 
 cudaError_t cudaEventCreate(cudaEvent_t *event)
 {
-    *event = new CUevent_st{};
+    *event = new CUevent_st{current_device, 0, 0, 0};
     return cudaSuccess;
 }
 cudaError_t cudaEventCreateWithFlags(cudaEvent_t *event, unsigned)
@@ -367,6 +418,8 @@ cudaError_t cudaEventDestroy(cudaEvent_t event)
 cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream)
 {
     std::lock_guard<std::recursive_mutex> guard(mutex);
+    if (stream != nullptr && event->device != stream->device)
+        stuck("an event is recorded on a stream of another device");
     unsigned long number = ++event->recorded;
     queue(stream, [=] {
         event->reached = number;

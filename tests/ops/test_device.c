@@ -2,6 +2,8 @@
 // better), and rows on their way to a transport's memory and back.
 #include "tests/ops/fixture.h"
 
+#include <pthread.h>
+
 enum { MAX_PARTS = 3, IN = 84, MAX_ROWS = 130 };
 
 static struct lvp_tensor_view view_of(const char *name, const float *data, int out, int in)
@@ -97,8 +99,39 @@ static void all_payload(void **state)
     (void)state, for_each_device(payload);
 }
 
+// What the thread that communicates does with the backend of the one that computes: it is not bound to the device.
+static void *measure_and_close(void *argument)
+{
+    struct lvp_backend *backend = argument;
+    struct lvp_roof roof = {0};
+    void *memory = NULL, *payload = NULL;
+    bool right = backend->ops->alloc(backend, 64, &memory) == LVP_OK &&
+                 backend->ops->payload_alloc(backend, 64, true, &payload) == LVP_OK;
+    if (right) backend->ops->load(backend, payload, 8, memory);
+    right = right && backend->ops->roof(backend, &roof) == LVP_OK && roof.flops > 0 && roof.read_bytes > 0;
+    backend->ops->payload_free(backend, payload);
+    backend->ops->free(backend, memory);
+    backend->ops->close(backend);
+    return right ? argument : NULL;
+}
+
+static void test_unbound_thread(void **state)
+{
+    (void)state;
+    static const struct lvp_backend_limits small = {.max_rows = 1, .max_width = 64, .max_kv_len = 16, .max_vocab = 16};
+    struct lvp_backend *backend = NULL;
+    pthread_t thread;
+    void *right = NULL;
+    if (lvp_gpus_find()->n < 2) skip();
+    assert_int_equal(lvp_backend_open(1, NULL, LVP_F32, 1, &small, &backend), LVP_OK);
+    assert_int_equal(pthread_create(&thread, NULL, measure_and_close, backend), 0);
+    assert_int_equal(pthread_join(thread, &right), 0);
+    assert_non_null(right);
+}
+
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(all_linear), cmocka_unit_test(all_payload)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_unbound_thread), cmocka_unit_test(all_linear),
+                                       cmocka_unit_test(all_payload)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

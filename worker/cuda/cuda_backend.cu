@@ -22,6 +22,7 @@ enum lvp_status failed(cudaError_t error, const char *what)
 enum lvp_status cuda_alloc(struct lvp_backend *backend, size_t n_bytes, void **memory)
 {
     lvp_cuda *cuda = lvp_cuda_of(backend);
+    lvp_cuda_bind(backend);
     *memory = nullptr;
     cudaError_t error = cudaMalloc(memory, n_bytes == 0 ? 1 : n_bytes);
     if (error == cudaErrorMemoryAllocation) {
@@ -38,8 +39,9 @@ enum lvp_status cuda_alloc(struct lvp_backend *backend, size_t n_bytes, void **m
     return failed(error, "GPU memory");
 }
 
-void cuda_free(struct lvp_backend *, void *memory)
+void cuda_free(struct lvp_backend *backend, void *memory)
 {
+    lvp_cuda_bind(backend);
     (void)cudaFree(memory); // waits for the device
 }
 
@@ -82,6 +84,7 @@ enum lvp_status cuda_sync(struct lvp_backend *backend)
 void cuda_close(struct lvp_backend *backend)
 {
     lvp_cuda *cuda = lvp_cuda_of(backend);
+    lvp_cuda_bind(backend);
     if (cuda->stream != nullptr) (void)cudaStreamSynchronize(cuda->stream);
     for (lvp_cuda_staging &stage : cuda->staging) {
         if (stage.done != nullptr) (void)cudaEventDestroy(stage.done);
@@ -120,6 +123,7 @@ enum lvp_status cuda_roof(struct lvp_backend *backend, struct lvp_roof *roof)
     lvp_cuda *cuda = lvp_cuda_of(backend);
     int rows = cuda->limits.max_rows < WIDTH ? cuda->limits.max_rows : WIDTH;
     size_t square = static_cast<size_t>(WIDTH) * WIDTH;
+    lvp_cuda_bind(backend); // the communication thread asks
     float *zeros = static_cast<float *>(calloc(square, sizeof *zeros));
     struct lvp_tensor_view weight = {};
     weight.name = "roof";

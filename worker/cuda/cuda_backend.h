@@ -1,7 +1,7 @@
 // What the CUDA backend consists of; shared by its .cu files. Not for others.
 //
-// Everything is queued on one compute stream and nothing waits for the device but download and sync. The first error of
-// the device is kept and reported by sync.
+// Everything is queued on one compute stream; what waits for the device is upload (for its own earlier copies),
+// download, store, sync, and whatever frees memory. The first error of the device is kept and reported by sync.
 #ifndef LVP_WORKER_CUDA_CUDA_BACKEND_H
 #define LVP_WORKER_CUDA_CUDA_BACKEND_H
 
@@ -33,7 +33,6 @@ struct lvp_cuda_recording {
 struct lvp_cuda {
     struct lvp_backend base; // first: the table's pointer is this one
     int device;
-    int processors; // multiprocessors of the device
     struct lvp_backend_limits limits;
     cudaStream_t stream;
     cudaError_t error; // the first; sync reports it
@@ -57,6 +56,12 @@ enum { LVP_CUDA_BLAS_SPACE = 32 << 20 };
 static inline struct lvp_cuda *lvp_cuda_of(struct lvp_backend *backend)
 {
     return reinterpret_cast<struct lvp_cuda *>(backend);
+}
+
+// Operations that may be called by a thread that did not open the backend: the device's memory, measuring and closing.
+static inline void lvp_cuda_bind(struct lvp_backend *backend)
+{
+    if (cudaSetDevice(lvp_cuda_of(backend)->device) != cudaSuccess) (void)cudaGetLastError(); // what follows fails too
 }
 
 // Keeps the first error.

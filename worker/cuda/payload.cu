@@ -26,9 +26,10 @@ dim3 grid_for(size_t n)
 
 } // namespace
 
-enum lvp_status lvp_cuda_payload_alloc(struct lvp_backend *, size_t n_bytes, bool on_device, void **payload)
+enum lvp_status lvp_cuda_payload_alloc(struct lvp_backend *backend, size_t n_bytes, bool on_device, void **payload)
 {
     *payload = nullptr;
+    lvp_cuda_bind(backend);
     cudaError_t error =
         on_device ? cudaMalloc(payload, n_bytes + 1) : cudaHostAlloc(payload, n_bytes + 1, cudaHostAllocDefault);
     if (error == cudaSuccess) return LVP_OK;
@@ -37,9 +38,10 @@ enum lvp_status lvp_cuda_payload_alloc(struct lvp_backend *, size_t n_bytes, boo
                     n_bytes);
 }
 
-void lvp_cuda_payload_free(struct lvp_backend *, void *payload)
+void lvp_cuda_payload_free(struct lvp_backend *backend, void *payload)
 {
     cudaPointerAttributes of = {};
+    lvp_cuda_bind(backend);
     if (payload == nullptr || cudaPointerGetAttributes(&of, payload) != cudaSuccess) return;
     (void)(of.type == cudaMemoryTypeDevice ? cudaFree(payload) : cudaFreeHost(payload));
 }

@@ -25,8 +25,8 @@ struct lvp_cuda_devices {
 struct lvp_cuda_plugin {
     int version;
     void (*probe)(struct lvp_cuda_devices *devices);
-    // The calling thread, and those that use the backend later, are bound to the device. LVP_ERR_USAGE: cannot be used;
-    // LVP_ERR_MEMORY.
+    // Binds the calling thread to the device; so do, later, the operations that allocate, free, measure and close. The
+    // others are for a thread that is bound. LVP_ERR_USAGE: cannot be used; LVP_ERR_MEMORY.
     enum lvp_status (*open)(int device, enum lvp_dtype dtype, const struct lvp_backend_limits *limits,
                             struct lvp_backend **backend) LVP_MUST_CHECK;
     int (*nccl_version)(const char **why); // 22809 is 2.28.9; 0: it is not to be had, *why says why

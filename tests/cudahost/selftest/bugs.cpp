@@ -219,6 +219,30 @@ void streams(test *t, const char *bug)
     if (is(bug, "default_stream")) t->expect(cudaMemsetAsync(t->y, 0, 4, nullptr));
 }
 
+// Two devices: what is made while one is current is that one's.
+void devices(test *t, const char *bug)
+{
+    cudaStream_t stream = nullptr;
+    cudaEvent_t event = nullptr;
+    float *y = nullptr;
+    (void)setenv("LVP_CUDAHOST_DEVICES", "2", 1);
+    t->expect(cudaSetDevice(1));
+    t->expect(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
+    t->expect(cudaEventCreateWithFlags(&event, cudaEventDisableTiming));
+    t->expect(cudaMalloc(reinterpret_cast<void **>(&y), N * sizeof(float)));
+    if (!is(bug, "device_not_set")) t->expect(cudaSetDevice(0));
+    float *to = is(bug, "memory_of_another_device") ? y : is(bug, "kernel_on_host_memory") ? t->host : t->y;
+    lvp_launch(bounds, dim3(4), dim3(THREADS), 0, t->stream, to, N, false, false);
+    t->fetch();
+    t->check(N, [](int) { return 3; });
+    t->expect(cudaEventRecord(event, is(bug, "event_of_another_device") ? t->stream : stream));
+    t->expect(cudaStreamWaitEvent(t->stream, event, 0)); // may cross devices
+    t->expect(cudaStreamSynchronize(t->stream));
+    t->expect(cudaFree(y));
+    (void)cudaEventDestroy(event);
+    (void)cudaStreamDestroy(stream);
+}
+
 } // namespace
 
 bool lvp_run_all_right_but(const char *bug)
@@ -270,6 +294,7 @@ bool lvp_run_all_right_but(const char *bug)
     if (is(bug, "too_many_threads")) lvp_launch(bounds, dim3(1), dim3(2048), 0, t.stream, t.y, N, false, false);
     if (is(bug, "grid_too_tall")) lvp_launch(bounds, dim3(1, 70000), dim3(THREADS), 0, t.stream, t.y, N, false, false);
     streams(&t, bug);
+    devices(&t, bug);
     t.wrong = t.wrong || !lvp_nccl_right_but(bug);
     return !t.wrong;
 }
@@ -302,6 +327,10 @@ const lvp_bug lvp_bugs[] = {
     {"event_not_recorded", LVP_ANY_BUILD},
     {"not_waited_for", LVP_ANY_BUILD},
     {"default_stream", LVP_ANY_BUILD},
+    {"device_not_set", LVP_ANY_BUILD},
+    {"memory_of_another_device", LVP_ANY_BUILD},
+    {"kernel_on_host_memory", LVP_ANY_BUILD},
+    {"event_of_another_device", LVP_ANY_BUILD},
     {"nccl_sent_too_early", LVP_ANY_BUILD},
     {"nccl_event_too_early", LVP_ANY_BUILD},
     {"nccl_read_too_early", LVP_ANY_BUILD},

@@ -30,6 +30,7 @@ struct exchange {
     bool wrong;
 
     bool is(const char *name) const { return strcmp(bug, name) == 0; }
+    int device_of(int end) const { return is("nccl_same_gpu") ? 0 : end; }
     void expect(cudaError_t error) { wrong = wrong || error != cudaSuccess; }
     void expect(ncclResult_t result) { wrong = wrong || (result != ncclSuccess && result != ncclInProgress); }
 };
@@ -60,7 +61,7 @@ void connect_ends(exchange *x)
     config.blocking = 0;
     x->expect(ncclGetUniqueId(&id));
     for (int i = 0; i < 2; i++) {
-        x->expect(cudaSetDevice(x->is("nccl_same_gpu") ? 0 : i));
+        x->expect(cudaSetDevice(x->device_of(i)));
         x->expect(ncclCommInitRankConfig(&x->ends[i].communicator, 2, id, i, &config));
     }
     bool both = within_reason([&] {
@@ -126,6 +127,7 @@ bool lvp_nccl_right_but(const char *bug)
     x.expect(cudaEventCreateWithFlags(&x.filled, cudaEventDisableTiming));
     x.expect(cudaHostAlloc(reinterpret_cast<void **>(&x.host), 2 * N * sizeof(float), cudaHostAllocDefault));
     for (end &e : x.ends) {
+        x.expect(cudaSetDevice(x.device_of(static_cast<int>(&e - x.ends))));
         x.expect(cudaStreamCreateWithFlags(&e.stream, cudaStreamNonBlocking));
         x.expect(cudaEventCreateWithFlags(&e.done, cudaEventDisableTiming));
         x.expect(cudaMalloc(reinterpret_cast<void **>(&e.rows), 2 * N * sizeof(float)));
