@@ -48,7 +48,7 @@ static void describe_devices(const struct lvp_deployment *deployment, const stru
         devices[s].memory = smallest_memory(world, deployment->n_stages, s);
         if (world->workers[s].gpu) {
             devices[s] = LVP_TYPICAL_GPU;
-            devices[s].memory = lvp_usable_memory(world->workers[s].gpu_memory, 1);
+            devices[s].memory = lvp_usable_memory(lvp_world_gpu_memory(world, deployment->n_stages, s), 1);
             continue; // profiles are of CPUs
         }
         if (deployment->profile == NULL) continue;

@@ -237,13 +237,30 @@ static enum lvp_status take_ready(struct lvp_worker_info *worker, int rank, cons
     return LVP_OK;
 }
 
+static bool on_one_gpu(const struct lvp_worker_info *a, const struct lvp_worker_info *b)
+{
+    return a->gpu && b->gpu && strcmp(a->host, b->host) == 0 && strcmp(a->gpu_name, b->gpu_name) == 0;
+}
+
 // NULL, or the rank that computes on the same GPU.
 static const struct lvp_worker_info *sharer(const struct lvp_world *world, const struct lvp_worker_info *worker)
 {
     for (const struct lvp_worker_info *w = world->workers; w < world->workers + world->n_workers; w++)
-        if (w != worker && w->gpu && strcmp(w->host, worker->host) == 0 && strcmp(w->gpu_name, worker->gpu_name) == 0)
-            return w;
+        if (w != worker && on_one_gpu(w, worker)) return w;
     return NULL;
+}
+
+int64_t lvp_world_gpu_memory(const struct lvp_world *world, int n_stages, int stage)
+{
+    int64_t least = 0;
+    for (int w = stage; w < world->n_workers; w += n_stages) {
+        int sharing = 0;
+        for (int other = 0; other < world->n_workers; other++)
+            if (on_one_gpu(&world->workers[other], &world->workers[w])) sharing++; // itself too
+        int64_t memory = sharing > 0 ? world->workers[w].gpu_memory / sharing : 0;
+        if (memory > 0 && (least == 0 || memory < least)) least = memory;
+    }
+    return least;
 }
 
 // Why rows of one of two neighbours with GPUs cannot take part in NCCL; "": they can.

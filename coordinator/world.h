@@ -51,6 +51,8 @@ enum lvp_status lvp_world_open(MPI_Comm control, int n_workers, struct lvp_world
 void lvp_world_use_kernels(struct lvp_world *world, const char *kernel_set);
 // Whether every worker without a GPU has these kernels.
 bool lvp_world_can_run(const struct lvp_world *world, const char *kernel_set);
+// The least that a GPU has for the stage in any replica; workers on one GPU have equal parts of it. 0: no GPU there.
+int64_t lvp_world_gpu_memory(const struct lvp_world *world, int n_stages, int stage);
 void lvp_world_close(struct lvp_world *world);
 
 // Lays stages and replicas over the workers. `template` is the Setup of everybody; replica, stage, ranks, threads and

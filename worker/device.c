@@ -22,6 +22,15 @@ static void program_folder(char *folder, size_t size)
     folder[slash == NULL ? 0 : slash + 1 - folder] = '\0';
 }
 
+// Whether the module was compiled against the same structures. An older one's plugin may be smaller: its size is first.
+static bool fits(const struct lvp_cuda_plugin *plugin)
+{
+    static const size_t sizes[LVP_CUDA_N_SIZES] = LVP_CUDA_SIZES;
+    for (int i = 0; i < LVP_CUDA_N_SIZES; i++)
+        if (plugin->sizes[i] != sizes[i]) return false;
+    return strcmp(plugin->version, LVP_VERSION) == 0;
+}
+
 static const struct lvp_cuda_plugin *open_module(char *why, size_t size)
 {
     char folder[PATH_MAX], paths[2][PATH_MAX + 64];
@@ -42,7 +51,7 @@ static const struct lvp_cuda_plugin *open_module(char *why, size_t size)
         return NULL;
     }
     const struct lvp_cuda_plugin *plugin = dlsym(module, "lvp_cuda_plugin");
-    if (plugin != NULL && plugin->version == LVP_CUDA_PLUGIN_VERSION) return plugin;
+    if (plugin != NULL && fits(plugin)) return plugin;
     (void)snprintf(why, size, "%.200s belongs to another version of lvpipe", path);
     return NULL;
 }
@@ -50,6 +59,7 @@ static const struct lvp_cuda_plugin *open_module(char *why, size_t size)
 static struct {
     bool looked;
     const struct lvp_cuda_plugin *plugin;
+    int numbers[LVP_MAX_GPUS]; // the plugin's, of the GPUs that count here
     struct lvp_gpus gpus;
 } found;
 
@@ -70,8 +80,9 @@ const struct lvp_gpus *lvp_gpus_find(void)
     struct lvp_cuda_devices devices;
     found.plugin->probe(&devices);
     found.gpus.module = true;
-    found.gpus.n = devices.n < LVP_MAX_GPUS ? devices.n : LVP_MAX_GPUS;
-    found.gpus.memory_bytes = devices.memory_bytes[0];
+    found.gpus.n = devices.n;
+    memcpy(found.numbers, devices.numbers, sizeof found.numbers);
+    memcpy(found.gpus.memory_bytes, devices.memory_bytes, sizeof found.gpus.memory_bytes);
     memcpy(found.gpus.names, devices.names, sizeof found.gpus.names);
     find_nccl(&found.gpus);
     (void)snprintf(found.gpus.text, sizeof found.gpus.text, "%s", devices.text);
@@ -87,7 +98,7 @@ enum lvp_status lvp_backend_open(int gpu, const char *kernel_set, enum lvp_dtype
     if (gpus->n == 0) return lvp_fail(LVP_ERR_USAGE, "no usable GPU: %s", gpus->text);
     if (gpu < 0 || gpu >= gpus->n)
         return lvp_fail(LVP_ERR_USAGE, "GPU %d was asked for, this process sees %d: %s", gpu, gpus->n, gpus->text);
-    return found.plugin->open(gpu, dtype, limits, backend);
+    return found.plugin->open(found.numbers[gpu], dtype, limits, backend);
 }
 
 enum lvp_status lvp_gpu_transport_open(struct lvp_transport *messages, int gpu, double limit_seconds,
@@ -96,5 +107,5 @@ enum lvp_status lvp_gpu_transport_open(struct lvp_transport *messages, int gpu, 
     const struct lvp_gpus *gpus = lvp_gpus_find();
     *transport = NULL;
     if (gpus->nccl == 0 || gpu < 0 || gpu >= gpus->n) return lvp_fail(LVP_ERR_USAGE, "no GPU with NCCL is here");
-    return found.plugin->open_nccl(messages, gpu, limit_seconds, transport);
+    return found.plugin->open_nccl(messages, found.numbers[gpu], limit_seconds, transport);
 }

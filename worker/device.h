@@ -10,9 +10,9 @@
 enum { LVP_NO_GPU = -1, LVP_MAX_GPUS = 64 };
 
 struct lvp_gpus {
-    bool module;                  // it was found and opened
-    int n;                        // GPUs that this process may use
-    uint64_t memory_bytes;        // of the first one
+    bool module; // it was found and opened
+    int n;       // GPUs that this process may use
+    uint64_t memory_bytes[LVP_MAX_GPUS];
     char names[LVP_MAX_GPUS][32]; // as the machine names them: PCI addresses
     int nccl;                     // version of NCCL: 22809 is 2.28.9; 0: not to be had,
     char no_nccl[160];            // and why; LVPIPE_NCCL=0 turns it off

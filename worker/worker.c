@@ -42,7 +42,7 @@ static enum lvp_status send_hello(struct worker *worker)
     hello.gpu = worker->options->gpu + 1;
     if (hello.gpu > 0) {
         const struct lvp_gpus *gpus = lvp_gpus_find();
-        hello.gpu_memory = (int64_t)gpus->memory_bytes;
+        hello.gpu_memory = (int64_t)gpus->memory_bytes[worker->options->gpu];
         hello.gpu_name = (char *)(size_t)gpus->names[worker->options->gpu];
         hello.nccl = gpus->nccl;
         hello.no_nccl = (char *)(size_t)gpus->no_nccl;
@@ -344,7 +344,9 @@ enum lvp_status lvp_worker_run(const struct lvp_worker_options *options, bool *l
     LVP_CHECK(lvp_transport_mpi_open(options->hops, &worker->transports.messages));
     status = send_hello(worker);
     if (status == LVP_OK) status = serve(worker);
-    if (status == LVP_ERR_LOST) { // rank 0 is who was lost: the caller says so and aborts, before another rank would
+    // Rank 0, a neighbour or the own GPU was lost: the caller says so and aborts, before another rank would, and
+    // nothing is taken down that could wait for them.
+    if (status == LVP_ERR_LOST) {
         *left_behind = true;
         return status;
     }

@@ -73,7 +73,12 @@ void copy_wait(int groups);
 // Runs body once per thread of every block, now.
 void run(dim3 grid, dim3 block, size_t shared_bytes, const std::function<void()> &body);
 
-// runtime.cpp: queues work on a stream.
+// devices.cpp: a setting in the environment, NULL where it is not set or empty; the calling thread's device.
+const char *setting(const char *name);
+int current_device();
+// runtime.cpp: what a call returns: the error that stays, once there is one, or this one, which is the last then.
+cudaError_t result(cudaError_t error);
+// Queues work on a stream.
 void queue_work(cudaStream_t stream, std::function<void()> work);
 // Work that another process must do its part of: asked again and again until it says true. What is behind it waits.
 void queue_transfer(cudaStream_t stream, std::function<bool()> progress);

@@ -66,9 +66,10 @@ struct end {
 
 std::map<std::string, int> listeners; // sockets of the ids that this process made, until an end takes them
 
-const char *setting()
+// Of LVP_CUDAHOST_NCCL.
+const char *fault()
 {
-    const char *value = getenv("LVP_CUDAHOST_NCCL");
+    const char *value = lvp_host::setting("LVP_CUDAHOST_NCCL");
     return value != nullptr ? value : "";
 }
 
@@ -76,7 +77,7 @@ const char *setting()
 bool asked_for(const char *what, unsigned long number)
 {
     size_t n = strlen(what);
-    return strncmp(setting(), what, n) == 0 && setting()[n] == ':' && number >= strtoul(setting() + n + 1, nullptr, 10);
+    return strncmp(fault(), what, n) == 0 && fault()[n] == ':' && number >= strtoul(fault() + n + 1, nullptr, 10);
 }
 
 // An abstract address: it goes with its socket.
@@ -199,7 +200,7 @@ ncclResult_t call(ncclComm_t handle, bool sends, void *data, size_t count, ncclD
 void *lvp_host::nccl_library()
 {
     Dl_info info;
-    if (strcmp(setting(), "missing") == 0 || dladdr(reinterpret_cast<void *>(&ncclSend), &info) == 0) return nullptr;
+    if (strcmp(fault(), "missing") == 0 || dladdr(reinterpret_cast<void *>(&ncclSend), &info) == 0) return nullptr;
     return dlopen(info.dli_fname, RTLD_NOW | RTLD_NOLOAD);
 }
 

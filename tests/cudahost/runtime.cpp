@@ -3,8 +3,7 @@
 // LVP_CUDAHOST_LAZY: unset, work is done when it is queued. A number: it is done when something waits for it and not
 // before, streams taking turns in an order seeded by the number, so that a missing wait or event shows.
 // Work that waits for another process (lvp_host::queue_transfer) is tried again whenever time passes.
-// LVP_CUDAHOST_DEVICES: devices that exist (0, so that nobody computes here by chance). LVP_CUDAHOST_FAIL=N: the N-th
-// piece of work fails, as a device that falls off the bus does.
+// LVP_CUDAHOST_FAIL=N: the N-th piece of work fails, as a device that falls off the bus does.
 //
 // Streams, events and memory belong to the device that was current when they were made. A kernel on the stream of
 // another than the current device, or with memory that its device does not reach, ends the process.
@@ -46,6 +45,10 @@ struct CUgraphExec_st {
     std::vector<std::function<bool()>> work;
 };
 
+using lvp_host::current_device;
+using lvp_host::result;
+using lvp_host::setting;
+
 namespace
 {
 
@@ -62,26 +65,12 @@ enum { ON_HOST = -1 };
 std::map<uintptr_t, block> blocks;
 cudaError_t last_error = cudaSuccess, sticky = cudaSuccess;
 unsigned long work_done;
-thread_local int current_device;
-
-const char *setting(const char *name)
-{
-    const char *value = getenv(name);
-    return value != nullptr && *value != '\0' ? value : nullptr;
-}
 
 double now()
 {
     timespec t;
     clock_gettime(CLOCK_MONOTONIC, &t);
     return static_cast<double>(t.tv_sec) + 1e-9 * static_cast<double>(t.tv_nsec);
-}
-
-cudaError_t result(cudaError_t error)
-{
-    if (sticky != cudaSuccess) error = sticky;
-    if (error != cudaSuccess) last_error = error;
-    return error;
 }
 
 bool do_one(CUstream_st *stream)
@@ -198,6 +187,13 @@ cudaError_t release(void *memory, bool pinned)
 
 } // namespace
 
+cudaError_t lvp_host::result(cudaError_t error)
+{
+    if (sticky != cudaSuccess) error = sticky;
+    if (error != cudaSuccess) last_error = error;
+    return error;
+}
+
 void lvp_host::queue_work(cudaStream_t stream, std::function<void()> work)
 {
     queue(stream, [work] {
@@ -239,7 +235,7 @@ void lvp_host::check_argument(const void *memory, cudaStream_t stream)
 
 void lvp_host::launch(dim3 grid, dim3 block, size_t shared_bytes, cudaStream_t stream, std::function<void()> body)
 {
-    if (stream != nullptr && stream->device != current_device) stuck("a kernel on a stream of another device");
+    if (stream != nullptr && stream->device != current_device()) stuck("a kernel on a stream of another device");
     queue(stream, [=] {
         run(grid, block, shared_bytes, body);
         return true;
@@ -247,57 +243,6 @@ void lvp_host::launch(dim3 grid, dim3 block, size_t shared_bytes, cudaStream_t s
 }
 
 extern "C" {
-
-cudaError_t cudaGetDeviceCount(int *n)
-{
-    const char *devices = setting("LVP_CUDAHOST_DEVICES");
-    int count = devices != nullptr ? atoi(devices) : 0;
-    if (count == 0) return result(cudaErrorInsufficientDriver); // as with no driver: *n stays as it is
-    *n = count;
-    return cudaSuccess;
-}
-
-cudaError_t cudaSetDevice(int device)
-{
-    int n = 0;
-    if (cudaGetDeviceCount(&n) != cudaSuccess || device < 0 || device >= n) return result(cudaErrorInvalidDevice);
-    current_device = device;
-    return cudaSuccess;
-}
-
-cudaError_t cudaGetDevice(int *device)
-{
-    *device = current_device;
-    return cudaSuccess;
-}
-
-cudaError_t cudaGetDeviceProperties(cudaDeviceProp *properties, int)
-{
-    *properties = {};
-    (void)snprintf(properties->name, sizeof properties->name, "host emulation");
-    properties->major = 9;
-    properties->totalGlobalMem = 4ULL << 30;
-    properties->multiProcessorCount = 1;
-    return cudaSuccess;
-}
-
-cudaError_t cudaDeviceGetPCIBusId(char *id, int size, int device)
-{
-    (void)snprintf(id, static_cast<size_t>(size), "0000:%02x:00.0", device);
-    return cudaSuccess;
-}
-
-cudaError_t cudaDriverGetVersion(int *version)
-{
-    int n = 0;
-    *version = cudaGetDeviceCount(&n) == cudaSuccess ? CUDART_VERSION : 0;
-    return cudaSuccess;
-}
-cudaError_t cudaRuntimeGetVersion(int *version)
-{
-    *version = CUDART_VERSION;
-    return cudaSuccess;
-}
 
 cudaError_t cudaGetLastError()
 {
@@ -315,6 +260,8 @@ const char *cudaGetErrorString(cudaError_t error)
         return "out of memory";
     case cudaErrorInsufficientDriver:
         return "CUDA driver version is insufficient for CUDA runtime version";
+    case cudaErrorNoKernelImageForDevice:
+        return "no kernel image is available for execution on the device";
     case cudaErrorLaunchFailure:
         return "unspecified launch failure";
     default:
@@ -324,7 +271,7 @@ const char *cudaGetErrorString(cudaError_t error)
 
 cudaError_t cudaMalloc(void **memory, size_t n_bytes)
 {
-    return allocate(memory, n_bytes, current_device);
+    return allocate(memory, n_bytes, current_device());
 }
 cudaError_t cudaFree(void *memory)
 {
@@ -374,7 +321,7 @@ cudaError_t cudaMemsetAsync(void *memory, int value, size_t n_bytes, cudaStream_
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t *stream, unsigned)
 {
     std::lock_guard<std::recursive_mutex> guard(mutex);
-    *stream = new CUstream_st{current_device, {}, nullptr};
+    *stream = new CUstream_st{current_device(), {}, nullptr};
     streams.insert(*stream);
     return cudaSuccess;
 }
@@ -401,7 +348,7 @@ cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned
 
 cudaError_t cudaEventCreate(cudaEvent_t *event)
 {
-    *event = new CUevent_st{current_device, 0, 0, 0};
+    *event = new CUevent_st{current_device(), 0, 0, 0};
     return cudaSuccess;
 }
 cudaError_t cudaEventCreateWithFlags(cudaEvent_t *event, unsigned)

@@ -73,6 +73,14 @@ says "no usable GPU: driver"
 LVP_CUDAHOST_DEVICES=0 caption auto "${job[@]}"
 same cpu/captions.jsonl auto/captions.jsonl "--device auto without a GPU"
 
+# GPUs that the module has no code for: old ones do not count, new ones are found out when they are opened.
+LVP_CUDAHOST_CAPABILITY=7.5 run 2 "$LVPIPE" caption --model "$MODEL" --output "$work/old" "${job[@]}" --device cuda
+says "no usable GPU: 4 x host emulation (sm_75) left out: older than sm_80"
+LVP_CUDAHOST_CAPABILITY=7.0,9.0 LVP_CUDAHOST_DEVICES=2 caption newer "${job[@]}" --device cuda
+same one/captions.jsonl newer/captions.jsonl "the second GPU, where the first is too old"
+LVP_CUDAHOST_CAPABILITY=13.0 run 2 "$LVPIPE" caption --model "$MODEL" --output "$work/new" "${job[@]}" --device cuda --max-restarts 0
+says "GPU 0 cannot be opened: no kernel image"
+
 LVP_CUDAHOST_FAIL=3000 run 4 "$LVPIPE" caption --model "$MODEL" --output "$work/lost" "${job[@]}" --device cuda --max-restarts 0
 says "GPU 0 failed"
 finish

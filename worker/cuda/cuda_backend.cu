@@ -195,6 +195,7 @@ const struct lvp_backend_ops cuda_ops = {
 enum lvp_status create(lvp_cuda *cuda)
 {
     cudaError_t error = cudaSetDevice(cuda->device);
+    if (error == cudaSuccess) error = lvp_cuda_has_code();
     if (error == cudaSuccess) error = cudaStreamCreateWithFlags(&cuda->stream, cudaStreamNonBlocking);
     for (lvp_cuda_staging &stage : cuda->staging) {
         if (error == cudaSuccess) error = cudaHostAlloc(&stage.memory, STAGE_BYTES, cudaHostAllocDefault);
@@ -203,11 +204,17 @@ enum lvp_status create(lvp_cuda *cuda)
     if (error == cudaSuccess) error = cudaMalloc(&cuda->cublas_space, LVP_CUDA_BLAS_SPACE);
     if (error == cudaSuccess)
         error = cudaMalloc(reinterpret_cast<void **>(&cuda->partial), PARTIAL_FLOATS * sizeof(float));
-    if (error != cudaSuccess) return failed(error, "opening the GPU");
+    if (error != cudaSuccess) {
+        (void)cudaGetLastError();
+        return lvp_fail(error == cudaErrorMemoryAllocation ? LVP_ERR_MEMORY : LVP_ERR_USAGE,
+                        "GPU %d cannot be opened: %s", cuda->device, cudaGetErrorString(error));
+    }
     cuda->partial_floats = PARTIAL_FLOATS;
-    if (cublasLtCreate(&cuda->cublas) != CUBLAS_STATUS_SUCCESS)
-        return lvp_fail(LVP_ERR_USAGE, "no usable GPU: cuBLAS does not start");
-    return LVP_OK;
+    cublasStatus_t started = cublasLtCreate(&cuda->cublas);
+    if (started == CUBLAS_STATUS_SUCCESS) return LVP_OK;
+    return lvp_fail(started == CUBLAS_STATUS_ALLOC_FAILED ? LVP_ERR_MEMORY : LVP_ERR_USAGE,
+                    "GPU %d cannot be opened: cuBLAS does not start (status %d)", cuda->device,
+                    static_cast<int>(started));
 }
 
 enum lvp_status open_backend(int device, enum lvp_dtype dtype, const struct lvp_backend_limits *limits,
@@ -227,32 +234,66 @@ enum lvp_status open_backend(int device, enum lvp_dtype dtype, const struct lvp_
     return status;
 }
 
+// Architectures that this module was compiled for, as nvcc counts them: 800 is sm_80.
+#ifdef __CUDA_ARCH_LIST__
+constexpr int architectures[] = {__CUDA_ARCH_LIST__};
+#else
+constexpr int architectures[] = {800};
+#endif
+
+// Asks for no more than the device's description, which makes no context on it: ranks look at their neighbours' GPUs
+// too. Code for a newer device than any of `architectures` may be there or not, which open_backend finds out.
+bool too_old(const cudaDeviceProp &properties)
+{
+    return properties.major * 100 + properties.minor * 10 < architectures[0];
+}
+
+void describe(const cudaDeviceProp &first, const cudaDeviceProp &left_out, int n_left_out, int driver,
+              struct lvp_cuda_devices *devices)
+{
+    char rest[128] = "";
+    if (n_left_out > 0)
+        (void)snprintf(rest, sizeof rest, "%d x %.60s (sm_%d%d) left out: older than sm_%d", n_left_out, left_out.name,
+                       left_out.major, left_out.minor, architectures[0] / 10);
+    if (devices->n > 0)
+        (void)snprintf(devices->text, sizeof devices->text, "%d x %.60s (sm_%d%d), driver for CUDA %d.%d%s%s",
+                       devices->n, first.name, first.major, first.minor, driver / 1000, driver % 1000 / 10,
+                       n_left_out > 0 ? "; " : "", rest);
+    else
+        (void)snprintf(devices->text, sizeof devices->text, "%s", n_left_out > 0 ? rest : "no device tells what it is");
+}
+
 void probe(struct lvp_cuda_devices *devices)
 {
-    int driver = 0, runtime = 0;
+    int count = 0, n_left_out = 0, driver = 0, runtime = 0;
     *devices = {};
-    cudaError_t error = cudaGetDeviceCount(&devices->n);
-    if (error != cudaSuccess) devices->n = 0; // whatever the error, there is no device then
+    cudaError_t error = cudaGetDeviceCount(&count); // whatever the error, there is no device then
     (void)cudaGetLastError();
     (void)cudaDriverGetVersion(&driver);
     (void)cudaRuntimeGetVersion(&runtime);
-    if (error != cudaSuccess || devices->n == 0) {
+    if (error != cudaSuccess || count == 0) {
         (void)snprintf(devices->text, sizeof devices->text, "driver %d.%d for CUDA %d.%d: %s", driver / 1000,
                        driver % 1000 / 10, runtime / 1000, runtime % 1000 / 10,
                        error != cudaSuccess ? cudaGetErrorString(error) : "no device");
         return;
     }
-    cudaDeviceProp properties;
-    for (int d = 0; d < devices->n && d < LVP_CUDA_MAX_DEVICES; d++) {
+    cudaDeviceProp properties, first = {}, left_out = {};
+    for (int d = 0; d < count && devices->n < LVP_CUDA_MAX_DEVICES; d++) {
         if (cudaGetDeviceProperties(&properties, d) != cudaSuccess) continue;
-        devices->memory_bytes[d] = properties.totalGlobalMem;
-        if (cudaDeviceGetPCIBusId(devices->names[d], sizeof devices->names[d], d) != cudaSuccess)
-            (void)snprintf(devices->names[d], sizeof devices->names[d], "%d", d);
-        if (d == 0)
-            (void)snprintf(devices->text, sizeof devices->text, "%d x %.80s (sm_%d%d), driver for CUDA %d.%d",
-                           devices->n, properties.name, properties.major, properties.minor, driver / 1000,
-                           driver % 1000 / 10);
+        if (too_old(properties)) {
+            left_out = properties;
+            n_left_out++;
+            continue;
+        }
+        int i = devices->n++;
+        if (i == 0) first = properties;
+        devices->numbers[i] = d;
+        devices->memory_bytes[i] = properties.totalGlobalMem;
+        if (cudaDeviceGetPCIBusId(devices->names[i], sizeof devices->names[i], d) != cudaSuccess)
+            (void)snprintf(devices->names[i], sizeof devices->names[i], "%d", d);
     }
+    (void)cudaGetLastError();
+    describe(first, left_out, n_left_out, driver, devices);
 }
 
 } // namespace
@@ -271,5 +312,5 @@ enum lvp_status lvp_cuda_reserve_narrow(struct lvp_cuda *cuda, int width)
 }
 
 extern "C" __attribute__((visibility("default"))) const struct lvp_cuda_plugin lvp_cuda_plugin = {
-    LVP_CUDA_PLUGIN_VERSION, probe, open_backend, lvp_nccl_version, lvp_transport_nccl_open,
+    LVP_CUDA_SIZES, LVP_VERSION, probe, open_backend, lvp_nccl_version, lvp_transport_nccl_open,
 };

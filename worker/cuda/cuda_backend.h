@@ -122,6 +122,7 @@ void lvp_cuda_select_rows(struct lvp_backend *backend, const struct lvp_row_sele
 void lvp_cuda_sample(struct lvp_backend *backend, const float *logits, int n, int vocab, const struct lvp_draw *draws,
                      int32_t *tokens, float *logprobs);
 // payload.cu
+cudaError_t lvp_cuda_has_code(void); // for the current device; an error where the module has none
 enum lvp_status lvp_cuda_payload_alloc(struct lvp_backend *backend, size_t n_bytes, bool on_device, void **payload);
 void lvp_cuda_payload_free(struct lvp_backend *backend, void *payload);
 void lvp_cuda_load(struct lvp_backend *backend, const void *payload, size_t n, float *to);

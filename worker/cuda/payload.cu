@@ -26,6 +26,12 @@ dim3 grid_for(size_t n)
 
 } // namespace
 
+cudaError_t lvp_cuda_has_code(void)
+{
+    cudaFuncAttributes of = {};
+    return cudaFuncGetAttributes(&of, reinterpret_cast<const void *>(narrow_kernel<float>));
+}
+
 enum lvp_status lvp_cuda_payload_alloc(struct lvp_backend *backend, size_t n_bytes, bool on_device, void **payload)
 {
     *payload = nullptr;

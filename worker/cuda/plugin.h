@@ -10,20 +10,31 @@ extern "C" {
 #include "worker/backend.h"
 #endif
 
-// Grows with every change of what is here or in worker/backend.h.
-enum { LVP_CUDA_PLUGIN_VERSION = 2, LVP_CUDA_MAX_DEVICES = 64 };
+enum { LVP_CUDA_MAX_DEVICES = 64 };
 
 struct lvp_transport;
 
 struct lvp_cuda_devices {
-    int n; // that this process may use; 0: `text` says why
+    int n;                             // that this process may use; 0: `text` says why
+    int numbers[LVP_CUDA_MAX_DEVICES]; // CUDA's, which open and open_nccl take: some may have been left out
     uint64_t memory_bytes[LVP_CUDA_MAX_DEVICES];
     char names[LVP_CUDA_MAX_DEVICES][32]; // PCI addresses
     char text[256];                       // what they are, for people
 };
 
+// What both sides must have been compiled against alike; their versions of the program too.
+#define LVP_CUDA_SIZES                                                                                                 \
+    {                                                                                                                  \
+        sizeof(struct lvp_cuda_plugin), sizeof(struct lvp_cuda_devices), sizeof(struct lvp_backend),                   \
+            sizeof(struct lvp_backend_ops), sizeof(struct lvp_backend_limits), sizeof(struct lvp_linear_part),         \
+            sizeof(struct lvp_epilogue), sizeof(struct lvp_dense_attention), sizeof(struct lvp_paged_attention),       \
+            sizeof(struct lvp_row_selection), sizeof(struct lvp_draw)                                                  \
+    }
+enum { LVP_CUDA_N_SIZES = 11 };
+
 struct lvp_cuda_plugin {
-    int version;
+    size_t sizes[LVP_CUDA_N_SIZES]; // LVP_CUDA_SIZES; compared in order, the plugin's own first
+    const char *version;            // LVP_VERSION
     void (*probe)(struct lvp_cuda_devices *devices);
     // Binds the calling thread to the device; so do, later, the operations that allocate, free, measure and close. The
     // others are for a thread that is bound. LVP_ERR_USAGE: cannot be used; LVP_ERR_MEMORY.
