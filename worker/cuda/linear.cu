@@ -1,5 +1,5 @@
 // Linear layers: weights in the model's dtype on the device, products by cuBLASLt with f32 sums and results. An addend
-// and the bias are part of the product where that is all; other epilogues are a pass over the result.
+// and the bias are part of the product where that is all and cuBLASLt can; the rest is a pass over the result.
 #include "worker/cuda/act.h"
 
 extern "C" {
@@ -24,8 +24,9 @@ struct algorithm {
 struct cuda_linear {
     int out, in;
     cudaDataType_t type;
-    void *weight; // [out, in]
-    float *bias;  // [out]; NULL where no part has one
+    void *weight;    // [out, in]
+    float *bias;     // [out]; NULL where no part has one
+    bool bias_apart; // cuBLASLt has no product that adds it
     cublasLtMatrixLayout_t weight_layout;
     cublasLtMatmulDesc_t plain, with_bias;
     algorithm algorithms[2][BUCKETS]; // without and with an addend
@@ -174,7 +175,7 @@ struct finish {
     float *y;
 };
 
-// y = round(add + act(y + bias)) for epilogues that are more than a sum.
+// y = round(add + act(y + bias)): what the product has not done.
 template <class T> __global__ void finish_kernel(finish f)
 {
     int i = static_cast<int>(blockIdx.y * blockDim.x + threadIdx.x);
@@ -305,11 +306,17 @@ void lvp_cuda_linear(struct lvp_backend *backend, const struct lvp_linear *opaqu
         });
         p.x = cuda->narrow;
     }
-    if (!multiply(cuda, linear, p, sum_only && linear->bias != nullptr))
-        lvp_cuda_note(cuda, cudaErrorNotSupported, "a product of cuBLASLt");
-    if (sum_only && !rounds) return;
-    finish f = {sum_only ? nullptr : linear->bias, sum_only ? nullptr : epilogue.add, epilogue.activation, linear->out,
-                y};
+    bool bias_inside = sum_only && linear->bias != nullptr && !linear->bias_apart;
+    bool done = multiply(cuda, linear, p, bias_inside);
+    if (!done && bias_inside) {
+        linear->bias_apart = true;
+        bias_inside = false;
+        done = multiply(cuda, linear, p, false);
+    }
+    if (!done) lvp_cuda_note(cuda, cudaErrorNotSupported, "a product of cuBLASLt");
+    const float *bias = bias_inside ? nullptr : linear->bias;
+    if (sum_only && !rounds && bias == nullptr) return;
+    finish f = {bias, sum_only ? nullptr : epilogue.add, epilogue.activation, linear->out, y};
     dim3 grid(static_cast<unsigned>(n_rows), static_cast<unsigned>((linear->out + THREADS - 1) / THREADS));
     lvp_with_type(rounds ? backend->dtype : LVP_F32, [&](auto zero) {
         lvp_launch(finish_kernel<decltype(zero)>, grid, dim3(THREADS), 0, cuda->stream, f);
