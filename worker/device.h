@@ -33,7 +33,8 @@ enum lvp_status lvp_backend_open(int gpu, const char *kernel_set, enum lvp_dtype
 // A receive is posted when its message is due: where nothing moves for limit_seconds it is LVP_ERR_LOST, naming the
 // peer. A send waits for its receive without a limit, since a peer may be busy, and from then on has a limit a quarter
 // larger. LVP_ERR_FORMAT at the sender where the sizes differ. After an error, or a cancel, the (peer, tag) pair is of
-// no more use.
+// no more use, and the GPU may still work with its buffers until the transport is closed: nothing that waits for the
+// GPU, as freeing memory does, may be called before that. Closing waits for peers no longer than a second.
 enum lvp_status lvp_gpu_transport_open(struct lvp_transport *messages, int gpu, double limit_seconds,
                                        struct lvp_transport **transport) LVP_MUST_CHECK;
 

@@ -355,6 +355,10 @@ enum lvp_status lvp_worker_run(const struct lvp_worker_options *options, bool *l
     pthread_mutex_unlock(&worker->compute.lock);
     if (told == LVP_OK) flush(worker); // else nobody can be told
     if (status == LVP_OK) status = told;
+    if (status != LVP_OK && worker->transports.direct != NULL) { // NCCL may be under way, and freeing waits for it
+        *left_behind = true;
+        return status;
+    }
 fail:
     *left_behind = !lvp_compute_stop(&worker->compute, worker->transports);
     if (*left_behind) return status;

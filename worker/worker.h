@@ -20,7 +20,8 @@ struct lvp_worker_options {
 
 // Returns when the coordinator says finish. An error has been reported to the coordinator before it is returned;
 // LVP_ERR_LOST when there is no coordinator any more, or none that listens. *left_behind: a thread is still in a long
-// step or a slow file system; after MPI_Finalize the process must end by _exit.
+// step or a slow file system, or a GPU in a transfer that may not end; after MPI_Finalize the process must end by
+// _exit.
 enum lvp_status lvp_worker_run(const struct lvp_worker_options *options, bool *left_behind) LVP_MUST_CHECK;
 
 #endif

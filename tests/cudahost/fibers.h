@@ -82,6 +82,8 @@ cudaError_t result(cudaError_t error);
 void queue_work(cudaStream_t stream, std::function<void()> work);
 // Work that another process must do its part of: asked again and again until it says true. What is behind it waits.
 void queue_transfer(cudaStream_t stream, std::function<bool()> progress);
+// Returns once `done` holds, as the device and other threads go on meanwhile.
+void wait_until(const std::function<bool()> &done);
 // Under which all queued work is done.
 std::unique_lock<std::recursive_mutex> device_lock();
 // Whether all of it lies in one piece of memory that cudaMalloc gave on that device.

@@ -2,7 +2,8 @@
 // each communicator: two ranks, not blocking. It is as unhelpful as it may be: a communicator is busy after some calls,
 // and until it is asked again nothing of them is on the stream; a message that is too long is an asynchronous error at
 // the receiver, one that is too short leaves it waiting; so does a peer that has gone, until the communicator is
-// aborted.
+// aborted. An abort waits for the other communicators of its device that have something under way and are not being
+// aborted; finalizing ends when the peer does it too, or has gone.
 //
 // LVP_CUDAHOST_NCCL: `missing`, there is no library; `silent:N`, this process's sends from the N-th on do not move;
 // `killed:N`, halfway through the N-th it is killed.
@@ -41,7 +42,8 @@ struct end {
     bool told = false;
     ncclResult_t state = ncclInProgress;
     std::string why; // of a failure
-    bool aborted = false;
+    bool aborted = false, finalizing = false;
+    int under_way = 0; // on the device
     unsigned long calls = 0;
     std::function<void()> pending; // what is queued when the communicator is asked for the second time
     int asked = 0;
@@ -64,6 +66,7 @@ struct end {
     }
 };
 
+std::vector<std::weak_ptr<end>> ends; // of all communicators
 std::map<std::string, int> listeners; // sockets of the ids that this process made, until an end takes them
 
 // Of LVP_CUDAHOST_NCCL.
@@ -122,6 +125,28 @@ void connect_ends(end *e)
         (void)e->fail(ncclInvalidUsage, "Duplicate GPU detected");
     else
         e->state = ncclSuccess;
+}
+
+// Both sides close their direction once nothing of them is under way.
+void say_farewell(end *e)
+{
+    char more;
+    if (e->under_way > 0) return;
+    (void)shutdown(e->socket, SHUT_WR);
+    ssize_t n = recv(e->socket, &more, sizeof more, MSG_DONTWAIT);
+    if (n > 0)
+        (void)e->fail(ncclInvalidUsage, "the peer sent what was not received");
+    else if (n == 0 || (errno != EAGAIN && errno != EWOULDBLOCK && errno != EINTR))
+        e->state = ncclSuccess;
+}
+
+bool others_run(int device)
+{
+    for (const std::weak_ptr<end> &other : ends) {
+        std::shared_ptr<end> at = other.lock();
+        if (at != nullptr && at->mine.device == device && at->under_way > 0 && !at->aborted) return true;
+    }
+    return false;
 }
 
 struct transfer {
@@ -185,7 +210,14 @@ ncclResult_t call(ncclComm_t handle, bool sends, void *data, size_t count, ncclD
     moving->data = static_cast<char *>(data);
     moving->n_bytes = count;
     moving->number = sends ? ++sends_here : 0;
-    auto queue = [=] { lvp_host::queue_transfer(stream, [=] { return moving->move(); }); };
+    auto queue = [=] {
+        at->under_way++;
+        lvp_host::queue_transfer(stream, [=] {
+            bool ended = moving->move();
+            at->under_way -= ended;
+            return ended;
+        });
+    };
     if (at->calls++ % 3 != 0) {
         queue();
         return ncclSuccess;
@@ -249,6 +281,7 @@ ncclResult_t ncclCommInitRankConfig(ncclComm_t *handle, int n_ranks, ncclUniqueI
         if (connect(at->socket, reinterpret_cast<sockaddr *>(&address), length) != 0)
             (void)at->fail(ncclSystemError, "nobody listens where the unique id points to");
     }
+    ends.push_back(at);
     *handle = new ncclComm{at};
     return ncclInProgress;
 }
@@ -263,6 +296,8 @@ ncclResult_t ncclCommGetAsyncError(ncclComm_t handle, ncclResult_t *state)
             at->pending();
             at->pending = nullptr;
         }
+    } else if (at->state == ncclInProgress && at->finalizing) {
+        say_farewell(at);
     } else if (at->state == ncclInProgress) {
         connect_ends(at);
     }
@@ -270,12 +305,37 @@ ncclResult_t ncclCommGetAsyncError(ncclComm_t handle, ncclResult_t *state)
     return ncclSuccess;
 }
 
-ncclResult_t ncclCommAbort(ncclComm_t handle)
+ncclResult_t ncclCommFinalize(ncclComm_t handle)
 {
     auto lock = lvp_host::device_lock();
-    handle->at->aborted = true;
-    handle->at->pending = nullptr; // or it would hold itself
+    end *at = handle->at.get();
+    if (at->state == ncclInProgress || at->finalizing) return ncclInvalidArgument;
+    if (at->state != ncclSuccess) return at->state;
+    at->finalizing = true;
+    return at->state = ncclInProgress;
+}
+
+ncclResult_t ncclCommDestroy(ncclComm_t handle)
+{
+    auto lock = lvp_host::device_lock();
+    if (!handle->at->finalizing || handle->at->state != ncclSuccess) {
+        fprintf(stderr, "cudahost: a communicator is destroyed that is not finalized\n");
+        abort();
+    }
     handle->at->hang_up();
+    delete handle;
+    return ncclSuccess;
+}
+
+ncclResult_t ncclCommAbort(ncclComm_t handle)
+{
+    {
+        auto lock = lvp_host::device_lock();
+        handle->at->aborted = true;
+        handle->at->pending = nullptr; // or it would hold itself
+        handle->at->hang_up();
+    }
+    lvp_host::wait_until([handle] { return !others_run(handle->at->mine.device); });
     delete handle;
     return ncclSuccess;
 }

@@ -207,6 +207,16 @@ void lvp_host::queue_transfer(cudaStream_t stream, std::function<bool()> progres
     queue(stream, std::move(progress), true);
 }
 
+void lvp_host::wait_until(const std::function<bool()> &done)
+{
+    for (double since = now();; (void)usleep(OUTSIDE_REST_US)) {
+        std::lock_guard<std::recursive_mutex> guard(mutex);
+        for (CUstream_st *stream : drawn_order()) (void)do_one(stream);
+        if (done()) return;
+        if (now() - since > OUTSIDE_SECONDS) stuck("a wait for the device that does not end");
+    }
+}
+
 std::unique_lock<std::recursive_mutex> lvp_host::device_lock()
 {
     return std::unique_lock<std::recursive_mutex>(mutex);

@@ -9,15 +9,16 @@ enum { UNDER_WAY = 64 };
 
 // A transfer of the caller's and the one that is made of it.
 struct staged {
-    struct lvp_transfer *outer; // NULL: free
+    struct lvp_transfer *outer; // NULL: has ended
     struct lvp_transfer inner;
-    void *memory; // of the device
+    void *memory; // of the device; NULL: free
 };
 
 struct staged_transport {
     struct lvp_transport base;
     struct lvp_transport *nccl;
     struct lvp_backend *backend;
+    bool lost; // something of NCCL may be under way for ever: no memory is freed before it is closed
     struct staged under_way[UNDER_WAY];
 };
 
@@ -28,7 +29,10 @@ bool nccl_stands_in(void)
 
 static void end_staged(struct staged_transport *self, struct staged *staged)
 {
-    self->backend->ops->free(self->backend, staged->memory);
+    if (!self->lost) {
+        self->backend->ops->free(self->backend, staged->memory);
+        staged->memory = NULL;
+    }
     staged->outer->active = false;
     staged->outer = NULL;
 }
@@ -38,7 +42,7 @@ static enum lvp_status start(struct staged_transport *self, bool sends, int peer
 {
     struct lvp_backend *backend = self->backend;
     struct staged *staged = self->under_way;
-    while (staged < self->under_way + UNDER_WAY && staged->outer != NULL) staged++;
+    while (staged < self->under_way + UNDER_WAY && staged->memory != NULL) staged++;
     if (staged == self->under_way + UNDER_WAY) return lvp_fail(LVP_ERR_INTERNAL, "too many transfers for this test");
     LVP_TRY(backend->ops->alloc(backend, n_bytes, &staged->memory));
     if (sends) backend->ops->upload(backend, staged->memory, host, n_bytes);
@@ -49,6 +53,7 @@ static enum lvp_status start(struct staged_transport *self, bool sends, int peer
     enum lvp_status status =
         sends ? self->nccl->ops->isend(self->nccl, peer, tag, staged->memory, n_bytes, &staged->inner)
               : self->nccl->ops->irecv(self->nccl, peer, tag, staged->memory, n_bytes, &staged->inner);
+    self->lost = self->lost || status != LVP_OK;
     if (status != LVP_OK) end_staged(self, staged);
     return status;
 }
@@ -82,6 +87,7 @@ static enum lvp_status staged_test(struct lvp_transport *transport, struct lvp_t
     if (status == LVP_OK && !*done) return LVP_OK;
     if (status == LVP_OK && transfer->receiving)
         self->backend->ops->download(self->backend, transfer->buffer, staged->memory, staged->inner.n_received);
+    self->lost = self->lost || status != LVP_OK;
     transfer->n_received = staged->inner.n_received;
     end_staged(self, staged);
     return status;
@@ -93,6 +99,7 @@ static void staged_cancel(struct lvp_transport *transport, struct lvp_transfer *
     struct staged *staged = transfer->active ? find(self, transfer) : NULL;
     if (staged == NULL) return;
     self->nccl->ops->cancel(self->nccl, &staged->inner);
+    self->lost = true;
     end_staged(self, staged);
 }
 
@@ -100,8 +107,10 @@ static void staged_close(struct lvp_transport *transport)
 {
     struct staged_transport *self = (struct staged_transport *)transport;
     if (self->nccl != NULL) self->nccl->ops->close(self->nccl);
-    for (int i = 0; i < UNDER_WAY; i++)
-        if (self->under_way[i].outer != NULL) end_staged(self, &self->under_way[i]);
+    for (int i = 0; i < UNDER_WAY; i++) {
+        if (self->under_way[i].outer != NULL) self->under_way[i].outer->active = false;
+        if (self->under_way[i].memory != NULL) self->backend->ops->free(self->backend, self->under_way[i].memory);
+    }
     if (self->backend != NULL) self->backend->ops->close(self->backend);
     free(self);
 }

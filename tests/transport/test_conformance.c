@@ -65,9 +65,21 @@ static int close_pair(void **state)
     return 0;
 }
 
+static void *close_end(void *end)
+{
+    ((struct lvp_transport *)end)->ops->close(end);
+    return NULL;
+}
+
+// At the same time, as two ranks do: ends wait for each other a while.
 static int close_nccl(void **state)
 {
-    close_pair(state);
+    struct pair *pair = *state;
+    pthread_t other;
+    lvp_error_clear();
+    if (pthread_create(&other, NULL, close_end, pair->ends[1]) != 0) return -1;
+    pair->ends[0]->ops->close(pair->ends[0]);
+    if (pthread_join(other, NULL) != 0) return -1;
     for (int i = 0; i < 2; i++) nccl_messages[i]->ops->close(nccl_messages[i]);
     return 0;
 }

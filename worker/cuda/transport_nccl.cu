@@ -4,19 +4,24 @@
 // A receiver invites: for each receive it sends the size and the channel's unique id as a message. Only then does
 // either side call NCCL, so that no kernel sits on a device waiting for a peer that is busy, and sizes are compared
 // before any byte moves. Communicators do not block: what one is not ready for is asked again at the next test. Where
-// nothing moves for too long, or NCCL reports an error, the communicator is aborted and the channel is of no more use.
+// nothing moves for too long, or NCCL reports an error, the channel is of no more use. Its communicator stays until the
+// transport is closed: an abort frees memory of the device, which waits for all that runs there, another communicator's
+// kernel included, which may wait for a peer (NVIDIA/nccl pull request 564, issues 863 and 992).
 #include "worker/cuda/plugin.h"
 
 #include <nccl.h>
 
 extern "C" {
+#include "common/clock.h"
 #include "common/patience.h"
 #include "common/tags.h"
 #include "common/transport.h"
 }
 
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <unistd.h>
 
 namespace
 {
@@ -30,6 +35,8 @@ struct library {
     decltype(&ncclGetUniqueId) get_unique_id;
     decltype(&ncclCommInitRankConfig) init;
     decltype(&ncclCommGetAsyncError) get_async_error;
+    decltype(&ncclCommFinalize) finalize;
+    decltype(&ncclCommDestroy) destroy;
     decltype(&ncclCommAbort) abort;
     decltype(&ncclSend) send;
     decltype(&ncclRecv) receive;
@@ -45,7 +52,7 @@ template <class F> bool find(void *handle, const char *name, F *function)
 
 library load_library()
 {
-    enum { WITH_CONFIG = 21400 }; // communicators that do not block
+    enum { OLDEST = 21900 }; // since 2.14 communicators need not block; their aborts hang less since
     library nccl = {};
     void *handle = lvp_nccl_library(); // stays open
     const char *error = handle == nullptr ? dlerror() : "libnccl.so.2 is too old";
@@ -53,11 +60,13 @@ library load_library()
     if (handle == nullptr) return nccl;
     if (!find(handle, "ncclGetVersion", &nccl.get_version) || !find(handle, "ncclGetUniqueId", &nccl.get_unique_id) ||
         !find(handle, "ncclCommInitRankConfig", &nccl.init) ||
-        !find(handle, "ncclCommGetAsyncError", &nccl.get_async_error) || !find(handle, "ncclCommAbort", &nccl.abort) ||
-        !find(handle, "ncclSend", &nccl.send) || !find(handle, "ncclRecv", &nccl.receive) ||
-        !find(handle, "ncclGetErrorString", &nccl.error_string) || !find(handle, "ncclGetLastError", &nccl.last_error))
+        !find(handle, "ncclCommGetAsyncError", &nccl.get_async_error) ||
+        !find(handle, "ncclCommFinalize", &nccl.finalize) || !find(handle, "ncclCommDestroy", &nccl.destroy) ||
+        !find(handle, "ncclCommAbort", &nccl.abort) || !find(handle, "ncclSend", &nccl.send) ||
+        !find(handle, "ncclRecv", &nccl.receive) || !find(handle, "ncclGetErrorString", &nccl.error_string) ||
+        !find(handle, "ncclGetLastError", &nccl.last_error))
         return nccl;
-    if (nccl.get_version(&nccl.version) != ncclSuccess || nccl.version < WITH_CONFIG) nccl.version = 0;
+    if (nccl.get_version(&nccl.version) != ncclSuccess || nccl.version < OLDEST) nccl.version = 0;
     return nccl;
 }
 
@@ -84,10 +93,11 @@ struct slot {
 
 enum { CHANNELS = 8, SLOTS = 64 };
 constexpr double SENDER_PATIENCE = 1.25; // so that the receiver is the one to say it
+constexpr double FAREWELL_SECONDS = 1;
 
 struct channel {
-    bool used, sends, broken;
-    int peer, tag;
+    bool used, sends, broken, leaving;
+    int device, peer, tag;
     ncclUniqueId id; // at the receiver
     ncclComm_t communicator;
     cudaStream_t stream;
@@ -137,16 +147,10 @@ enum lvp_status check(const channel *c, cudaError_t error)
     return lvp_fail(LVP_ERR_LOST, "NCCL: %s rank %d: the GPU: %s", direction(c), c->peer, cudaGetErrorString(error));
 }
 
-// After an error, and at the end: nothing of it is under way any more.
+// After an error or a cancel. What NCCL was given may still be under way.
 void give_up(nccl_transport *nccl, channel *c)
 {
     struct lvp_transport *messages = nccl->messages;
-    if (c->communicator != nullptr) {
-        (void)the_library().abort(c->communicator);
-        c->communicator = nullptr;
-        (void)cudaStreamSynchronize(c->stream); // kernels end once their communicator is aborted
-        (void)cudaGetLastError();
-    }
     for (uint64_t i = c->ended; i < c->posted; i++) {
         messages->ops->cancel(messages, &slot_of(c, i)->note);
         slot_of(c, i)->transfer->active = false;
@@ -168,11 +172,14 @@ enum lvp_status open_channel(nccl_transport *nccl, int peer, int tag, bool sends
     *c = {};
     c->used = true;
     c->sends = sends;
+    c->device = nccl->device;
     c->peer = peer;
     c->tag = tag;
     *result = c;
-    LVP_TRY(check(c, cudaStreamCreateWithFlags(&c->stream, cudaStreamNonBlocking)));
-    return sends ? LVP_OK : check(c, the_library().get_unique_id(&c->id));
+    enum lvp_status status = check(c, cudaStreamCreateWithFlags(&c->stream, cudaStreamNonBlocking));
+    if (status == LVP_OK && !sends) status = check(c, the_library().get_unique_id(&c->id));
+    c->broken = status != LVP_OK;
+    return status;
 }
 
 // Invitations that have come, or have been taken by the peer.
@@ -262,8 +269,10 @@ enum lvp_status watch(const nccl_transport *nccl, channel *c, bool moved)
     double limit = nccl->limit_seconds * (c->sends ? SENDER_PATIENCE : 1);
     if (lvp_patience_ask(&c->patience) <= limit) return LVP_OK;
     return lvp_fail(LVP_ERR_LOST, "NCCL: %s rank %d: %s for %.3g s, %zu bytes are due", direction(c), c->peer,
-                    c->ended < c->called ? "nothing moved" : "it did not answer", limit,
-                    slot_of(c, c->ended)->transfer->n_bytes);
+                    c->ended < c->called ? "nothing moved"
+                    : c->sends           ? "no connection came about"
+                                         : "it did not answer",
+                    limit, slot_of(c, c->ended)->transfer->n_bytes);
 }
 
 // Brings the channel as far as it goes without waiting. What has ended is looked at before errors: a peer may leave as
@@ -353,13 +362,68 @@ void nccl_cancel(struct lvp_transport *transport, struct lvp_transfer *transfer)
     transfer->active = false;
 }
 
+// Ends communicators that are at rest, each together with the peer's; what is left of them after a while is aborted.
+void finalize_all(nccl_transport *nccl)
+{
+    int leaving = 0;
+    for (channel &c : nccl->channels) {
+        if (c.communicator == nullptr) continue;
+        ncclResult_t result = the_library().finalize(c.communicator);
+        c.leaving = result == ncclSuccess || result == ncclInProgress;
+        leaving += c.leaving;
+    }
+    for (double end = lvp_now() + FAREWELL_SECONDS; leaving > 0 && lvp_now() < end; (void)usleep(100))
+        for (channel &c : nccl->channels) {
+            ncclResult_t state = ncclInProgress;
+            if (!c.leaving) continue;
+            if (the_library().get_async_error(c.communicator, &state) == ncclSuccess && state == ncclInProgress)
+                continue;
+            c.leaving = false;
+            leaving--;
+            if (state == ncclSuccess && the_library().destroy(c.communicator) == ncclSuccess) c.communicator = nullptr;
+        }
+}
+
+void *abort_one(void *argument)
+{
+    channel *c = static_cast<channel *>(argument);
+    (void)cudaSetDevice(c->device);
+    (void)the_library().abort(c->communicator);
+    return nullptr;
+}
+
+// All at once, since each may wait for the others' kernels.
+void abort_all(nccl_transport *nccl)
+{
+    pthread_t threads[CHANNELS];
+    bool started[CHANNELS] = {};
+    for (int i = 0; i < CHANNELS; i++)
+        started[i] = nccl->channels[i].communicator != nullptr &&
+                     pthread_create(&threads[i], nullptr, abort_one, &nccl->channels[i]) == 0;
+    for (int i = 0; i < CHANNELS; i++) {
+        channel *c = &nccl->channels[i];
+        if (started[i])
+            (void)pthread_join(threads[i], nullptr);
+        else if (c->communicator != nullptr)
+            (void)abort_one(c);
+        if (c->communicator != nullptr) (void)cudaStreamSynchronize(c->stream);
+        c->communicator = nullptr;
+    }
+    (void)cudaGetLastError();
+}
+
 void nccl_close(struct lvp_transport *transport)
 {
     nccl_transport *nccl = self(transport);
+    bool at_rest = true;
     (void)cudaSetDevice(nccl->device);
     for (channel &c : nccl->channels) {
-        if (!c.used) continue;
-        give_up(nccl, &c); // of this end only: destroying would wait for the peer, which may be gone
+        if (c.ended < c.posted) give_up(nccl, &c);
+        at_rest = at_rest && !c.broken;
+    }
+    if (at_rest) finalize_all(nccl);
+    abort_all(nccl);
+    for (channel &c : nccl->channels) {
         for (slot &s : c.slots)
             if (s.done != nullptr) (void)cudaEventDestroy(s.done);
         if (c.stream != nullptr) (void)cudaStreamDestroy(c.stream);
