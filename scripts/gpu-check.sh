@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Everything that only a GPU can tell, in one go: builds the CUDA module, compares every operation with the reference on the
 # device, runs compute-sanitizer where it is installed, captions the demo images on GPU and CPU and over two GPUs by NCCL and by MPI,
-# and measures llava-1.5-7b with made-up weights. Writes a folder with one JSON file a measurement and a short report.
+# and measures llava-1.5-7b with made-up weights on one GPU and over several. Writes a folder with one JSON file a measurement and a short report.
 #
 #   scripts/gpu-check.sh [FOLDER]        gpu-check
 set -euo pipefail
@@ -24,7 +24,7 @@ ctest --test-dir "$build" -L ops --output-on-failure | tail -n 5 | tee -a "$repo
 section "compute-sanitizer"
 if command -v compute-sanitizer >/dev/null; then
   for tool in memcheck racecheck synccheck; do
-    for test in attention choose rows; do
+    for test in attention choose rows device; do
       LVP_CUDA_MODULE=$build/lvpipe_cuda.so compute-sanitizer --tool $tool --error-exitcode 1 "$build/tests/ops_$test" >"$out/$tool-$test.txt" 2>&1 &&
         echo "$tool, ops_$test: clean" || echo "$tool, ops_$test: see $out/$tool-$test.txt"
     done
@@ -43,8 +43,14 @@ paste <(jq -c '.id as $id | range(.token_ids | length) as $i | [$id, $i, .token_
     "\(map(select(.cpu[2] == .gpu[0])) | length) of \(length) tokens are equal",
     (.[] | select(.cpu[2] != .gpu[0]) | "differs: \(.cpu[0]) token \(.cpu[1]), logprobs \(.cpu[3]) and \(.gpu[1])")' | tee -a "$report"
 
+gpus=$(nvidia-smi -L | grep -c '^GPU')
 section "Rows between two GPUs"
-if (($(nvidia-smi -L | wc -l) > 1)); then
+if ((gpus > 1)); then
+  if LVP_TESTS_NCCL=1 LVP_CUDA_MODULE=$build/lvpipe_cuda.so timeout 300 "$build/tests/transport_conformance" >"$out/conformance.txt" 2>&1; then
+    echo "NCCL keeps to the transports' rules"
+  else
+    echo "NCCL does not keep to the transports' rules: see $out/conformance.txt"
+  fi | tee -a "$report"
   for nccl in 1 0; do
     LVPIPE_NCCL=$nccl "$lvpipe" caption --model models/demo --input examples/images --output "$out/captions-nccl-$nccl" --overwrite \
       --device cuda --stages 2 -q
@@ -60,6 +66,18 @@ for keep in none 0.6 0.5; do
   "$lvpipe" bench --shape llava-1.5-7b --device cuda --keep $keep --images 64 --new-tokens 64 --repeats 3 --json -q >"$out/bench-$keep.json"
   jq -r '"keep \(.keep): \(.images_per_second.median) images/s"' "$out/bench-$keep.json"
 done | tee -a "$report"
+
+section "llava-1.5-7b, made-up weights, several GPUs"
+if ((gpus > 1)); then
+  stages=$((gpus < 4 ? gpus : 4))
+  for nccl in 1 0; do
+    LVPIPE_NCCL=$nccl "$lvpipe" bench --shape llava-1.5-7b --device cuda --keep 0.5 --stages $stages --images 64 --new-tokens 64 --repeats 3 --json -q \
+      >"$out/bench-stages-nccl-$nccl.json"
+    jq -r '"LVPIPE_NCCL='$nccl', '$stages' stages: \(.images_per_second.median) images/s"' "$out/bench-stages-nccl-$nccl.json"
+  done | tee -a "$report"
+else
+  echo "not tried: one GPU" | tee -a "$report"
+fi
 
 if command -v nsys >/dev/null; then
   nsys profile -o "$out/decode" --force-overwrite true "$lvpipe" bench --shape llava-1.5-7b --device cuda --keep 0.5 --images 8 --new-tokens 32 \

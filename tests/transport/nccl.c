@@ -5,34 +5,32 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { UNDER_WAY = 64 };
+enum { MOST = 1024 };
 
-// A transfer of the caller's and the one that is made of it.
+// A transfer of the caller's and the one that is made of it. Its memory is freed when the transport is closed: freeing
+// waits for the device, and one thread plays both ends, so that nobody would do the other's part.
 struct staged {
     struct lvp_transfer *outer; // NULL: has ended
     struct lvp_transfer inner;
-    void *memory; // of the device; NULL: free
+    void *memory; // of the device
 };
 
 struct staged_transport {
     struct lvp_transport base;
     struct lvp_transport *nccl;
     struct lvp_backend *backend;
-    bool lost; // something of NCCL may be under way for ever: no memory is freed before it is closed
-    struct staged under_way[UNDER_WAY];
+    int n;
+    struct staged all[MOST];
 };
 
 bool nccl_stands_in(void)
 {
-    return getenv("LVP_CUDA_HOST") != NULL && lvp_gpus_find()->n > 1 && lvp_gpus_find()->nccl > 0;
+    return (getenv("LVP_CUDA_HOST") != NULL || getenv("LVP_TESTS_NCCL") != NULL) && lvp_gpus_find()->n > 1 &&
+           lvp_gpus_find()->nccl > 0;
 }
 
-static void end_staged(struct staged_transport *self, struct staged *staged)
+static void end_staged(struct staged *staged)
 {
-    if (!self->lost) {
-        self->backend->ops->free(self->backend, staged->memory);
-        staged->memory = NULL;
-    }
     staged->outer->active = false;
     staged->outer = NULL;
 }
@@ -41,9 +39,8 @@ static enum lvp_status start(struct staged_transport *self, bool sends, int peer
                              struct lvp_transfer *transfer)
 {
     struct lvp_backend *backend = self->backend;
-    struct staged *staged = self->under_way;
-    while (staged < self->under_way + UNDER_WAY && staged->memory != NULL) staged++;
-    if (staged == self->under_way + UNDER_WAY) return lvp_fail(LVP_ERR_INTERNAL, "too many transfers for this test");
+    if (self->n == MOST) return lvp_fail(LVP_ERR_INTERNAL, "too many transfers for this test");
+    struct staged *staged = &self->all[self->n++];
     LVP_TRY(backend->ops->alloc(backend, n_bytes, &staged->memory));
     if (sends) backend->ops->upload(backend, staged->memory, host, n_bytes);
     LVP_TRY(backend->ops->sync(backend));
@@ -53,8 +50,7 @@ static enum lvp_status start(struct staged_transport *self, bool sends, int peer
     enum lvp_status status =
         sends ? self->nccl->ops->isend(self->nccl, peer, tag, staged->memory, n_bytes, &staged->inner)
               : self->nccl->ops->irecv(self->nccl, peer, tag, staged->memory, n_bytes, &staged->inner);
-    self->lost = self->lost || status != LVP_OK;
-    if (status != LVP_OK) end_staged(self, staged);
+    if (status != LVP_OK) end_staged(staged);
     return status;
 }
 
@@ -72,8 +68,8 @@ static enum lvp_status staged_irecv(struct lvp_transport *transport, int peer, i
 
 static struct staged *find(struct staged_transport *self, const struct lvp_transfer *transfer)
 {
-    for (int i = 0; i < UNDER_WAY; i++)
-        if (self->under_way[i].outer == transfer) return &self->under_way[i];
+    for (int i = 0; i < self->n; i++)
+        if (self->all[i].outer == transfer) return &self->all[i];
     return NULL;
 }
 
@@ -87,9 +83,8 @@ static enum lvp_status staged_test(struct lvp_transport *transport, struct lvp_t
     if (status == LVP_OK && !*done) return LVP_OK;
     if (status == LVP_OK && transfer->receiving)
         self->backend->ops->download(self->backend, transfer->buffer, staged->memory, staged->inner.n_received);
-    self->lost = self->lost || status != LVP_OK;
     transfer->n_received = staged->inner.n_received;
-    end_staged(self, staged);
+    end_staged(staged);
     return status;
 }
 
@@ -99,17 +94,16 @@ static void staged_cancel(struct lvp_transport *transport, struct lvp_transfer *
     struct staged *staged = transfer->active ? find(self, transfer) : NULL;
     if (staged == NULL) return;
     self->nccl->ops->cancel(self->nccl, &staged->inner);
-    self->lost = true;
-    end_staged(self, staged);
+    end_staged(staged);
 }
 
 static void staged_close(struct lvp_transport *transport)
 {
     struct staged_transport *self = (struct staged_transport *)transport;
     if (self->nccl != NULL) self->nccl->ops->close(self->nccl);
-    for (int i = 0; i < UNDER_WAY; i++) {
-        if (self->under_way[i].outer != NULL) self->under_way[i].outer->active = false;
-        if (self->under_way[i].memory != NULL) self->backend->ops->free(self->backend, self->under_way[i].memory);
+    for (int i = 0; i < self->n; i++) {
+        if (self->all[i].outer != NULL) end_staged(&self->all[i]);
+        self->backend->ops->free(self->backend, self->all[i].memory);
     }
     if (self->backend != NULL) self->backend->ops->close(self->backend);
     free(self);

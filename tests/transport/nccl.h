@@ -7,7 +7,7 @@
 // Seconds of its limit.
 #define NCCL_LIMIT 1.0
 
-// Whether this build has stand-ins for GPUs, at least two of them.
+// Whether this build has stand-ins for GPUs, at least two of them; or LVP_TESTS_NCCL says to take real ones.
 bool nccl_stands_in(void);
 
 // Rank `rank` of two, on the device of that number.
