@@ -33,7 +33,7 @@ struct lvp_linear_part {
 // What happens to a linear layer's result before it is stored: y = round(add + act(x W^T + bias)).
 struct lvp_epilogue {
     enum lvp_activation activation;
-    const float *add; // [n_rows, out] or NULL; may be the output itself
+    const float *add; // [n_rows, out] or NULL; without an activation it may be the output itself
     bool round;       // to backend->dtype: the result is the residual stream at a block boundary
 };
 
@@ -98,10 +98,9 @@ struct lvp_backend_ops {
     void (*copy_rows)(struct lvp_backend *backend, const void *x, const int32_t *from, int n, int width, void *y,
                       const int32_t *to);
 
-    // Rotates q in place. Writes k, rotated, and v to slots[row] of the cache, rounded to the model's dtype; in qkv they
-    // stay as they were.
-    // rope [max_positions, head_dim]: cosines [head_dim / 2], then sines, of each position; pairs are (i, i + head_dim
-    // / 2).
+    // Rotates q in place. Writes k, rotated, and v to slots[row] of the cache, rounded to the model's dtype; in qkv
+    // they stay as they were. rope [max_positions, head_dim]: cosines [head_dim / 2], then sines, of each position;
+    // pairs are (i, i + head_dim / 2).
     void (*rope_kv_write)(struct lvp_backend *backend, float *qkv, int n_rows, struct lvp_qkv_shape shape,
                           const int32_t *positions, const float *rope, const int32_t *slots, struct lvp_kv_layer cache);
     // scale = 1 / sqrt(head_dim)
