@@ -127,7 +127,7 @@ __device__ float logit_of(const float *logits, int i)
 // Index of the largest logit, the lowest of equals, and its value.
 __device__ int find_largest(const float *logits, int vocab, float *values, int *ids, float *largest)
 {
-    int best = 0, lane = thread() % LVP_WARP;
+    int best = 0;
     float top = -INFINITY;
     bool any = false;
     for (int i = thread(); i < vocab; i += THREADS) {
@@ -139,26 +139,7 @@ __device__ int find_largest(const float *logits, int vocab, float *values, int *
         }
     }
     if (!any) best = vocab; // loses to any other at the same value
-    for (int step = LVP_WARP / 2; step > 0; step /= 2) {
-        float other = __shfl_xor_sync(0xffffffffU, top, step);
-        int id = __shfl_xor_sync(0xffffffffU, best, step);
-        if (other > top || (other == top && id < best)) {
-            top = other;
-            best = id;
-        }
-    }
-    if (lane == 0) {
-        values[thread() / LVP_WARP] = top;
-        ids[thread() / LVP_WARP] = best;
-    }
-    __syncthreads();
-    top = values[0];
-    best = ids[0];
-    for (int w = 1; w < WARPS; w++)
-        if (values[w] > top || (values[w] == top && ids[w] < best)) {
-            top = values[w];
-            best = ids[w];
-        }
+    lvp_block_best(&top, &best, values, ids);
     __syncthreads();
     *largest = top;
     return best;

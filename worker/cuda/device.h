@@ -112,4 +112,28 @@ template <class Op> __device__ inline float lvp_block_reduce(float x, Op op, flo
     return lvp_warp_reduce(x, op);
 }
 
+// The largest of the threads' *top and the lowest *id among equals; every thread gets both. `tops` and `ids` [warps]
+// are shared memory that the caller does not touch until its next barrier.
+static __device__ inline void lvp_block_best(float *top, int *id, float *tops, int *ids)
+{
+    int lane = static_cast<int>(threadIdx.x) % LVP_WARP, warp = static_cast<int>(threadIdx.x) / LVP_WARP;
+    auto take = [&](float other, int other_id) {
+        if (other < *top || (other == *top && other_id >= *id)) return;
+        *top = other;
+        *id = other_id;
+    };
+    for (int step = LVP_WARP / 2; step > 0; step /= 2) {
+        float other = __shfl_xor_sync(0xffffffffU, *top, step);
+        int other_id = __shfl_xor_sync(0xffffffffU, *id, step);
+        take(other, other_id);
+    }
+    __syncthreads(); // an earlier reduction's readers are done with the room
+    if (lane == 0) {
+        tops[warp] = *top;
+        ids[warp] = *id;
+    }
+    __syncthreads();
+    for (int w = 0; w < static_cast<int>(blockDim.x) / LVP_WARP; w++) take(tops[w], ids[w]);
+}
+
 #endif

@@ -75,27 +75,7 @@ __device__ int find_best(const float *gate, int n, float *scores, int *ids)
         top = gate[2 * i];
         best = i;
     }
-    for (int step = LVP_WARP / 2; step > 0; step /= 2) {
-        float other = __shfl_xor_sync(0xffffffffU, top, step);
-        int id = __shfl_xor_sync(0xffffffffU, best, step);
-        if (other > top || (other == top && id < best)) {
-            top = other;
-            best = id;
-        }
-    }
-    __syncthreads(); // readers of an earlier result are done
-    if (thread() % LVP_WARP == 0) {
-        scores[thread() / LVP_WARP] = top;
-        ids[thread() / LVP_WARP] = best;
-    }
-    __syncthreads();
-    top = scores[0];
-    best = ids[0];
-    for (int w = 1; w < WARPS; w++)
-        if (scores[w] > top || (scores[w] == top && ids[w] < best)) {
-            top = scores[w];
-            best = ids[w];
-        }
+    lvp_block_best(&top, &best, scores, ids);
     return best;
 }
 
