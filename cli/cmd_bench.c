@@ -188,8 +188,10 @@ static enum lvp_status choose_pruner(const struct command *command, const char *
     char shares[128];
     enum lvp_pruner_kind kind;
     LVP_TRY(lvp_pruner_find(shared.pruner != NULL ? shared.pruner : "lvpruning", &kind));
-    LVP_TRY(lvp_pruner_check(kind, bench->config));
+    if (command->pruner_width > 0 && !lvp_pruners[kind].needs_weights)
+        return lvp_fail(LVP_ERR_USAGE, "--pruner-width: %s has no modules", lvp_pruner_name(kind));
     if (strcmp(keep, "none") == 0 || kind == LVP_PRUNER_NONE) return LVP_OK;
+    LVP_TRY(lvp_pruner_check(kind, bench->config));
     (void)snprintf(shares, sizeof shares, "%s", keep);
     for (char *slash = shares; (slash = strchr(slash, '/')) != NULL;) *slash = ',';
     shared.keep = shares;

@@ -126,6 +126,9 @@ static enum lvp_status choose_pruner(const struct plan_arguments *arguments, str
     report->source = LVP_PRUNER_OFF;
     LVP_TRY(lvp_pruner_find(report->pruner, &kind));
     LVP_TRY(lvp_pruner_check(kind, workload->config));
+    if (arguments->pruner_width > 0 && (path[0] != '\0' || !lvp_pruners[kind].needs_weights))
+        return lvp_fail(LVP_ERR_USAGE, "--pruner-width: %s",
+                        path[0] != '\0' ? "the modules' file says it" : "there are no modules");
     if (kind == LVP_PRUNER_NONE) return LVP_OK;
     if (path[0] != '\0') {
         LVP_TRY(lvp_pruner_weights_open(path, workload->config, &weights));

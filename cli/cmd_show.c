@@ -320,7 +320,7 @@ static enum lvp_status show(struct command *command)
     LVP_CHECK(lvp_options_choose_pruner(&command->shared, &config, &command->pruner));
     if (command->pruner.kind == LVP_PRUNER_NONE) {
         status = lvp_fail(LVP_ERR_USAGE, "nothing is pruned, so there is nothing to show: name modules with "
-                                         "--pruner-weights, or use --pruner random");
+                                         "--pruner-weights, or use --pruner last-attention");
         goto fail;
     }
     options.pruner = command->pruner.kind;

@@ -13,12 +13,13 @@
 
 const char lvp_options_help[] =
     "  --model DIR            a Hugging Face LLaVA folder\n"
-    "  --pruner NAME          lvpruning (default where the folder has its weights), last-attention or adaptprune, "
-    "which\n"
-    "                         need no weights, random, or none (default elsewhere)\n"
+    "  --pruner NAME          lvpruning (default where the folder has its weights), last-attention, adaptprune, "
+    "random\n"
+    "                         or none (default elsewhere)\n"
     "  --pruner-weights FILE  decision modules (default: DIR/lvpruning.safetensors)\n"
-    "  --prune-after A,B,C    decoder layers after which to prune (default: as the weights say)\n"
-    "  --keep R | R,R,R       share of the image's tokens kept at each point; one number is R, R-0.2, R-0.4 (0.5)\n"
+    "  --prune-after A,B,C    decoder layers after which to prune (default: the pruner's, or as its weights say)\n"
+    "  --keep R | R,R,R       share of the image's tokens kept at each point; one number is R, R-0.2, R-0.4\n"
+    "                         (0.5; adaptprune 0.1)\n"
     "  --stages N             pipeline stages\n"
     "  --replicas N           independent pipelines\n"
     "  --partition HOW        auto (by cost), prune (after each prune point) or A,B,C: first block after each cut\n"
@@ -182,7 +183,15 @@ enum lvp_status lvp_options_prune_plan(const struct lvp_options *options, enum l
     } else {
         lvp_pruner_default_points(kind, n_layers, plan);
     }
-    return lvp_prune_parse_keep(options->keep != NULL ? options->keep : lvp_pruners[kind].keep, plan);
+    if (options->keep != NULL || lvp_pruners[kind].after == 0)
+        return lvp_prune_parse_keep(options->keep != NULL ? options->keep : lvp_pruners[kind].keep, plan);
+    char shares[LVP_MAX_PRUNE_POINTS * 8] =
+        ""; // a pruner of one point: its share of the image at each that is asked for
+    for (int s = 0; s < plan->n_points; s++) {
+        size_t length = strlen(shares);
+        (void)snprintf(shares + length, sizeof shares - length, "%s%s", s > 0 ? "," : "", lvp_pruners[kind].keep);
+    }
+    return lvp_prune_parse_keep(shares, plan);
 }
 
 enum lvp_status lvp_options_choose_pruner(const struct lvp_options *options, const struct lvp_model_config *config,

@@ -41,9 +41,12 @@ static void rank_scores(const float *scores, int n, double *ranks)
     int n_scored = 0;
     for (int i = 0; i < n; i++) n_scored += !isnan(scores[i]);
     for (int i = 0; i < n; i++) {
-        int lower = 0;
-        for (int j = 0; j < n; j++) lower += scores[j] < scores[i];
-        ranks[i] = n_scored > 1 ? (double)lower / (n_scored - 1) : 1;
+        int lower = 0, equal = 0;
+        for (int j = 0; j < n; j++) {
+            lower += scores[j] < scores[i];
+            equal += scores[j] == scores[i];
+        }
+        ranks[i] = n_scored > equal ? (double)lower / (n_scored - equal) : 1;
     }
 }
 

@@ -84,8 +84,8 @@ enum lvp_status lvp_shape_load(const char *name, struct lvp_model_config *config
 static int layers_beyond(const struct lvp_text_config *text, double bytes)
 {
     double layer_bytes = 2.0 * text->hidden * (2.0 * text->heads * text->head_dim + 3.0 * text->mlp);
-    int enough = 1 + (int)(bytes / layer_bytes);
-    return enough < text->layers ? enough : text->layers;
+    double enough = 1 + bytes / layer_bytes;
+    return enough < text->layers ? (int)enough : text->layers;
 }
 
 int lvp_shape_layers_in_memory(const struct lvp_text_config *text, int threads)

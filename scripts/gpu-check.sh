@@ -24,7 +24,7 @@ ctest --test-dir "$build" -L ops --output-on-failure | tail -n 5 | tee -a "$repo
 section "compute-sanitizer"
 if command -v compute-sanitizer >/dev/null; then
   for tool in memcheck racecheck synccheck; do
-    for test in attention choose rows device; do
+    for test in attention choose prune rows device; do
       LVP_CUDA_MODULE=$build/lvpipe_cuda.so compute-sanitizer --tool $tool --error-exitcode 1 "$build/tests/ops_$test" >"$out/$tool-$test.txt" 2>&1 &&
         echo "$tool, ops_$test: clean" || echo "$tool, ops_$test: see $out/$tool-$test.txt"
     done

@@ -36,7 +36,7 @@ def ask_engine(args: argparse.Namespace, pruner: str, keep: str, image: Path, pr
                    "--json", "-q", "--pruner", pruner, "--keep", keep]  # fmt: skip
         for prompt in prompts:
             command += ["--prompt", prompt.replace("{", "{{").replace("}", "}}")]
-        return [json.loads(line) for line in subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()]
+        return [json.loads(line) for line in subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()]
 
 
 def chooser(args: argparse.Namespace, name: str, layers: int, vision_tokens: int) -> Chooser:
@@ -52,7 +52,10 @@ class Count:
 
     def add(self, reference: Reference, encoder: Encoder, image: Path, said: dict, keep: str) -> None:
         sample = Sample((str(image),), said["prompt"], "x")
-        rows, n = encoder.encode(sample)
+        encoded = encoder.encode(sample)
+        if encoded is None:
+            raise SystemExit(f"{said['prompt']!r}: no prompt of this model")
+        rows, n = encoded
         ids = [t for i, t in enumerate(rows[:n]) if t != encoder.image_token or rows[i - 1] != encoder.image_token]
         prompt = reference.prompt(ids, encoder.pixels(sample))
         ratios = keep_ratios(keep, len(reference.pruner.after_layers))

@@ -1,5 +1,6 @@
 #include "worker/compute.h"
 
+#include "common/log.h"
 #include "common/record.h"
 #include "common/shapes.h"
 #include "worker/device.h"
@@ -269,7 +270,10 @@ Lvp__Statistics lvp_compute_measure(struct lvp_compute *compute)
     Lvp__Statistics since = compute->statistics;
     since.spans = compute->trace.pointers;
     since.n_spans = compute->trace.n;
+    if (compute->trace.cut)
+        lvp_warn("the timeline ends after %d spans of this rank: measure fewer images", LVP_MAX_TRACE);
     compute->trace.n = 0;
+    compute->trace.cut = false;
     lvp__statistics__init(&compute->statistics);
     return since;
 }

@@ -31,9 +31,9 @@ struct lvp_last_attention {
 };
 
 // Greedy choice of rows that lie apart: soft-NMS (arXiv 1704.04503) as AdaptPrune (arXiv 2503.08019) has it.
-// Score of a row = gate column 0 * prior of its place; NaN counts as -infinity. keep[i] times the best row of image i
-// is taken, ties to the lower one, and every other row of the image within a distance of LVP_NMS_RADIUS has its score
-// multiplied by
+// Score of a row = gate column 0, at most 1, * prior of its place; NaN counts as -infinity. keep[i] times the best row
+// of image i is taken, ties to the lower one, and every other row of the image within a distance of LVP_NMS_RADIUS has
+// its score multiplied by
 //     1 - exp(-d^2 / (2 * 1.5^2)) * exp(-(1 - cos)^2 / (2 * 0.05^2)),    1 where cos is not a number
 // d: distance on the image's grid; cos: cosine similarity of the rows' keys, each length at least 1e-8.
 enum { LVP_NMS_RADIUS = 5 };
@@ -46,7 +46,8 @@ struct lvp_soft_nms {
     const float *prior;                                       // [grid * grid]
     const float *keys;                                        // [key_width] of row r starts at keys[r * key_stride]
     int key_width, key_stride;
-    float *gate; // [n_vision_rows, 2]: column 0 scores in; out, 1 and 0 for a taken row, else 0 and 0
+    float *gate; // [n_vision_rows, 2]: column 0 scores in; out, keep + 1 for the first taken row, 2 for the last, what
+                 // is left of its score for another; column 1 is 0 then
 };
 
 #endif

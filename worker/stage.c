@@ -208,6 +208,32 @@ static void run_head(struct lvp_stage *stage, int n_seqs)
     backend->ops->sample(backend, head->logits, n_seqs, text->vocab, head->draws, head->tokens, head->logprobs);
 }
 
+// Positions come from another rank, and places on an image's grid follow from them. A text row has the one that it can
+// have; what is left of an image lies inside it, in order.
+static enum lvp_status check_positions(const struct lvp_stage *stage, const struct lvp_step *step,
+                                       const int32_t *positions)
+{
+    const int *rows = stage->prune.rows;
+    int row = 0;
+    for (int s = 0; s < step->n_seqs; s++) {
+        const struct lvp_step_seq *seq = &step->seqs[s];
+        int32_t first = seq->prefill ? 0 : seq->position;
+        for (int i = 0; i < seq->n_ids; i++) {
+            bool image = seq->prefill && seq->ids[i] == stage->config.image_token_id;
+            int n = image ? rows[stage->depth_in] : 1;
+            int32_t least = first, end = first + (image ? rows[0] : 1);
+            for (int v = 0; v < n; v++, row++) {
+                if (positions[row] < least || positions[row] >= end)
+                    return lvp_fail(LVP_ERR_FORMAT, "row %d of step %llu arrived with position %d, not within %d..%d",
+                                    row, (unsigned long long)step->number, positions[row], least, end - 1);
+                least = positions[row] + 1;
+            }
+            first = end;
+        }
+    }
+    return LVP_OK;
+}
+
 // Everything that a step uploads: what follows is computation only.
 static enum lvp_status take_in(struct lvp_stage *stage, const struct lvp_step *step, const void *x,
                                const int32_t *positions)
@@ -218,9 +244,7 @@ static enum lvp_status take_in(struct lvp_stage *stage, const struct lvp_step *s
     stage->n_rows = lvp_stage_rows_in(stage, step);
     if (stage->range.head) upload_draws(stage, step);
     if (stage->range.merge) return LVP_OK;
-    for (int i = 0; i < stage->n_rows; i++)
-        if (positions[i] < 0 || positions[i] >= stage->config.text.max_positions)
-            return lvp_fail(LVP_ERR_FORMAT, "row %d arrived with position %d, outside the context", i, positions[i]);
+    LVP_TRY(check_positions(stage, step, positions));
     backend->ops->load(backend, x, (size_t)stage->n_rows * (size_t)stage->config.text.hidden, stage->x[0]);
     backend->ops->upload(backend, stage->positions[0], positions, (size_t)stage->n_rows * sizeof *positions);
     return LVP_OK;

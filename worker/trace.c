@@ -1,7 +1,6 @@
 #include "worker/trace.h"
 
 #include "common/clock.h"
-#include "common/log.h"
 
 #include <stdlib.h>
 
@@ -23,9 +22,7 @@ void lvp_trace_add(struct lvp_trace *trace, enum lvp_trace_kind kind, uint64_t n
 {
     if (trace->spans == NULL) return;
     if (trace->n == LVP_MAX_TRACE) {
-        if (!trace->warned)
-            lvp_warn("the timeline ends after %d spans of this rank: measure fewer images", LVP_MAX_TRACE);
-        trace->warned = true;
+        trace->cut = true;
         return;
     }
     Lvp__Statistics__Span *span = &trace->spans[trace->n];

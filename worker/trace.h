@@ -8,14 +8,14 @@
 
 #include <stdbool.h>
 
-enum { LVP_MAX_TRACE = 20000 }; // spans between two questions; what comes after is left out, with a warning
+enum { LVP_MAX_TRACE = 20000 }; // spans between two questions; what comes after is left out
 
 // Zeroed: off.
 struct lvp_trace {
     Lvp__Statistics__Span *spans; // [LVP_MAX_TRACE]; NULL: off
     Lvp__Statistics__Span **pointers;
     size_t n;
-    bool warned;
+    bool cut; // spans were left out since the last question
 };
 
 void lvp_trace_start(struct lvp_trace *trace); // stays off where memory is short

@@ -27,7 +27,7 @@ BENCHMARKS = {
     "vizwiz": Benchmark(short.vizwiz, export.vizwiz, scoring.mean_soft, "soft"),
     "scienceqa": Benchmark(choice.scienceqa, export.scienceqa, scoring.scienceqa, "exact"),
     "textvqa": Benchmark(short.textvqa, export.llava_answers, scoring.mean_soft, "soft"),
-    "pope": Benchmark(short.pope, export.llava_answers, scoring.pope, "exact"),
+    "pope": Benchmark(short.pope, export.pope, scoring.pope, "exact"),
     "mmbench": Benchmark(choice.mmbench, export.mmbench, scoring.mmbench, "exact"),
     "mmbench-cn": Benchmark(
         partial(choice.mmbench, language="cn"), export.mmbench, scoring.mmbench, "exact"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 
+from scripts.eval.files import Failure
 from scripts.eval.question import Question
 from scripts.eval.scoring import normalise, plain
 from scripts.eval.xlsx import workbook
@@ -35,10 +36,10 @@ def mm_vet(questions: list[Question], captions: dict[str, str]) -> bytes:
 
 
 def llava_answers(questions: list[Question], captions: dict[str, str]) -> bytes:
-    """What LLaVA's eval_*.py read."""
+    """What LLaVA's eval_*.py read: questions by number, TextVQA's by image."""
     return b"".join(
         as_json({
-            "question_id": q.row.values.get("question_id", q.id),
+            "question_id": q.row.values.get("image_id", q.row.values.get("question_id", q.id)),
             "prompt": q.prompt,
             "text": captions.get(q.id, ""),
             "answer_id": q.id,
@@ -47,6 +48,14 @@ def llava_answers(questions: list[Question], captions: dict[str, str]) -> bytes:
         })
         for q in questions
     )  # fmt: skip
+
+
+def pope(questions: list[Question], captions: dict[str, str]) -> bytes:
+    """eval_pope.py tells the categories apart by LLaVA's numbers; POPE's own begin anew in each."""
+    numbers = [q.row.values.get("question_id") for q in questions]
+    if len(set(numbers)) < len(numbers):
+        raise Failure("question_id: the same in several categories; give llava_pope_test.jsonl too, whose numbers LLaVA's eval_pope.py wants")
+    return llava_answers(questions, captions)
 
 
 def scienceqa(questions: list[Question], captions: dict[str, str]) -> bytes:

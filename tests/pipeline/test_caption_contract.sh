@@ -47,6 +47,8 @@ caption none --input "$IMAGES/scene-0003.png" "${short[@]}" --pruner none
 expect "no pruner" "$(jq -c .vision_tokens "$work/none/captions.jsonl")" '[[144]]'
 caption random --input "$IMAGES/scene-0003.png" "${short[@]}" --pruner random --prune-after 3
 expect "--prune-after" "$(jq -c .vision_tokens "$work/random/captions.jsonl")" '[[144,72]]'
+caption twice --input "$IMAGES/scene-0003.png" "${short[@]}" --pruner adaptprune --prune-after 2,4
+expect "the share of a pruner of one point at each of two" "$(jq -c .vision_tokens "$work/twice/captions.jsonl")" '[[144,14,14]]'
 for stages in 1 4; do
   caption attention-$stages --input "$IMAGES" "${short[@]}" --pruner last-attention --stages $stages
   caption adapt-$stages --input "$IMAGES" "${short[@]}" --pruner adaptprune --stages $stages

@@ -48,8 +48,8 @@ class Batch:
         return Batch(**{field.name: move(getattr(self, field.name)) for field in fields(self)})
 
 
-def collate(examples: list[Example], image_token: int, left: bool = False) -> Batch:
-    """Pads on the right, or on the `left`."""
+def collate(examples: list[Example], image_token: int) -> Batch:
+    """Padded on the right."""
     n = max(len(e.ids) - 1 for e in examples)
     ids = torch.zeros(len(examples), n, dtype=torch.int64)
     real = torch.zeros(len(examples), n, dtype=torch.bool)
@@ -58,15 +58,13 @@ def collate(examples: list[Example], image_token: int, left: bool = False) -> Ba
     text: list[Tensor] = []
     for b, example in enumerate(examples):
         rows = len(example.ids) - 1
-        start = n - rows if left else 0
         known = torch.tensor(example.ids)
-        ids[b, start : start + rows] = known[:-1]
-        real[b, start : start + rows] = True
-        target[b, start + example.n_prompt - 1 : start + rows] = known[example.n_prompt :]
+        ids[b, :rows] = known[:-1]
+        real[b, :rows] = True
+        target[b, example.n_prompt - 1 : rows] = known[example.n_prompt :]
         is_image = known[: example.n_prompt] == image_token
-        first = b * n + start
         images = example.pixels.shape[0]
-        vision += (is_image.nonzero()[:, 0] + first).chunk(images) if images else ()
-        text += [(~is_image).nonzero()[:, 0] + first] * images
+        vision += (is_image.nonzero()[:, 0] + b * n).chunk(images)
+        text += [(~is_image).nonzero()[:, 0] + b * n] * images
     pixels, noise = (torch.cat([getattr(e, name) for e in examples]) for name in ("pixels", "noise"))
     return Batch(ids, real, target, torch.stack(vision), text, pixels, noise)

@@ -19,9 +19,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
-from transformers import AutoTokenizer, CLIPImageProcessor
+from transformers import AutoTokenizer, CLIPImageProcessor, LlavaImageProcessor
 from transformers.utils.chat_template_utils import render_jinja_template
 
 from train.checkpoint import read_config
@@ -129,6 +129,19 @@ def chat_template(folder: Path) -> str | None:
     return None
 
 
+def image_processor(folder: Path) -> CLIPImageProcessor | LlavaImageProcessor:
+    """What the folder names; LLaVA's own pads to a square where the folder says so, as lvpipe does."""
+    for name in ("preprocessor_config.json", "processor_config.json"):
+        if not (folder / name).exists():
+            continue
+        settings = json.loads((folder / name).read_text())
+        settings = settings.get("image_processor", settings)
+        kind = settings.get("image_processor_type", settings.get("feature_extractor_type"))
+        if kind is not None:
+            return (LlavaImageProcessor if kind.startswith("Llava") else CLIPImageProcessor)(**settings)
+    return CLIPImageProcessor.from_pretrained(folder)
+
+
 class Encoder:
     """From samples to ids and pixels, with what the model's folder says."""
 
@@ -140,7 +153,7 @@ class Encoder:
         self.max_rows = min(max_rows, config.text_config.max_position_embeddings)
         self.template = chat_template(folder)
         self.tokenizer = AutoTokenizer.from_pretrained(folder)
-        self.processor = CLIPImageProcessor.from_pretrained(folder)
+        self.processor = image_processor(folder)
 
     def prompt_text(self, text: str, n_images: int) -> str:
         if self.template is None:
@@ -170,10 +183,10 @@ class Encoder:
     def pixels(self, sample: Sample) -> Tensor | None:
         """[images, 3, side, side]; None where an image cannot be decoded."""
         try:
-            pictures = [Image.open(path).convert("RGB") for path in sample.images]
+            pictures = [ImageOps.exif_transpose(Image.open(path)).convert("RGB") for path in sample.images]
+            return self.processor(pictures, return_tensors="pt")["pixel_values"]
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
             return None
-        return self.processor(pictures, return_tensors="pt")["pixel_values"]
 
 
 class Loader:

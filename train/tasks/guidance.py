@@ -63,7 +63,7 @@ def main() -> None:
                        "--pruner", args.pruner, "--keep", args.keep, "--max-new-tokens", "8"]  # fmt: skip
             for thing in pair:
                 command += ["--prompt", families.colour_question(thing.name)]
-            said = subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()
+            said = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()
             kept = [set(json.loads(line)["points"][-1]["kept"]) for line in said]
             own = [patches_of(thing) for thing in pair]
             asked.append(np.mean([len(own[i] & kept[i]) / len(own[i]) for i in (0, 1)]))

@@ -121,7 +121,9 @@ def test_textvqa(tmp_path: Path, bench: Callable[..., Bench]) -> None:
     assert [(a["question_id"], a["prompt"], a["text"]) for a in answers] == [
         ("00a8", texts[0], "Dakota"), ("00a8", texts[1], "No"),
     ]  # fmt: skip
-    prompts = [row["prompt"] for row in bench("textvqa", val).imported("00a8.jpg")]
+    alone = bench("textvqa", val)
+    prompts = [row["prompt"] for row in alone.imported("00a8.jpg")]
+    assert {json.loads(line)["question_id"] for line in alone.exported({}).splitlines()} == {"00a8"}
     assert prompts == ["Is it new?" + SHORT, "What brand is it?" + SHORT]
 
 
@@ -149,7 +151,14 @@ def test_pope(tmp_path: Path, pope: list[Path], bench: Callable[..., Bench]) -> 
     }  # fmt: skip
     own = [llava(n * 1000 + i, "c.jpg", f"Is there a {i} in the image?" + SHORT, category)
            for n, category in enumerate(("popular", "random")) for i in range(1, 6)]  # fmt: skip
-    assert bench("pope", *pope, write_lines(tmp_path / "llava_pope_test.jsonl", own)).imported("c.jpg") == rows
+    both = bench("pope", *pope, write_lines(tmp_path / "llava_pope_test.jsonl", own))
+    assert both.imported("c.jpg") == rows
+    exported = [json.loads(line)["question_id"] for line in both.exported({}).splitlines()]
+    assert sorted(exported) == sorted(row["question_id"] for row in own)  # not POPE's own, which repeat
+    alone = bench("pope", *pope)
+    output = tmp_path / "refused.jsonl"
+    assert run("export", "pope", "--questions", *pope, "--captions", alone.captions({}), "--output", output) == 2
+    assert not output.exists()
 
 
 def test_pope_scores(pope: list[Path], bench: Callable[..., Bench]) -> None:

@@ -107,17 +107,16 @@ def examples(reference: Reference) -> list[Example]:
     return found
 
 
-@pytest.mark.parametrize("left", [False, True])
 @pytest.mark.parametrize("kind", ATTENTION)
 @pytest.mark.parametrize("keep", ["0.5", "1"])
-def test_forward_with_hard_masks_is_the_references(model_folder: Path, left: bool, kind: str, keep: str) -> None:
+def test_forward_with_hard_masks_is_the_references(model_folder: Path, kind: str, keep: str) -> None:
     pruner = Pruner.load(model_folder / "lvpruning.safetensors")
     reference = Reference(load_model(model_folder), pruner)
     ratios = keep_ratios(keep, 3)
     given = examples(reference)
     model = load_model(model_folder)
     use_masked_attention(model, kind)
-    batch = collate(given, CASE.image_token, left)
+    batch = collate(given, CASE.image_token)
 
     def best(point: int, gamma: Tensor, alive: Tensor) -> Tensor:
         keep = torch.zeros_like(alive)

@@ -101,7 +101,7 @@ void lvp_cpu_soft_nms(const struct lvp_kernels *kernels, const struct lvp_soft_n
 {
     int n = nms->image_len[image], keep = nms->keep[image] < n ? nms->keep[image] : n;
     const int32_t *positions = nms->positions + nms->image_row[image];
-    float *gate = nms->gate + 2 * (size_t)nms->gate_start[image]; // score, and 1 for a row that is taken
+    float *gate = nms->gate + 2 * (size_t)nms->gate_start[image]; // score, and a taken row's rank from 2 up
     for (int i = 0; i < n; i++) {
         float score = gate[2 * i] * nms->prior[positions[i] - nms->image_position[image]];
         gate[2 * i] = isnan(score) ? -INFINITY : score;
@@ -109,11 +109,11 @@ void lvp_cpu_soft_nms(const struct lvp_kernels *kernels, const struct lvp_soft_n
     }
     for (int i = 0; i < keep; i++) {
         int best = find_best(gate, n);
-        gate[2 * best + 1] = 1.0f;
+        gate[2 * best + 1] = (float)(keep - i + 1);
         if (i + 1 < keep) suppress(kernels, nms, image, best);
     }
     for (int i = 0; i < n; i++) {
-        gate[2 * i] = gate[2 * i + 1];
+        if (gate[2 * i + 1] != 0.0f) gate[2 * i] = gate[2 * i + 1];
         gate[2 * i + 1] = 0.0f;
     }
 }

@@ -30,10 +30,8 @@ static void image_attention(const struct lvp_backend *backend, const struct lvp_
         const float *q = last + h * head_dim;
         int kv_head = (int)(h / (heads / kv_heads));
         double largest = -INFINITY, total = 0.0;
-        for (int slot = 0; slot < n_slots; slot++)
-            largest = fmax(largest, key_logit(backend, a, s, kv_head, q, slot));
-        for (int slot = 0; slot < n_slots; slot++)
-            total += exp(key_logit(backend, a, s, kv_head, q, slot) - largest);
+        for (int slot = 0; slot < n_slots; slot++) largest = fmax(largest, key_logit(backend, a, s, kv_head, q, slot));
+        for (int slot = 0; slot < n_slots; slot++) total += exp(key_logit(backend, a, s, kv_head, q, slot) - largest);
         for (int i = 0; i < a->image_len[image]; i++) {
             double weight = exp(key_logit(backend, a, s, kv_head, q, first_slot + i) - largest);
             gate[2 * i] += (float)(weight / total / (double)heads);
@@ -79,23 +77,24 @@ void lvp_ref_soft_nms(struct lvp_backend *backend, const struct lvp_soft_nms *nm
     (void)backend;
     for (int image = 0; image < nms->n_images; image++) {
         int n = nms->image_len[image], first = nms->image_row[image];
-        float *gate = nms->gate + 2 * (size_t)nms->gate_start[image]; // score, and 1 for a row that is taken
+        float *gate = nms->gate + 2 * (size_t)nms->gate_start[image]; // score, and a taken row's rank from 2 up
         for (int i = 0; i < n; i++) {
             gate[2 * i] *= nms->prior[nms->positions[first + i] - nms->image_position[image]];
             if (isnan(gate[2 * i])) gate[2 * i] = -INFINITY;
             gate[2 * i + 1] = 0.0f;
         }
-        for (int taken = 0; taken < nms->keep[image] && taken < n; taken++) {
+        int keep = nms->keep[image] < n ? nms->keep[image] : n;
+        for (int taken = 0; taken < keep; taken++) {
             int best = -1;
             for (int i = 0; i < n; i++)
                 if (gate[2 * i + 1] == 0.0f && (best < 0 || gate[2 * i] > gate[2 * best])) best = i;
-            gate[2 * best + 1] = 1.0f;
-            for (int i = 0; i < n; i++)
+            gate[2 * best + 1] = (float)(keep - taken + 1);
+            for (int i = 0; taken + 1 < keep && i < n; i++)
                 if (gate[2 * i + 1] == 0.0f)
                     gate[2 * i] = (float)((double)gate[2 * i] * nms_factor(nms, image, first + best, first + i));
         }
         for (int i = 0; i < n; i++) {
-            gate[2 * i] = gate[2 * i + 1];
+            if (gate[2 * i + 1] != 0.0f) gate[2 * i] = gate[2 * i + 1];
             gate[2 * i + 1] = 0.0f;
         }
     }

@@ -24,12 +24,12 @@ struct algorithm {
 struct cuda_linear {
     int out, in;
     cudaDataType_t type;
-    void *weight;    // [out, in]
-    float *bias;     // [out]; NULL where no part has one
-    bool bias_apart; // cuBLASLt has no product that adds it
+    void *weight; // [out, in]
+    float *bias;  // [out]; NULL where no part has one
     cublasLtMatrixLayout_t weight_layout;
     cublasLtMatmulDesc_t plain, with_bias;
     algorithm algorithms[2][BUCKETS]; // without and with an addend
+    bool bias_apart[2][BUCKETS];      // cuBLASLt has no product that adds it
 };
 
 cuda_linear *linear_of(const struct lvp_linear *linear)
@@ -306,10 +306,11 @@ void lvp_cuda_linear(struct lvp_backend *backend, const struct lvp_linear *opaqu
         });
         p.x = cuda->narrow;
     }
-    bool bias_inside = sum_only && linear->bias != nullptr && !linear->bias_apart;
+    bool *apart = &linear->bias_apart[p.add != nullptr][bucket_of(n_rows)];
+    bool bias_inside = sum_only && linear->bias != nullptr && !*apart;
     bool done = multiply(cuda, linear, p, bias_inside);
     if (!done && bias_inside) {
-        linear->bias_apart = true;
+        *apart = true;
         bias_inside = false;
         done = multiply(cuda, linear, p, false);
     }

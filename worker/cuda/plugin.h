@@ -28,9 +28,10 @@ struct lvp_cuda_devices {
         sizeof(struct lvp_cuda_plugin), sizeof(struct lvp_cuda_devices), sizeof(struct lvp_backend),                   \
             sizeof(struct lvp_backend_ops), sizeof(struct lvp_backend_limits), sizeof(struct lvp_linear_part),         \
             sizeof(struct lvp_epilogue), sizeof(struct lvp_dense_attention), sizeof(struct lvp_paged_attention),       \
-            sizeof(struct lvp_row_selection), sizeof(struct lvp_draw)                                                  \
+            sizeof(struct lvp_row_selection), sizeof(struct lvp_last_attention), sizeof(struct lvp_soft_nms),          \
+            sizeof(struct lvp_draw)                                                                                    \
     }
-enum { LVP_CUDA_N_SIZES = 11 };
+enum { LVP_CUDA_N_SIZES = 13 };
 
 struct lvp_cuda_plugin {
     size_t sizes[LVP_CUDA_N_SIZES]; // LVP_CUDA_SIZES; compared in order, the plugin's own first

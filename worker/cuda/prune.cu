@@ -1,5 +1,5 @@
 // Operations of the pruners that need no training (worker/prune_ops.h). A block takes an image: both run once in an
-// image's life, and their time is lost beside one layer's. Sums run in an order that depends on shapes only.
+// image's life. Sums run in an order that depends on shapes only.
 #include "worker/cuda/cuda_backend.h"
 
 namespace
@@ -115,7 +115,7 @@ __global__ void __launch_bounds__(THREADS) soft_nms_kernel(lvp_soft_nms s)
     LVP_SHARED(int, ids, WARPS);
     int image = static_cast<int>(blockIdx.x), n = s.image_len[image], keep = s.keep[image] < n ? s.keep[image] : n;
     const int32_t *positions = s.positions + s.image_row[image];
-    float *gate = s.gate + 2 * static_cast<size_t>(s.gate_start[image]); // score, and 1 for a row that is taken
+    float *gate = s.gate + 2 * static_cast<size_t>(s.gate_start[image]); // score, and a taken row's rank from 2 up
     for (int i = thread(); i < n; i += THREADS) {
         float score = gate[2 * i] * s.prior[positions[i] - s.image_position[image]];
         gate[2 * i] = isnan(score) ? -INFINITY : score;
@@ -124,13 +124,13 @@ __global__ void __launch_bounds__(THREADS) soft_nms_kernel(lvp_soft_nms s)
     __syncthreads();
     for (int i = 0; i < keep; i++) {
         int best = find_best(gate, n, scores, ids);
-        if (thread() == 0) gate[2 * best + 1] = 1;
+        if (thread() == 0) gate[2 * best + 1] = static_cast<float>(keep - i + 1);
         __syncthreads();
         if (i + 1 < keep) suppress(s, image, best, gate);
         __syncthreads();
     }
     for (int i = thread(); i < n; i += THREADS) {
-        gate[2 * i] = gate[2 * i + 1];
+        if (gate[2 * i + 1] != 0.0f) gate[2 * i] = gate[2 * i + 1];
         gate[2 * i + 1] = 0;
     }
 }
