@@ -22,7 +22,7 @@ check() { # check PRESET [ctest options]: builds it and runs its tests
 check release
 # The CUDA code, executed by a host runtime: every operation, and the demo's captions.
 if [[ -f /usr/local/cuda/include/cublasLt.h && -f /usr/local/cuda/include/nccl.h ]]; then
-  check cudahost --tests-regex 'cuda|transport|ops_(attention|choose|device|rows)'
+  check cudahost --tests-regex 'cuda|transport|ops_(attention|choose|device|prune|rows)'
 else
   echo "== cudahost: skipped, /usr/local/cuda has no headers"
 fi
