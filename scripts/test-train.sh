@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Tests of the Python side (train/): the reference, the golden generators, the demo scenes, the trainer. lvpipe itself never needs Python.
+# Tests of the Python side (train/): the reference, the golden generators, the demo model and its tasks, the trainer. lvpipe itself never needs Python.
 #
 #   scripts/test-train.sh [pytest options]
 #

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from train.safetensors_writer import save_safetensors
 
-BLOCKS = 2  # cross-attention blocks in a module
+BLOCKS = 2  # cross-attention blocks in a module of the file
 LAYER_NORM_EPS = 1e-5
 
 
@@ -33,6 +33,7 @@ class PrunerConfig:
     hidden: int  # C
     inner_width: int  # d
     heads: int  # divides d
+    blocks: int = BLOCKS  # 1: the file's second block passes its input on
 
     def __post_init__(self) -> None:
         if any(b <= a for a, b in zip((0, *self.after_layers), self.after_layers)):
@@ -69,12 +70,19 @@ class DecisionBlock(nn.Module):
         return o + self.norm2(self.fc2(nn.functional.silu(self.fc1(self.norm1(o)))))
 
 
+def passing_block(config: PrunerConfig) -> dict[str, Tensor]:
+    """A block's weights with which x [n_v, d] comes out as it went in: Q is x, what is added to it is 0."""
+    block = DecisionBlock(config.inner_width, config.hidden, config.inner_width, config.heads)
+    weights = {name: torch.zeros_like(t) for name, t in block.state_dict().items()}
+    return weights | {"q_proj.weight": torch.eye(config.inner_width)}
+
+
 class DecisionModule(nn.Module):
     """One prune point: keep and remove logits of each vision row."""
 
     def __init__(self, config: PrunerConfig) -> None:
         super().__init__()
-        widths = [config.hidden] + [config.inner_width] * (BLOCKS - 1)
+        widths = [config.hidden] + [config.inner_width] * (config.blocks - 1)
         self.blocks = nn.ModuleList(
             DecisionBlock(width, config.hidden, config.inner_width, config.heads) for width in widths
         )
@@ -104,7 +112,11 @@ class Pruner(nn.Module):
     # The file calls the list `modules`, which nn.Module keeps for itself.
     def save(self, path: Path, dtype: torch.dtype = torch.float32) -> None:
         """Writes lvpruning.safetensors."""
-        tensors = {"modules." + name.removeprefix("points."): t.detach().to(dtype) for name, t in self.state_dict().items()}
+        state = self.state_dict()
+        for point in range(len(self.points)):
+            for block in range(self.config.blocks, BLOCKS):
+                state |= {f"points.{point}.blocks.{block}.{name}": t for name, t in passing_block(self.config).items()}
+        tensors = {"modules." + name.removeprefix("points."): t.detach().to(dtype) for name, t in state.items()}
         metadata = {
             "format": "pt",
             "lvpruning.after_layers": ",".join(map(str, self.config.after_layers)),

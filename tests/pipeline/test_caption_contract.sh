@@ -30,7 +30,7 @@ expect "--limit" "$(lines logprobs/captions.jsonl)" 2
 # --- scoring: given answers, what the model thinks of them; its own answer scores exactly as when it was generated
 caption generated --input "$IMAGES" --threads 1 --logprobs --limit 3
 jq -c '{id, image: "'"$IMAGES"'/\(.id)", answer: .caption}' "$work/generated/captions.jsonl" >"$work/answers.jsonl"
-jq -c '.answer |= sub("small|large"; "purple")' "$work/answers.jsonl" >"$work/wrong.jsonl"
+jq -c '.answer |= sub("shows|is"; "purple")' "$work/answers.jsonl" >"$work/wrong.jsonl"
 caption scored --input "$work/answers.jsonl" --threads 1 --score answer
 caption wrong --input "$work/wrong.jsonl" --threads 1 --score answer
 scores() { jq -c '[.caption, .token_ids, .logprobs]' "$work/$1/captions.jsonl"; }
@@ -80,7 +80,7 @@ caption raw --input "$work/pair.jsonl" "${short[@]}" --raw-prompt --prompt 'See 
 expect "--raw-prompt: image count" "$(jq -rc '[.id,.error]|join(" ")' "$work/raw/errors.jsonl")" "pair image_count_mismatch"
 tokens=$("$LVPIPE" inspect "$MODEL" --tokenize 'See <image> now' | jq length)
 expect "--raw-prompt: no template" "$(jq .prompt_tokens "$work/raw/captions.jsonl" | head -1)" $((tokens + 143))
-caption system --input "$IMAGES/scene-0003.png" "${short[@]}" --system "You see shapes."
+caption system --input "$IMAGES/scene-0003.png" "${short[@]}" --system "You see things."
 (($(jq .prompt_tokens "$work/system/captions.jsonl") > $(head -1 "$work/plain/captions.jsonl" | jq .prompt_tokens))) ||
   fail "--system adds no tokens"
 

@@ -7,7 +7,7 @@ RANDOM=2024 # the partitions are random, and the same each time
 example_manifest >"$work/rows.jsonl"
 shuf --random-source=<(yes) "$work/rows.jsonl" >"$work/shuffled.jsonl"
 blocks=$("$LVPIPE" plan --model "$MODEL" --json | jq .blocks)
-prompts=(--prompt "Describe the image." --prompt "How many shapes are there?")
+prompts=(--prompt "Describe the image." --prompt "How many objects are there besides signs?")
 
 random_cuts() { # 1 to 4 cuts anywhere in the chain of blocks
   local n=$((1 + RANDOM % 4)) i

@@ -2,7 +2,7 @@
 # lvpipe show: the answers of caption, the patches that are kept, and a picture of them.
 . "$(dirname "$0")/lib.sh"
 
-prompts=("Describe the image." "How many objects are there?")
+prompts=("Describe the image." "How many objects are there besides signs?")
 show=("$LVPIPE" show --model "$MODEL" --image "$IMAGES/scene-0001.png" --output "$work/kept.png" --prompt "${prompts[0]}" --prompt "${prompts[1]}")
 run 0 "${show[@]}" --json
 cp "$work/stdout" "$work/shown"

@@ -19,10 +19,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-import scenes
-from model import VISION_TOKENS
-from tokenizer import PAD_ID, Tokens
+from train.demo.model import VISION_TOKENS
+from train.demo.tokenizer import PAD_ID, Tokens
+from train.tasks import families, scenes
+from train.tasks.families import Question
+from train.tasks.scenes import Scene
 
+LABEL_NAMES = list(scenes.LABELS)
 MODEL_FOLDER = Path(__file__).resolve().parents[2] / "models" / "demo"
 
 
@@ -38,7 +41,7 @@ class Packed:
     weight: Tensor
 
 
-def pack(tokens: Tokens, asked: list[list[scenes.Question]]) -> Packed:
+def pack(tokens: Tokens, asked: list[list[Question]]) -> Packed:
     start = len(tokens.head) + VISION_TOKENS
     rows: list[list[tuple[int, int, int, int, float]]] = []
     for sample in asked:
@@ -71,22 +74,47 @@ def pack_mask(block: Tensor, shared: int) -> Tensor:
 
 
 def choose_rows(labels: Tensor, number: int, generator: torch.Generator) -> Tensor:
-    """Vision rows to show, sorted, [B, number]: anchors, then objects, then background."""
+    """Vision rows to show, sorted, [B, number]: anchors and letters, then things, then background."""
     rank = torch.rand(labels.shape[:2], generator=generator)
-    rank = rank + (labels[..., 0] > 0) * 1.0 + (labels[..., 3] > 0) * 2.0
+    told = (labels[..., LABEL_NAMES.index("anchor")] > 0) | (labels[..., LABEL_NAMES.index("letter")] > 0)
+    rank = rank + (labels[..., 0] > 0) * 1.0 + told * 2.0
     return rank.topk(number, dim=1).indices.sort(dim=1).values
 
 
-def draw_scenes(rng: random.Random, number: int, high: int = 6) -> list[list[scenes.Thing]]:
+def draw_scenes(rng: random.Random, number: int, high: int = 6) -> list[Scene]:
     return [scenes.make_scene(rng, 1, high) for _ in range(number)]
 
 
-def pixels(batch: list[list[scenes.Thing]], rng: random.Random) -> Tensor:
+# How often a question of each family is drawn beside the caption.
+SHARES = {"attribute": 3, "relation": 3, "unanswerable": 2, "choice": 2, "text": 1, "existence": 2, "circular": 2, "mixed": 2}
+
+
+def draw_questions(rng: random.Random, scene: Scene, number: int) -> list[Question]:
+    """`number` questions of families by their shares, where the scene allows them."""
+    found: list[Question] = []
+    for family in rng.choices(list(SHARES), list(SHARES.values()), k=2 * number):
+        asked = families.ask(scene, rng, family)
+        if asked and len(found) < number:
+            found.append(rng.choice(asked))
+    return found or [families.caption(scene, rng)[0]]
+
+
+def draw_blocks(rng: random.Random, batch: list[Scene], number: int) -> list[list[Question]]:
+    """A caption first, then `number` questions, per scene."""
+    return [[*families.caption(s, rng), *draw_questions(rng, s, number)] for s in batch]
+
+
+def training_size(rng: random.Random) -> int:
+    """Edge of the rendered picture: inputs come larger than the model's own size."""
+    return rng.choice([168, 168, 168, 224, 252, 336])
+
+
+def pixels(batch: list[Scene], rng: random.Random) -> Tensor:
     """float [B, 3, SIDE, SIDE] as the engine's preprocessing gives them."""
-    arrays = [scenes.load(scenes.render(s, rng, scenes.training_size(rng))) for s in batch]
+    arrays = [scenes.load(scenes.render(s, rng, training_size(rng))) for s in batch]
     return torch.from_numpy(np.stack(arrays))
 
 
-def labels(batch: list[list[scenes.Thing]]) -> Tensor:
+def labels(batch: list[Scene]) -> Tensor:
     """int64 [B, V, len(LABELS)]"""
     return torch.from_numpy(np.stack([scenes.patch_labels(s) for s in batch]))

@@ -1,10 +1,9 @@
 """Write the demo model as a Hugging Face LLaVA folder.
 
-    python export.py --output DIR [--state FOLDER] [--random]
+    python -m train.demo.export --output DIR [--state FOLDER]
 
-Takes the joint stage's weights (or random ones) and, where there is a pruner
-state, the decision modules. Files are written beside the folder and renamed, so a
-reader never sees half of one. Tokenizer files that are there are kept.
+Takes the joint stage's weights; decision modules are left alone. Settings and weights are written under another name and renamed;
+a tokenizer.model that is there is kept.
 """
 
 from __future__ import annotations
@@ -18,9 +17,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-import model as m
-from tokenizer import BOS_ID, EOS_ID, IMAGE_ID, PAD_ID, VOCAB, write_tokenizer
-from scenes import CLIP_MEAN, CLIP_STD, PATCH, SIDE
+from train.demo import model as m
+from train.demo.tokenizer import BOS_ID, EOS_ID, IMAGE_ID, PAD_ID, VOCAB, write_tokenizer
+from train.tasks import scenes
+from train.tasks.scenes import CLIP_MEAN, CLIP_STD, PATCH, SIDE
 
 
 def config() -> dict:
@@ -131,18 +131,6 @@ def write_model(folder: Path, net: m.DemoLlava) -> None:
     write(folder / "model.safetensors", lambda p: save_file(state, p, metadata={"format": "pt"}))
 
 
-def write_pruner(folder: Path, pruner: m.Pruner) -> None:
-    metadata = {
-        "format": "pt",
-        "lvpruning.after_layers": ",".join(map(str, m.AFTER_LAYERS)),
-        "lvpruning.heads": str(m.MODULE_HEADS),
-        "lvpruning.inner_width": str(m.INNER),
-        "lvpruning.version": "1",
-    }
-    state = {k: v.detach().to(torch.bfloat16).contiguous() for k, v in pruner.file_state().items()}
-    write(folder / "lvpruning.safetensors", lambda p: save_file(state, p, metadata=metadata))
-
-
 def write_folder(folder: Path) -> None:
     """Everything but the weights and the card."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -165,23 +153,15 @@ def load_model(folder: Path) -> m.DemoLlava:
     return net.eval()
 
 
-def load_pruner(folder: Path) -> m.Pruner:
-    pruner = m.Pruner()
-    pruner.load_file_state(load_file(folder / "lvpruning.safetensors"))
-    return pruner.eval()
-
-
 @torch.no_grad()
 def check(folder: Path) -> None:
     """transformers reads the folder and computes the same logits."""
     import random
 
-    import scenes
     from transformers import AutoProcessor, LlavaForConditionalGeneration
 
     rng = random.Random(5)
-    things = scenes.make_scene(rng)
-    image = scenes.render(things, rng, 336)
+    image = scenes.render(scenes.make_scene(rng), rng, 336)
     net = load_model(folder)
     other = LlavaForConditionalGeneration.from_pretrained(folder, dtype=torch.float32).eval()
     inputs = AutoProcessor.from_pretrained(folder, use_fast=False)(
@@ -203,20 +183,12 @@ def check(folder: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, required=True)
-    parser.add_argument("--state", type=Path, default=Path("/var/tmp/lvp-train"))
-    parser.add_argument("--random", action="store_true", help="untrained weights")
+    parser.add_argument("--state", type=Path, default=Path("/var/tmp/lvp-demo"))
     args = parser.parse_args()
-    torch.manual_seed(0)
     write_folder(args.output)
-    net, pruner = m.DemoLlava(), m.Pruner()
-    if not args.random:
-        state = torch.load(args.state / "joint.pt", weights_only=False)
-        net.load_state_dict(state["modules"]["model"])
-    if (args.state / "pruner.pt").exists() and not args.random:
-        state = torch.load(args.state / "pruner.pt", weights_only=False)
-        pruner.load_state_dict(state["modules"]["pruner"])
+    net = m.DemoLlava()
+    net.load_state_dict(torch.load(args.state / "joint.pt", weights_only=True)["modules"]["model"])
     write_model(args.output, net)
-    write_pruner(args.output, pruner)
     check(args.output)
 
 

@@ -1,8 +1,8 @@
 """The demo's tokenizer: how tokenizer.model was made, and the ids training uses.
 
-    python tokenizer.py --output DIR        writes the tokenizer files of a folder
+    python -m train.demo.tokenizer --output DIR        writes the tokenizer files of a folder
 
-LLaMA's recipe at a small scale: sentencepiece BPE, 512 pieces, byte fallback,
+LLaMA's recipe at a small scale: sentencepiece BPE, 1024 pieces, byte fallback,
 digits apart, identity normalisation. `<image>` and `<pad>` are added tokens.
 The fast tokenizer (tokenizer.json) is transformers' conversion of the same file.
 """
@@ -12,15 +12,16 @@ from __future__ import annotations
 import argparse
 import json
 import random
+import re
 import shutil
 import tempfile
 from functools import lru_cache
 from pathlib import Path
 
-import scenes
+from train.tasks import families, scenes
 
-PIECES = 512
-IMAGE_ID, PAD_ID, VOCAB = 512, 513, 520
+PIECES = 1024
+IMAGE_ID, PAD_ID, VOCAB = 1024, 1025, 1032
 BOS_ID, EOS_ID = 1, 2
 # The template that llava-1.5 folders are published with.
 CHAT_TEMPLATE = (
@@ -57,9 +58,12 @@ def corpus(lines: int = 20000, seed: int = 0) -> list[str]:
     rng = random.Random(seed)
     text = []
     for _ in range(lines):
-        things = scenes.make_scene(rng)
-        asked = [scenes.caption_question(things, rng), *scenes.questions(things, rng, 2)]
-        text += [f"USER: {q.text} ASSISTANT: {q.answer}" for q in asked]
+        scene = scenes.make_scene(rng)
+        for family in rng.sample(list(families.FAMILIES), 3):
+            # Words of signs stay letters: no piece may join two capitals.
+            for q in families.ask(scene, rng, family)[:1]:
+                answer = re.sub(r"[A-Z0-9]{2,}", lambda m: " ".join(m[0]), q.answer)
+                text.append(f"USER: {q.text} ASSISTANT: {answer}")
     text += GENERAL.splitlines() * 40
     text += [" ".join(chr(c) for c in range(33, 127))] * 40
     return text
@@ -160,8 +164,8 @@ def check(folder: Path) -> None:
     own = Tokens(folder)
     rng = random.Random(1)
     for _ in range(300):
-        things = scenes.make_scene(rng)
-        for q in [scenes.caption_question(things, rng), *scenes.questions(things, rng, 3)]:
+        scene = scenes.make_scene(rng)
+        for q in [q for family in families.FAMILIES for q in families.ask(scene, rng, family)]:
             text = f"{PROMPT_HEAD}<image>{PROMPT_TAIL.format(text=q.text)} {q.answer}"
             ids = [*own.head, IMAGE_ID, *own.tail(q.text), *own.answer(q.answer)[:-1]]
             for tokenizer in (fast, slow):

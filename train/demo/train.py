@@ -1,13 +1,12 @@
 """Train the demo model's dense weights, in stages, on one or two CPU cores.
 
-    python train.py vision    --minutes 30     A: tower on patch labels
-    python train.py language  --minutes 30     B: LLaMA on the labels themselves (beside A)
-    python train.py projector --minutes 2      C: projector imitates B's label embedding
-    python train.py joint     --minutes 45     D: everything on pixels; --workers 2
+    python -m train.demo.train vision    --minutes 19                A: tower on patch labels
+    python -m train.demo.train language  --minutes 19                B: LLaMA on the labels themselves (beside A)
+    python -m train.demo.train projector --steps 1500                C: projector imitates B's label embedding
+    python -m train.demo.train joint     --minutes 65 --workers 2    D: everything on pixels
 
-Each stage reads its predecessors' state from --state and resumes its own. The rate
-follows the time spent (--minutes) or, for the same result anywhere, --steps.
-Land the result with export.py, then train the decision modules (train_pruner.py).
+Each stage reads its predecessors' state from --state and resumes its own. The rate follows the time spent (--minutes) or, for the same
+result anywhere, --steps. build.sh runs all of them, and trains the decision modules on the result.
 """
 
 from __future__ import annotations
@@ -25,11 +24,12 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-import data
-import scenes
-from model import DemoLlava, Oracle, PatchHeads
-from optim import Clock, Optimizers
-from tokenizer import Tokens
+from train.demo import data
+from train.demo.export import load_model
+from train.demo.model import VISION_TOKENS, DemoLlava, Oracle, PatchHeads, gather_rows
+from train.demo.optim import Clock, Optimizers
+from train.demo.tokenizer import Tokens
+from train.tasks import scenes
 
 
 class Run:
@@ -43,8 +43,8 @@ class Run:
         self.path = Path(args.state) / f"{name}.pt"
         self.sums: dict[str, list[float]] = {}
         self.last_save = self.last_print = time.monotonic()
-        if self.path.exists() and not args.fresh:
-            state = torch.load(self.path, weights_only=False)
+        if self.path.exists():
+            state = torch.load(self.path, weights_only=True)
             for key, module in saved.items():
                 module.load_state_dict(state["modules"][key])
             self.opt.load_state_dict(state["opt"])
@@ -55,11 +55,16 @@ class Run:
         self.rng = random.Random(f"{name}-{seed}")
         self.generator = torch.Generator().manual_seed(seed)
 
+    def precision(self) -> torch.autocast:
+        """Around the forward pass: matrix products in bf16 where --bf16 asks for it."""
+        return torch.autocast("cpu", torch.bfloat16, enabled=self.args.bf16)
+
     def step(self, loss: Tensor, **shown: float) -> None:
         loss.backward()
         if self.args.workers > 1:
             share_gradients(self.opt.params, self.args.workers)
-        norm = self.opt.step(self.clock.factor(self.args.warm))
+        with self.precision():
+            norm = self.opt.step(self.clock.factor(self.args.warm))
         self.clock.tick()
         for key, value in {"loss": loss.item(), "norm": norm, **shown}.items():
             self.sums.setdefault(key, []).append(float(value))
@@ -81,12 +86,17 @@ class Run:
                     "spent": self.clock.spent}, f"{self.path}.tmp")
         os.replace(f"{self.path}.tmp", self.path)
 
+    def shown_rows(self, labels: Tensor) -> Tensor | None:
+        """Half of the patches in a share --short of the steps, of all workers alike so that none waits; else None for all."""
+        draw = random.Random(f"short-{self.args.seed}-{self.clock.done_steps}").random()
+        return data.choose_rows(labels, VISION_TOKENS // 2, self.generator) if draw < self.args.short else None
+
     @property
     def going(self) -> bool:
-        if self.args.workers > 1:  # all workers stop at the same step
-            flag = torch.tensor([self.clock.progress])
-            dist.broadcast(flag, 0)
-            return bool(flag[0] < 1.0)
+        if self.args.workers > 1:  # by one clock: the same rate for all, and the same last step
+            spent = torch.tensor([self.clock.spent], dtype=torch.float64)
+            dist.broadcast(spent, 0)
+            self.clock.spent = spent.item()
         return self.clock.progress < 1.0
 
 
@@ -100,7 +110,7 @@ def share_gradients(params: list[nn.Parameter], workers: int) -> None:
 
 
 def load_state(args: argparse.Namespace, stage: str, key: str, module: nn.Module) -> None:
-    state = torch.load(Path(args.state) / f"{stage}.pt", weights_only=False)
+    state = torch.load(Path(args.state) / f"{stage}.pt", weights_only=True)
     module.load_state_dict(state["modules"][key])
 
 
@@ -116,16 +126,10 @@ def answer_loss(model: DemoLlava, packed: data.Packed, vision: Tensor,
     mask = data.pack_mask(packed.block, shared)
     rows = model.language_model(x, positions, mask)[:, shared:]
     learn = packed.target >= 0
-    logits = model.language_model.lm_head(rows[learn])
+    logits = model.language_model.lm_head(rows[learn]).float()
     nll = F.cross_entropy(logits, packed.target[learn], reduction="none")
     weight = packed.weight[learn]
     return (nll * weight).sum() / weight.sum(), nll.detach(), packed.block[learn] == 0
-
-
-def draw_questions(rng: random.Random, batch: list[list[scenes.Thing]],
-                   number: int) -> list[list[scenes.Question]]:
-    """A caption first, then `number` questions of different families, per scene."""
-    return [[scenes.caption_question(s, rng), *scenes.questions(s, rng, number)] for s in batch]
 
 
 def stage_vision(args: argparse.Namespace) -> None:
@@ -135,15 +139,22 @@ def stage_vision(args: argparse.Namespace) -> None:
               [(tower, args.rate or 2e-3), (heads, args.rate or 2e-3)])
     while run.going:
         batch = data.draw_scenes(run.rng, args.batch)
-        want = data.labels(batch).flatten(0, 1)
-        logits = heads(tower.vision_model(data.pixels(batch, run.rng)))
+        want = data.labels(batch)
+        rows = run.shown_rows(want)
+        pixels = data.pixels(batch, run.rng)
+        with run.precision():
+            logits = heads(tower.vision_model(pixels, rows))
+        want = (want if rows is None else gather_rows(want, rows)).flatten(0, 1)
         # Background patches outnumber the others by far: they count a fifth.
         weight = torch.where(want[:, 0] > 0, 1.0, 0.2)
         loss, right = torch.zeros(()), {}
         for i, name in enumerate(scenes.LABELS):
-            flat = logits[i].flatten(0, 1)
-            loss = loss + (F.cross_entropy(flat, want[:, i], reduction="none") * weight).sum() / weight.sum()
-            seen = want[:, 0] > 0
+            flat = logits[i].flatten(0, 1).float()
+            # Letters are rare: where there is one, it counts eightfold.
+            letters = name == "letter"
+            each = torch.where(want[:, i] > 0, 8.0, weight) if letters else weight
+            loss = loss + (F.cross_entropy(flat, want[:, i], reduction="none") * each).sum() / each.sum()
+            seen = want[:, i if letters else 0] > 0
             right[name] = (flat[seen].argmax(1) == want[seen, i]).float().mean().item()
         run.step(loss, **right)
     run.save()
@@ -157,11 +168,12 @@ def stage_language(args: argparse.Namespace) -> None:
     while run.going:
         high = 3 if run.clock.progress < 0.08 else 6
         batch = data.draw_scenes(run.rng, args.batch, high)
-        packed = data.pack(tokens, draw_questions(run.rng, batch, args.questions))
+        packed = data.pack(tokens, data.draw_blocks(run.rng, batch, args.questions))
         labels = data.labels(batch)
         rows = data.choose_rows(labels, 48, run.generator)
-        vision = oracle(labels).gather(1, rows[..., None].expand(-1, -1, 128))
-        loss, nll, first = answer_loss(model, packed, vision, rows)
+        with run.precision():
+            vision = gather_rows(oracle(labels), rows)
+            loss, nll, first = answer_loss(model, packed, vision, rows)
         run.step(loss, caption=nll[first].mean().item(), others=nll[~first].mean().item())
     run.save()
 
@@ -194,7 +206,9 @@ def stage_projector(args: argparse.Namespace) -> None:
 
 def stage_joint(args: argparse.Namespace) -> None:
     model, tokens = DemoLlava(), Tokens(data.MODEL_FOLDER)
-    if not (Path(args.state) / "joint.pt").exists() or args.fresh:
+    if args.begin:
+        model.load_state_dict(load_model(args.begin).state_dict())
+    elif not (Path(args.state) / "joint.pt").exists():
         load_state(args, "vision", "tower", model.vision_tower)
         load_state(args, "language", "llm", model.language_model)
         load_state(args, "projector", "projector", model.multi_modal_projector)
@@ -205,14 +219,13 @@ def stage_joint(args: argparse.Namespace) -> None:
                (model.language_model, rate)])
     while run.going:
         batch = data.draw_scenes(run.rng, args.batch)
-        packed = data.pack(tokens, draw_questions(run.rng, batch, args.questions))
-        # Half of the steps show 72 rows, every object among them: twice as fast,
-        # and the model meets fewer rows than the full grid, as under pruning.
-        number = 72 if run.rng.random() < args.short else 144
-        rows = data.choose_rows(data.labels(batch), number, run.generator)
-        vision = model.vision(data.pixels(batch, run.rng))
-        vision = vision.gather(1, rows[..., None].expand(-1, -1, 128))
-        loss, nll, first = answer_loss(model, packed, vision, rows)
+        packed = data.pack(tokens, data.draw_blocks(run.rng, batch, args.questions))
+        rows = run.shown_rows(data.labels(batch))
+        pixels = data.pixels(batch, run.rng)
+        positions = torch.arange(VISION_TOKENS).expand(len(batch), -1) if rows is None else rows
+        with run.precision():
+            vision = model.vision(pixels, rows)
+            loss, nll, first = answer_loss(model, packed, vision, positions)
         run.step(loss, caption=nll[first].mean().item(), others=nll[~first].mean().item())
     run.save()
 
@@ -223,7 +236,7 @@ STAGES = {"vision": stage_vision, "language": stage_language,
 
 def work(rank: int, args: argparse.Namespace) -> None:
     args.rank = rank
-    torch.set_num_threads(1 if args.workers > 1 else args.threads)
+    torch.set_num_threads(1)
     torch.manual_seed(args.seed)
     if args.workers > 1:
         store = f"file://{Path(args.state).resolve()}/rendezvous-{args.stage}-{args.token}"
@@ -234,22 +247,22 @@ def work(rank: int, args: argparse.Namespace) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("stage", choices=STAGES)
-    parser.add_argument("--state", default="/var/tmp/lvp-train", help="folder for resuming")
+    parser.add_argument("--state", default="/var/tmp/lvp-demo", help="folder for resuming")
     parser.add_argument("--minutes", type=float, default=30.0)
     parser.add_argument("--steps", type=int)
     parser.add_argument("--batch", type=int, default=32, help="scenes per worker and step")
     parser.add_argument("--questions", type=int, default=3, help="beside the caption")
     parser.add_argument("--scenes", type=int, default=1024, help="projector: scenes in memory")
-    parser.add_argument("--short", type=float, default=0.5, help="joint: share of 72-row steps")
+    parser.add_argument("--short", type=float, default=0.7, help="share of steps that show 72 patches")
+    parser.add_argument("--begin", type=Path, help="joint: a folder whose weights to begin with, instead of A to C")
     parser.add_argument("--rate", type=float, help="Muon's peak rate")
     parser.add_argument("--warm", type=int, default=50)
     parser.add_argument("--workers", type=int, default=1, help="processes of one thread each")
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--bf16", action="store_true", help="where the CPU has it (avx512_bf16): a fifth faster")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--fresh", action="store_true", help="ignore the stage's own state")
     args = parser.parse_args()
     Path(args.state).mkdir(parents=True, exist_ok=True)
-    args.token = os.getpid()
+    args.token = time.time_ns()
     if args.workers > 1:
         # A terminated parent takes its workers along.
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))

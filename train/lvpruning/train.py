@@ -32,8 +32,8 @@ from train.pruner import Pruner, PrunerConfig
 DRAINED = 75  # exit status: stopped by a signal, goes on with the same command
 DTYPES = {"bf16": torch.bfloat16, "f16": torch.float16, "f32": torch.float32}
 EXAMPLES = """examples:
-  python -m train.lvpruning.train --model models/demo --data photos.jsonl --output run --points 1,2,4 --inner-width 32 \\
-      --lr 1e-3 --batch 16 --dtype f32
+  python -m train.lvpruning.train --model models/demo --data photos.jsonl --output run --points 1,2,4 --inner-width 40 \\
+      --batch 48 --lr 2e-3 --ratio-weight 8 --distill 1 --dtype f32
   torchrun --nproc-per-node 8 -m train.lvpruning.train --model llava-1.5-7b-hf --data llava_v1_5_mix665k.json \\
       --images /data/llava --output run
   lvpipe caption --model llava-1.5-7b-hf --pruner-weights run/lvpruning.safetensors --input photos --output out
@@ -51,6 +51,7 @@ def options() -> argparse.ArgumentParser:
     add("--points", default="1,8,16", help="decoder layers after which to prune (1,8,16)")
     add("--inner-width", type=int, help="of the modules (default: the model's width)")
     add("--heads", type=int, default=8, help="of the modules (8)")
+    add("--blocks", type=int, choices=(1, 2), default=2, help="cross-attention blocks of a module (2)")
     add("--init", type=Path, help="lvpruning.safetensors to begin with; it says points, width and heads")
     add("--rho", type=float, default=0.5, help="share kept at the first point, 0.2 less at each later one (0.5)")
     add("--ratios", metavar="LOW,HIGH", help="draw rho anew for each step")
@@ -152,7 +153,7 @@ class Trainer:
         after = tuple(map(int, args.points.split(",")))
         if after[-1] > config.num_hidden_layers:
             raise SystemExit(f"--points {args.points}: the model has {config.num_hidden_layers} decoder layers")
-        return Pruner(PrunerConfig(after, config.hidden_size, args.inner_width or config.hidden_size, args.heads))
+        return Pruner(PrunerConfig(after, config.hidden_size, args.inner_width or config.hidden_size, args.heads, args.blocks))
 
     def save(self, step: int) -> None:
         if self.world.rank == 0:

@@ -1,11 +1,12 @@
-"""The demo model's scenes tell the truth about themselves, and its own model code computes what the reference computes."""
+"""The demo model's own code computes what the reference computes, its stages train and resume, and the folder in models/demo is sound."""
 
 from __future__ import annotations
 
+import json
 import random
+import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
@@ -13,68 +14,36 @@ import torch
 from transformers import CLIPImageProcessor
 
 from train.checkpoint import load_model
+from train.demo import data, evaluate, export, make_examples, tokenizer
+from train.demo.curves import points
+from train.demo.model import DemoLlava
+from train.demo.tokenizer import IMAGE_ID, Tokens
 from train.golden import nmse
 from train.pruner import Pruner, keep_ratios
 from train.reference import Reference
+from train.tasks import families, scenes
 
-DEMO = Path(__file__).resolve().parents[1] / "demo"
-pytestmark = pytest.mark.skipif(not DEMO.is_dir(), reason="no train/demo")
-sys.path.insert(0, str(DEMO))  # its scripts import each other by bare names
+ROOT = Path(__file__).resolve().parents[2]
+DEMO = ROOT / "models" / "demo"
 
 
 @pytest.fixture(scope="module")
-def scenes() -> ModuleType:
-    return pytest.importorskip("scenes")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """As export.py writes it, with random weights."""
+    path = tmp_path_factory.mktemp("demo")
+    torch.manual_seed(3)
+    export.write_json(path / "config.json", export.config())
+    export.write_model(path, DemoLlava())
+    return path
 
 
-def test_a_scene_follows_from_its_seed(scenes: ModuleType) -> None:
-    def draw(seed: int) -> tuple[bytes, str, list[str]]:
-        rng = random.Random(seed)
-        things = scenes.make_scene(rng)
-        return scenes.render(things, rng).tobytes(), scenes.caption(things), [q.text for q in scenes.questions(things, rng, 4)]
-
-    assert draw(5) == draw(5)
-    assert draw(5) != draw(6)
+def asked() -> tuple[list[scenes.Scene], list[list[families.Question]]]:
+    rng = random.Random(11)
+    batch = data.draw_scenes(rng, 3)
+    return batch, data.draw_blocks(rng, batch, 4)
 
 
-def test_scenes_are_within_bounds_and_answers_are_true(scenes: ModuleType) -> None:
-    families = set()
-    for seed in range(300):
-        rng = random.Random(seed)
-        things = scenes.make_scene(rng)
-        assert 1 <= len(things) <= 6
-        assert len({t.name for t in things}) == len(things)
-        assert [t.x for t in things] == sorted(t.x for t in things)
-        assert all(t.radius <= t.x <= scenes.SIDE - t.radius and t.radius <= t.y <= scenes.SIDE - t.radius for t in things)
-        caption = scenes.caption(things)
-        assert [caption.index(t.phrase) for t in things] == sorted(caption.index(t.phrase) for t in things)
-        for question in scenes.questions(things, rng, 7):
-            families.add(question.family)
-            if question.family == "existence":
-                name = question.text.removesuffix("?").split(" ", 3)[-1]
-                assert question.answer == ("Yes." if name in {t.name for t in things} else "No.")
-            elif question.text == "How many objects are there?":
-                assert question.answer == scenes.NUMBERS[len(things)] + "."
-            elif question.family in ("color", "shape"):
-                word = question.answer.removesuffix(".").lower()
-                given = question.text.removesuffix(" object?").removesuffix("?").split()[-1]
-                field, other = ("colour", "kind") if question.family == "color" else ("kind", "colour")
-                assert [getattr(t, field) for t in things if getattr(t, other) == given] == [word]
-    assert {"existence", "color", "shape", "count"} <= families
-
-
-def test_objects_are_where_the_labels_say(scenes: ModuleType) -> None:
-    for seed in range(20):
-        rng = random.Random(seed)
-        things = scenes.make_scene(rng)
-        labels = scenes.patch_labels(things)
-        assert labels.shape == (scenes.GRID**2, len(scenes.LABELS))
-        assert (labels >= 0).all() and (labels < np.array(list(scenes.LABELS.values()))).all()
-        anchors = labels[labels[:, list(scenes.LABELS).index("anchor")] == 1]
-        assert len(anchors) == len(things)
-
-
-def test_preprocessing_is_clips(scenes: ModuleType) -> None:
+def test_preprocessing_is_clips() -> None:
     rng = random.Random(2)
     image = scenes.render(scenes.make_scene(rng), rng)
     processor = CLIPImageProcessor(
@@ -85,42 +54,76 @@ def test_preprocessing_is_clips(scenes: ModuleType) -> None:
     assert np.abs(scenes.load(image) - expected).max() < 1e-5
 
 
-@pytest.mark.parametrize("rho", ["0.5", "0.3", None])
-def test_demo_model_is_the_reference(rho: str | None, tmp_path: Path) -> None:
-    """The trainer's own forward with removal, from the folder it exports with random weights."""
-    export, model, pruning = (pytest.importorskip(name) for name in ("export", "model", "pruning"))
-    torch.manual_seed(3)
-    export.write_json(tmp_path / "config.json", export.config())
-    export.write_model(tmp_path, model.DemoLlava())
-    export.write_pruner(tmp_path, model.Pruner())
-    demo, demo_pruner = export.load_model(tmp_path), export.load_pruner(tmp_path)
-    reference = Reference(load_model(tmp_path), Pruner.load(tmp_path / "lvpruning.safetensors"))
-
-    head, tail = [1, 20, 21], [30, 31, 32, 33, 34]
-    pixels = torch.randn(1, 3, reference.model.config.vision_config.image_size, reference.model.config.vision_config.image_size)
-    prompt = reference.prompt([*head, reference.model.config.image_token_index, *tail], pixels)
-    ratios = None if rho is None else keep_ratios(rho, len(model.AFTER_LAYERS))
-    expected = reference.forward_removed(prompt, ratios)
-    with torch.no_grad():
-        rows = pruning.embed_rows(demo, demo.vision(pixels), torch.tensor(head), torch.tensor([tail]), torch.tensor([len(tail)]))
-        keep = pruning.ladder(float(rho)) if rho else [1.0] * len(model.AFTER_LAYERS)
-        hidden, kept = pruning.removed_forward(demo, demo_pruner, rows, keep, "lvpruning" if rho else "none")
-        logits = demo.language_model.lm_head(hidden)[0]
-    for decision, indices in zip(expected.decisions, kept, strict=True):
-        assert torch.equal(decision.kept[0] - len(head), indices[0])
-    assert nmse(logits, expected.logits) <= 1e-9
+@pytest.mark.parametrize("bf16, most", [(False, 1e-9), (True, 2e-3)])
+def test_packed_questions_are_the_reference(folder: Path, bf16: bool, most: float) -> None:
+    """Each block of a packed sequence has the logits of a sequence of its own, computed by transformers' layers; in bf16 nearly."""
+    demo, reference, tokens = export.load_model(folder), Reference(load_model(folder), None), Tokens(DEMO)
+    batch, questions = asked()
+    pixels = torch.from_numpy(np.stack([scenes.load(scenes.render(s, random.Random(1), 224)) for s in batch]))
+    packed = data.pack(tokens, questions)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+        vision = demo.vision(pixels)
+        x = torch.cat([demo.embed(packed.head).expand(len(batch), -1, -1), vision, demo.embed(packed.ids)], 1)
+        shared = len(packed.head) + vision.shape[1]
+        positions = torch.cat([torch.arange(shared).expand(len(batch), -1), packed.positions], 1)
+        rows = demo.language_model(x, positions, data.pack_mask(packed.block, shared))[:, shared:]
+        logits = demo.language_model.lm_head(rows)
+    for i, of_scene in enumerate(questions):
+        for b, question in enumerate(of_scene):
+            ids = [*tokens.head, IMAGE_ID, *tokens.tail(question.text), *tokens.answer(question.answer)[:-1]]
+            expected = reference.forward_removed(reference.prompt(ids, pixels[i:i + 1]), None).logits[shared:]
+            assert nmse(logits[i][packed.block[i] == b].float(), expected) <= most
 
 
-def test_committed_demo_folder_loads() -> None:
-    """Where the trained weights are there: removal equals masking on them too."""
-    folder = DEMO.parents[1] / "models" / "demo"
-    if not ((folder / "model.safetensors").exists() and (folder / "lvpruning.safetensors").exists()):
-        pytest.skip("no trained weights")
-    reference = Reference(load_model(folder), Pruner.load(folder / "lvpruning.safetensors"))
-    config = reference.model.config
-    size = config.vision_config.image_size
+def test_the_look_in_between_counts_whole_answers(folder: Path) -> None:
+    found = evaluate.answers(export.load_model(folder), Tokens(DEMO), *evaluate.drawn(1, 12))
+    assert set(families.FAMILIES) == {name for name in found if "/" not in name}
+    assert all(0 <= share <= 1 and nll > 0 and number > 0 for share, nll, number in found.values())
+
+
+def test_tokenizers_agree() -> None:
+    tokenizer.check(DEMO)
+
+
+def test_stages_train_and_resume(tmp_path: Path) -> None:
+    def run(stage: str, steps: int, *more: str) -> str:
+        command = [sys.executable, "-m", "train.demo.train", stage, "--state", str(tmp_path), "--batch", "2", "--questions", "2",
+                   "--steps", str(steps), *more]  # fmt: skip
+        return subprocess.run(command, check=True, cwd=ROOT, stdout=subprocess.PIPE, text=True).stdout
+
+    run("vision", 2)
+    run("language", 2)
+    run("projector", 2, "--scenes", "4")
+    run("joint", 2, "--workers", "2")
+    assert "joint: resumed at step 2" in run("joint", 4, "--workers", "2")
+    state = torch.load(tmp_path / "joint.pt", weights_only=False)
+    assert state["steps"] == 4
+    DemoLlava().load_state_dict(state["modules"]["model"])
+
+
+def test_curves_read_what_training_prints(tmp_path: Path) -> None:
+    log = tmp_path / "joint.log"
+    log.write_text("joint: resumed at step 3\njoint  12.5% step 40 1.20 s/step loss 0.9 norm 1.0 caption 0.250 others 0.500\n")
+    assert points(log, "caption") == [(0.125, 0.25)]
+
+
+def test_example_pictures_are_those_committed(tmp_path: Path) -> None:
+    subprocess.run([sys.executable, "-m", "train.demo.make_examples", "--output", str(tmp_path)], check=True, cwd=ROOT)
+    committed = ROOT / "examples" / "images"
+    assert (tmp_path / "manifest.jsonl").read_text() == (committed / "manifest.jsonl").read_text()
+    names = sorted(p.name for p in tmp_path.iterdir())
+    assert names == sorted(p.name for p in committed.iterdir())
+    scene, _ = make_examples.draw(1)
+    assert len(scene.things) >= 4
+
+
+def test_committed_demo_folder() -> None:
+    """Its configuration is export.py's, and removal equals masking on its trained weights."""
+    assert json.loads((DEMO / "config.json").read_text()) == export.config()
+    reference = Reference(load_model(DEMO), Pruner.load(DEMO / "lvpruning.safetensors"))
+    size = reference.model.config.vision_config.image_size
     torch.manual_seed(4)
-    prompt = reference.prompt([1, 30, config.image_token_index, 31, 32, 33], torch.randn(1, 3, size, size))
+    prompt = reference.prompt([1, 30, IMAGE_ID, 31, 32, 33], torch.randn(1, 3, size, size))
     ratios = keep_ratios("0.5", len(reference.pruner.after_layers))
     removed, masked = reference.forward_removed(prompt, ratios), reference.forward_masked(prompt, ratios)
     assert nmse(removed.logits, masked.logits[removed.rows]) <= 1e-9

@@ -34,7 +34,7 @@ DEMO = ROOT / "models" / "demo"
 LVPIPE = Path(os.environ.get("LVPIPE", ROOT / "build" / "release" / "lvpipe"))
 needs_lvpipe = pytest.mark.skipif(not LVPIPE.exists(), reason=f"no {LVPIPE}: build it or set LVPIPE")
 # LLaVA-1.5 in small, with the demo model's tokenizer.
-CASE = Case("trainer", Pruning((1, 2, 3), 16, 4), text=Text(vocab=520, kv_heads=2), vision=Vision(image=28, patch=7), image_token=512)
+CASE = Case("trainer", Pruning((1, 2, 3), 16, 4), text=Text(vocab=1032, kv_heads=2), vision=Vision(image=28, patch=7), image_token=1024)
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +98,7 @@ def examples(reference: Reference) -> list[Example]:
     """Three samples of different lengths; the second one has two images."""
     pictures = random_normal("trainer", (4, 3, 28, 28))
     found = []
-    questions = ((1, 7, 512, 9), (1, 512, 5, 512, 6), (1, 512, 8, 9, 9, 9))
+    questions = ((1, 7, 1024, 9), (1, 1024, 5, 1024, 6), (1, 1024, 8, 9, 9, 9))
     for prompt, answer, of in zip(questions, ((20, 21, 2), (22, 2), (23, 24, 25, 2)), ([0], [1, 2], [3])):
         rows = reference.prompt(prompt, pictures[of])
         ids = [*rows.input_ids.tolist(), *answer]
@@ -170,7 +170,7 @@ def test_fused_forward_has_the_formulas_gradient(model_folder: Path) -> None:
         gradients.append(torch.cat([p.grad.flatten() for p in pruner.points[:2].parameters()]))
     assert gradients[0].norm() > 1e-4
     for other in gradients[1:]:
-        assert torch.allclose(gradients[0], other, rtol=1e-3, atol=1e-6)
+        assert (other - gradients[0]).norm() < 1e-5 * gradients[0].norm()
 
 
 def test_a_removed_column_has_a_bounded_gradient() -> None:
@@ -187,9 +187,9 @@ def test_a_removed_column_has_a_bounded_gradient() -> None:
 def test_loss_falls(model_folder: Path, data: Path, tmp_path: Path) -> None:
     # A random model answers at random: what its modules can learn is to change its answers less.
     weights = ("--causal-weight", "0", "--distill", "1", "--ratio-weight", "4")
-    assert main(command(model_folder, data, tmp_path, "--steps", "30", "--lr", "1e-2", "--rho", "0.7", *weights)) == 0
+    assert main(command(model_folder, data, tmp_path, "--steps", "45", "--lr", "1e-2", "--rho", "0.7", *weights)) == 0
     lines = curve(tmp_path)
-    assert [line["step"] for line in lines] == list(range(1, 31))
+    assert [line["step"] for line in lines] == list(range(1, 46))
     for name in ("loss", "kl", "ratio"):
         first, last = (sum(line[name] for line in part) / 8 for part in (lines[:8], lines[-8:]))
         assert last < 0.8 * first, name

@@ -86,6 +86,18 @@ def test_file_round_trip(tmp_path: Path) -> None:
     assert (8 + size) % 8 == 0 and json.loads(first[8 : 8 + size])
 
 
+def test_one_block_is_two_of_which_one_passes(tmp_path: Path) -> None:
+    torch.manual_seed(5)
+    pruner = Pruner(PrunerConfig((1, 3), 16, 12, 3, blocks=1))
+    pruner.save(tmp_path / "lvpruning.safetensors")
+    loaded = Pruner.load(tmp_path / "lvpruning.safetensors")
+    vision, text = torch.randn(9, 16), torch.randn(7, 16)
+    with torch.no_grad():
+        for one, two in zip(pruner.points, loaded.points):
+            assert len(one.blocks) == 1 and len(two.blocks) == 2
+            assert torch.equal(one(vision, text), two(vision, text))
+
+
 @pytest.mark.parametrize("points, width, heads", [((2, 2), 8, 2), ((0, 1), 8, 2), ((3, 1), 8, 2), ((1,), 8, 3)])
 def test_bad_configs(points: tuple[int, ...], width: int, heads: int) -> None:
     with pytest.raises(ValueError):

@@ -1,0 +1,135 @@
+"""Writes docs/modules.md: decision modules of other widths and recipes, trained alike on the demo model, and what each loses.
+
+    python3 -m train.modules --work DIR [--steps 240] [--images 400] [--only NAME ...]
+
+Each variant is trained by train.lvpruning on the same questions of the validation split and asked the same questions of the test split by
+`lvpipe eval` at keep 0.5. What is done in DIR stays: the same command goes on, and writes the page from the variants that are there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from train.accuracy import counts_of, nll, percent
+from train.pruner import Pruner, PrunerConfig
+
+KEEP = "0.5"
+TEXT_TOKENS = 30
+OURS = {"inner-width": "40", "points": "1,2,4", "lr": "2e-3", "ratio-weight": "8", "distill": "1"}
+# name: what differs from OURS, and what that is
+VARIANTS = {
+    "width-160": ({"inner-width": "160"}, "as wide as the model (C), as in the paper"),
+    "width-80": ({"inner-width": "80"}, "C / 2"),
+    "width-40": ({}, "C / 4, the default"),
+    "width-20": ({"inner-width": "20", "heads": "4"}, "C / 8"),
+    "width-10": ({"inner-width": "10", "heads": "2"}, "C / 16"),
+    "one-block": ({"blocks": "1"}, "C / 4, one block"),
+    "paper": ({"inner-width": "160", "distill": "0", "ratio-weight": "2"}, "C, the answers alone, ratio weight 2"),
+    "answers": ({"distill": "0"}, "C / 4, the answers alone"),
+    "distilled": ({"causal-weight": "0"}, "C / 4, the unpruned model's answers alone"),
+    "ratios": ({"ratios": "0.35,0.65"}, "C / 4, another share in each step"),
+    "points": ({"points": "1,3,5"}, "C / 4, pruned later"),
+}
+
+
+def parameters(config: PrunerConfig) -> int:
+    return sum(p.numel() for p in Pruner(config).parameters())
+
+
+def scoring_flops(config: PrunerConfig, tokens: int, texts: int) -> float:
+    """Of one image's prompt: at each point the tokens that are there look at the text rows."""
+    c, d, total = config.hidden, config.inner_width, 0
+    for n in counts_of(KEEP, list(config.after_layers), tokens)[:-1]:
+        for block in range(config.blocks):
+            width = c if block == 0 else d
+            total += 2 * n * width * d + 4 * texts * c * d + 4 * n * texts * d + 2 * n * d * d + 8 * n * d * d
+        total += 4 * n * d
+    return float(total)
+
+
+def train(args: argparse.Namespace, name: str) -> None:
+    options = OURS | VARIANTS[name][0]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "train.lvpruning.train",
+               "--model", str(args.model), "--data", str(args.work / "questions" / "questions.jsonl"), "--output", str(args.work / name),
+               "--dtype", "f32", "--save-dtype", "bf16", "--batch", "48", "--micro-batch", "24", "--no-recompute", "--steps", str(args.steps),
+               "--save-every", "60", *(word for key, value in options.items() for word in (f"--{key}", value))]  # fmt: skip
+    subprocess.run(command, check=True)
+
+
+def evaluate(args: argparse.Namespace, name: str) -> dict:
+    """The unpruned run is the same for all: it is made once."""
+    scores = args.work / name / "scores"
+    for run in ("none", "none.nll"):
+        if (args.work / run).exists() and not (scores / run).exists():
+            shutil.copytree(args.work / run, scores / run)
+    command = [args.lvpipe, "eval", "--model", str(args.model), "--pruner-weights", str(args.work / name / "lvpruning.safetensors"), "--tasks",
+               str(args.work / "tasks"), "--output", str(scores), "--keep", KEEP, "--pruner", "lvpruning", "--json", "-q"]  # fmt: skip
+    found = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
+    for run in ("none", "none.nll"):
+        if not (args.work / run).exists():
+            shutil.copytree(scores / run, args.work / run)
+    return found
+
+
+def prefill_flops(args: argparse.Namespace, points: str) -> float:
+    """Of the pruned prompt without its scoring: a random choice of as many."""
+    command = [args.lvpipe, "plan", "--model", str(args.model), "--pruner", "random", "--prune-after", points, "--keep", KEEP,
+               "--text-tokens", str(TEXT_TOKENS), "--json"]  # fmt: skip
+    found = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
+    return found["total"]["prefill_tflops"] * 1e12
+
+
+def line(args: argparse.Namespace, name: str, found: dict) -> str:
+    options, what = OURS | VARIANTS[name][0], VARIANTS[name][1]
+    config = json.loads((args.model / "config.json").read_text())
+    vision = config["vision_config"]
+    pruner = PrunerConfig(tuple(map(int, options["points"].split(","))), config["text_config"]["hidden_size"], int(options["inner-width"]),
+                          int(options.get("heads", 8)), int(options.get("blocks", 2)))  # fmt: skip
+    scoring = scoring_flops(pruner, (vision["image_size"] // vision["patch_size"]) ** 2, TEXT_TOKENS)
+    rest = prefill_flops(args, options["points"])
+    pruned = found["settings"][1]
+    better, worse = (sum(f[k] for f in pruned["families"].values()) for k in ("better", "worse"))
+    return (f"| {name} | {what} | {parameters(pruner):,} | {100 * scoring / (scoring + rest):.1f} % | {100 * pruned['vision_rows_share']:.1f} % | "
+            f"{percent(pruned['relative_loss'])} | {better} / {worse} | {nll(pruned):.4f} |")  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--work", type=Path, required=True, help="questions, modules and scores go here")
+    parser.add_argument("--model", type=Path, default=Path("models/demo"))
+    parser.add_argument("--steps", type=int, default=240, help="of 48 questions")
+    parser.add_argument("--images", type=int, default=400, help="of the test split")
+    parser.add_argument("--only", nargs="+", choices=list(VARIANTS), default=list(VARIANTS))
+    parser.add_argument("--output", type=Path, default=Path("docs/modules.md"))
+    parser.add_argument("--lvpipe", default="build/release/lvpipe")
+    args = parser.parse_args()
+    args.work.mkdir(parents=True, exist_ok=True)
+    for folder, more in (("questions", ["--split", "validation", "--images", "1200"]), ("tasks", ["--images", str(args.images)])):
+        if not (args.work / folder / "questions.jsonl").exists():
+            subprocess.run([sys.executable, "-m", "train.tasks.make", "--output", str(args.work / folder), *more], check=True)
+    rows, dense = [], None
+    for name in VARIANTS:
+        if name in args.only:
+            train(args, name)
+        if (args.work / name / "lvpruning.safetensors").exists():
+            dense = evaluate(args, name)
+            rows.append(line(args, name, dense))
+    if dense is None:
+        raise SystemExit("no variant is trained")
+    unpruned = dense["settings"][0]
+    page = ["# Decision modules: widths and recipes", "",
+            f"Trained on {args.steps * 48:,} questions of the validation split each, then asked {dense['questions']:,} questions about {dense['images']:,} scenes of the test",
+            f"split at keep {KEEP}. The unpruned model's NLL is {nll(unpruned):.4f}. Scoring: its share of the FLOPs of a pruned prompt with {TEXT_TOKENS} text tokens. Made by", "",
+            f"    python3 -m train.modules --work DIR --steps {args.steps} --images {args.images}", "",
+            "| variant | | parameters | scoring | vision rows | mean relative loss, % | better / worse | NLL per token |",
+            "|---|---|---|---|---|---|---|---|", *rows]  # fmt: skip
+    args.output.write_text("\n".join(page) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
