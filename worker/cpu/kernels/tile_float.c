@@ -46,8 +46,8 @@ INLINE vu odd_k(vu words)
 // Half a cache line, one or two.
 INLINE void prefetch(const char *step)
 {
-    __builtin_prefetch(step);
-    if (STEP > 64) __builtin_prefetch(step + 64);
+    __builtin_prefetch(step, 0, 2);
+    if (STEP > 64) __builtin_prefetch(step + 64, 0, 2);
 }
 
 INLINE vf broadcast(const uint32_t *word)

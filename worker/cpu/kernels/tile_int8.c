@@ -51,7 +51,7 @@ INLINE void run_tile(const struct tile *tile, int rows, int panels)
 #pragma GCC unroll 4
         for (int p = 0; p < panels; p++) {
             const char *from = w + (size_t)p * w_stride;
-            __builtin_prefetch(from + 2 * PREFETCH_STEPS * STEP);
+            __builtin_prefetch(from + PREFETCH_STEPS * STEP, 0, 2);
             vs w0 = load_pairs(from), w1 = load_pairs(from + STEP / 2);
 #pragma GCC unroll 12
             for (int r = 0; r < rows; r++) {
