@@ -1,8 +1,11 @@
 #include "cli/launch.h"
 
+#include "cli/local_ranks.h"
 #include "common/clock.h"
 #include "common/job.h"
 #include "common/log.h"
+#include "common/patience.h"
+#include "common/pulse.h"
 #include "common/record.h"
 
 #include <errno.h>
@@ -136,8 +139,11 @@ struct world {
     pid_t mpirun;
     int drains; // signals that asked us to end: 1 drains, 2 stops
     int last_signal;
-    int64_t began_ms;      // since 1970
-    double asked, stopped; // when
+    int64_t began_ms;           // since 1970
+    double asked, stopped;      // when
+    bool whole;                 // all ranks have been seen
+    struct lvp_patience ending; // since a rank has ended
+    int left_rank;              // that did not end with the others; -1: none
 };
 
 // HUP counts unless it is ignored, as nohup does.
@@ -221,6 +227,17 @@ static void remind(const struct launch *launch, struct world *world)
         (void)kill(world->mpirun, world->stopped > 0 ? SIGUSR2 : SIGUSR1); // which mpirun passes on
 }
 
+// mpirun waits for ever for a rank that hangs when the others have ended: they cannot watch it any more.
+static void watch_ending(const struct launch *launch, struct world *world)
+{
+    int rank = -1, living = lvp_count_local_ranks(world->mpirun, &rank);
+    world->whole = world->whole || living == launch->options->n_ranks;
+    if (!world->whole || living == 0 || living == launch->options->n_ranks) return;
+    if (lvp_patience_ask(&world->ending) <= lvp_silence_seconds()) return;
+    world->left_rank = rank;
+    (void)kill(-world->mpirun, SIGKILL); // and its ranks with it (lvp_die_with_parent)
+}
+
 // Waits until mpirun has ended; its status as a shell would give it.
 static int wait_for_end(const struct launch *launch, struct world *world)
 {
@@ -233,6 +250,7 @@ static int wait_for_end(const struct launch *launch, struct world *world)
         int signal = sigtimedwait(&launch->waited, NULL, &second);
         if (signal > 0 && signal != SIGCHLD) take_signal(launch, world, signal);
         remind(launch, world);
+        watch_ending(launch, world);
     }
 }
 
@@ -254,13 +272,17 @@ static bool tell_lost(const struct launch *launch, const struct world *world, in
 {
     struct lvp_record_view lost;
     struct speech speech = {.since_ms = world->began_ms};
-    char text[400];
+    char text[400], host[128];
     const char *output = launch->options->output;
     int rank = output != NULL ? lvp_record_find_lost(output, world->began_ms, &lost) : -1;
     bool fault = rank >= 0 && lost.fault != 0; // the others know no more than that it is gone
     if (output != NULL) lvp_record_each(output, listen, &speech);
+    lvp_host_name(host, sizeof host);
     if (rank >= 0)
         lvp_record_describe(&lost, text, sizeof text);
+    else if (world->left_rank >= 0)
+        (void)snprintf(text, sizeof text, "rank %d (%s) hangs at its end: others ended %.0f s ago", world->left_rank,
+                       host, lvp_silence_seconds());
     else
         (void)snprintf(text, sizeof text, "a rank was lost (%s)", code > 128 ? strsignal(code - 128) : "no signal");
     if (!speech.heard || fault) lvp_log(LVP_LOG_ERROR, "%s", text);
@@ -314,7 +336,7 @@ enum lvp_status lvp_launch(const struct lvp_launch_options *options, int *exit_s
     (void)has_new_captions(&launch);
     (void)sigprocmask(SIG_BLOCK, &launch.waited, &before);
     for (int life = 0;; life++) {
-        struct world world = {0};
+        struct world world = {.left_rank = -1};
         LVP_TRY(start(&launch, life, &world));
         int code = wait_for_end(&launch, &world);
         *exit_status = code;

@@ -86,7 +86,7 @@ def draw_scenes(rng: random.Random, number: int, high: int = 6) -> list[Scene]:
 
 
 # How often a question of each family is drawn beside the caption.
-SHARES = {"attribute": 3, "relation": 3, "unanswerable": 2, "choice": 2, "text": 1, "existence": 2, "circular": 2, "mixed": 2}
+SHARES = {"attribute": 3, "relation": 3, "unanswerable": 2, "choice": 3, "text": 2, "existence": 3, "circular": 3, "mixed": 2}
 
 
 def draw_questions(rng: random.Random, scene: Scene, number: int) -> list[Question]:
