@@ -141,9 +141,8 @@ struct world {
     int last_signal;
     int64_t began_ms;           // since 1970
     double asked, stopped;      // when
-    bool whole;                 // all ranks have been seen
-    struct lvp_patience ending; // since a rank has ended
-    int left_rank;              // that did not end with the others; -1: none
+    struct lvp_patience ending; // since some ranks have ended and others not
+    int left_rank;              // the lowest that did not end with the others; -1: none
 };
 
 // HUP counts unless it is ignored, as nohup does.
@@ -231,8 +230,7 @@ static void remind(const struct launch *launch, struct world *world)
 static void watch_ending(const struct launch *launch, struct world *world)
 {
     int rank = -1, living = lvp_count_local_ranks(world->mpirun, &rank);
-    world->whole = world->whole || living == launch->options->n_ranks;
-    if (!world->whole || living == 0 || living == launch->options->n_ranks) return;
+    if (living == 0 || living == launch->options->n_ranks) lvp_patience_reset(&world->ending);
     if (lvp_patience_ask(&world->ending) <= lvp_silence_seconds()) return;
     world->left_rank = rank;
     (void)kill(-world->mpirun, SIGKILL); // and its ranks with it (lvp_die_with_parent)
