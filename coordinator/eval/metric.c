@@ -196,7 +196,7 @@ static enum lvp_status score_parts(const char *text, const json_t *answers, doub
 
 // --- facts
 
-// The facts of the vocabulary that a normalised phrase names, the longest first, as an object {fact: times}.
+// The facts of the vocabulary that a normalised phrase names, each once, the longest first, as an object {fact: true}.
 static json_t *facts_in(const char *phrase, const json_t *vocabulary)
 {
     json_t *facts = json_object();
@@ -213,8 +213,7 @@ static json_t *facts_in(const char *phrase, const json_t *vocabulary)
             char *words = strndup(phrase, (size_t)(end[n - 1] - phrase));
             bool known = words != NULL && json_object_get(vocabulary, words) != NULL;
             if (known) {
-                json_int_t times = json_integer_value(json_object_get(facts, words));
-                json_object_set_new(facts, words, json_integer(times + 1));
+                json_object_set_new(facts, words, json_true());
                 next = end[n - 1];
             }
             free(words);
@@ -223,16 +222,6 @@ static json_t *facts_in(const char *phrase, const json_t *vocabulary)
         phrase = next + strspn(next, " ");
     }
     return facts;
-}
-
-static json_int_t count(const json_t *facts)
-{
-    json_int_t n = 0;
-    void *at;
-    for (at = json_object_iter((json_t *)(size_t)facts); at != NULL;
-         at = json_object_iter_next((json_t *)(size_t)facts, at))
-        n += json_integer_value(json_object_iter_value(at));
-    return n;
 }
 
 // The facts of a reference object, normalised and each once. NULL: no memory.
@@ -299,7 +288,7 @@ static enum lvp_status score_facts(const char *text, const json_t *answers, cons
         }
         if (best < n) given[best] = true;
         right += most;
-        named += count(facts);
+        named += (json_int_t)json_object_size(facts);
         json_decref(facts);
         free(said);
     }

@@ -76,6 +76,8 @@ static void test_scores(void **state)
     expect_score(LVP_METRIC_FACTS, "a blue dog and a red cat", "[[\"dog\", \"red\"], [\"cat\", \"blue\"]]", 0.5);
     // Said twice, there once: 1 right, named 2, wanted 1.
     expect_score(LVP_METRIC_FACTS, "a dog, a dog", "[[\"dog\"]]", 2.0 / 3);
+    // One phrase names a fact once: a red dog on red.
+    expect_score(LVP_METRIC_FACTS, "a red dog on red", "[[\"dog\", \"red\"]]", 1);
     expect_score(LVP_METRIC_FACTS, "", "[[\"dog\"]]", 0);
     // A fact given twice is wanted once.
     expect_score(LVP_METRIC_FACTS, "a red dog", "[[\"dog\", \"red\", \"the dog\", \"red\"]]", 1);
