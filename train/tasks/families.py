@@ -26,7 +26,6 @@ from train.tasks.scenes import (
     COLOUR_NAMES,
     PLACES,
     POPULAR,
-    THEMES,
     THEME_OF,
     WEIGHTS,
     Scene,
