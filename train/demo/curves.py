@@ -14,8 +14,8 @@ from pathlib import Path
 # panel: title, file, what to draw of it, its scale's upper end
 PANELS = (
     ("A: patches told rightly", "vision.log", ("class", "colour", "place", "letter"), 1.0),
-    ("B: NLL per token, on labels", "language.log", ("caption", "others"), 1.5),
-    ("D: NLL per token, on pixels", "joint.log", ("caption", "others"), 0.8),
+    ("B: NLL per token, on labels", "language.log", ("caption", "attribute", "existence", "choice"), 1.0),
+    ("D: NLL per token, on pixels", "joint.log", ("caption", "attribute", "existence", "choice"), 0.8),
 )
 COLOURS = ("#3366cc", "#dd7722", "#229955", "#aa3377")
 WIDTH, HEIGHT, LEFT, TOP = 250, 150, 44, 34

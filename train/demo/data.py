@@ -19,49 +19,50 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from train.demo.model import VISION_TOKENS
+from train.demo.model import VISION_TOKENS, DemoLlava
 from train.demo.tokenizer import PAD_ID, Tokens
 from train.tasks import families, scenes
 from train.tasks.families import Question
 from train.tasks.scenes import Scene
 
 LABEL_NAMES = list(scenes.LABELS)
+FAMILY_NAMES = list(families.FAMILIES)
 MODEL_FOLDER = Path(__file__).resolve().parents[2] / "models" / "demo"
 
 
 @dataclass
 class Packed:
-    """head [P]; text ids, positions, block (-1: padding) and weight, each [B, T]."""
+    """head [P]; text ids, positions, block (-1: padding), family (of FAMILY_NAMES) and weight, each [B, T]."""
 
     head: Tensor
     ids: Tensor
     positions: Tensor
     block: Tensor
+    family: Tensor
     target: Tensor  # next id, or -1 where nothing is learned
     weight: Tensor
 
 
 def pack(tokens: Tokens, asked: list[list[Question]]) -> Packed:
     start = len(tokens.head) + VISION_TOKENS
-    rows: list[list[tuple[int, int, int, int, float]]] = []
+    rows: list[list[tuple[int, int, int, int, int, float]]] = []
     for sample in asked:
         row = []
         for b, q in enumerate(sample):
             tail, answer = tokens.tail(q.text), tokens.answer(q.answer)
             ids = [*tail, *answer]
-            weight = 1.0 if q.family == "caption" else 2.0
+            # A caption has forty tokens, of which most are easy: alike, they would drown the one that says yes or no.
+            weight = 0.1 if q.family == "caption" else 1.0
+            family = FAMILY_NAMES.index(q.family)
             for i, token in enumerate(ids[:-1]):
                 learn = i >= len(tail) - 1
-                row.append((token, start + i, b, ids[i + 1] if learn else -1, weight * learn))
+                row.append((token, start + i, b, family, ids[i + 1] if learn else -1, weight * learn))
         rows.append(row)
     width = max(len(r) for r in rows)
-    padded = [r + [(PAD_ID, start, -1, -1, 0.0)] * (width - len(r)) for r in rows]
+    padded = [r + [(PAD_ID, start, -1, 0, -1, 0.0)] * (width - len(r)) for r in rows]
     table = np.array(padded, dtype=np.float64)
-    ids, positions, block, target = (torch.from_numpy(table[..., i]).long() for i in range(4))
-    return Packed(
-        torch.tensor(tokens.head), ids, positions, block, target,
-        torch.from_numpy(table[..., 4]).float(),
-    )
+    columns = [torch.from_numpy(table[..., i]).long() for i in range(5)]
+    return Packed(torch.tensor(tokens.head), *columns, torch.from_numpy(table[..., 5]).float())
 
 
 def pack_mask(block: Tensor, shared: int) -> Tensor:
@@ -71,6 +72,15 @@ def pack_mask(block: Tensor, shared: int) -> Tensor:
     mask = full.expand(b, -1, -1).clone()
     mask[:, shared:, shared:] &= block[:, :, None] == block[:, None, :]
     return mask[:, None]
+
+
+def text_rows(model: DemoLlava, packed: Packed, vision: Tensor, vision_positions: Tensor) -> Tensor:
+    """Hidden rows [B, T, C] of the packed text behind vision rows [B, n, C] at these positions [B, n] of the image."""
+    b, head = vision.shape[0], len(packed.head)
+    x = torch.cat([model.embed(packed.head).expand(b, -1, -1), vision, model.embed(packed.ids)], 1)
+    positions = torch.cat([torch.arange(head).expand(b, -1), head + vision_positions, packed.positions], 1)
+    shared = head + vision.shape[1]
+    return model.language_model(x, positions, pack_mask(packed.block, shared))[:, shared:]
 
 
 def choose_rows(labels: Tensor, number: int, generator: torch.Generator) -> Tensor:
@@ -86,7 +96,7 @@ def draw_scenes(rng: random.Random, number: int, high: int = 6) -> list[Scene]:
 
 
 # How often a question of each family is drawn beside the caption.
-SHARES = {"attribute": 3, "relation": 3, "unanswerable": 2, "choice": 3, "text": 2, "existence": 3, "circular": 3, "mixed": 2}
+SHARES = {"attribute": 4, "relation": 3, "unanswerable": 3, "choice": 3, "text": 2, "existence": 3, "circular": 3, "mixed": 2}
 
 
 def draw_questions(rng: random.Random, scene: Scene, number: int) -> list[Question]:
@@ -95,7 +105,8 @@ def draw_questions(rng: random.Random, scene: Scene, number: int) -> list[Questi
     for family in rng.choices(list(SHARES), list(SHARES.values()), k=2 * number):
         asked = families.ask(scene, rng, family)
         if asked and len(found) < number:
-            found.append(rng.choice(asked))
+            # Yes and no of one image: only what is asked for tells them apart.
+            found += asked if family == "existence" else [rng.choice(asked)]
     return found or [families.caption(scene, rng)[0]]
 
 

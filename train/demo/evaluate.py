@@ -2,8 +2,8 @@
 
     python -m train.demo.evaluate [--model DIR | --state FOLDER] [--images 200] [--kindwise]
 
-Answers count as right when greedy decoding would give them whole. Scenes are of the test split. `lvpipe eval` has the benchmark's own
-metrics, and pruning.
+Answers count as right when greedy decoding would give them whole. Scenes are drawn as training's are. `lvpipe eval` has the benchmark's
+own metrics, on the test split, and pruning.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def drawn(seed: int, number: int, size: int = 224) -> tuple[list[scenes.Scene], 
     batch, pictures = [], []
     for i in range(number):
         rng = random.Random(f"look-{seed}-{i}")
-        scene = scenes.make_scene(rng, test=True)
+        scene = scenes.make_scene(rng)
         batch.append(scene)
         pictures.append(scenes.load(scenes.render(scene, rng, size)))
     return batch, torch.from_numpy(np.stack(pictures))
@@ -38,18 +38,15 @@ def drawn(seed: int, number: int, size: int = 224) -> tuple[list[scenes.Scene], 
 def answers(model: DemoLlava, tokens: Tokens, batch: list[scenes.Scene], pixels: torch.Tensor) -> dict[str, tuple[float, float, int]]:
     """family -> (share of answers right, NLL per token, number); sub-tasks as "family/kind" too."""
     vision = torch.cat([model.vision(p) for p in pixels.split(50)])
-    rng, head = random.Random(1), len(tokens.head)
+    rng = random.Random(1)
     asked = [(i, q) for i, s in enumerate(batch) for f in families.FAMILIES for q in families.ask(s, rng, f)]
     asked.sort(key=lambda a: len(a[1].answer) + len(a[1].text))
     sums: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0, 0.0, 0.0])
     for start in range(0, len(asked), 64):
         part = asked[start:start + 64]
         packed = data.pack(tokens, [[q] for _, q in part])
-        x = torch.cat([model.embed(packed.head).expand(len(part), -1, -1), vision[[i for i, _ in part]], model.embed(packed.ids)], 1)
-        shared = head + VISION_TOKENS
-        positions = torch.cat([torch.arange(shared).expand(len(part), -1), packed.positions], 1)
-        hidden = model.language_model(x, positions, data.pack_mask(packed.block, shared))[:, shared:]
-        logits = model.language_model.lm_head(hidden)
+        everywhere = torch.arange(VISION_TOKENS).expand(len(part), -1)
+        logits = model.language_model.lm_head(data.text_rows(model, packed, vision[[i for i, _ in part]], everywhere))
         nll = F.cross_entropy(logits.transpose(1, 2), packed.target.clamp(min=0), reduction="none")
         learn = packed.target >= 0
         right = ((logits.argmax(-1) == packed.target) | ~learn).all(1)

@@ -63,11 +63,9 @@ def test_packed_questions_are_the_reference(folder: Path, bf16: bool, most: floa
     packed = data.pack(tokens, questions)
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=bf16):
         vision = demo.vision(pixels)
-        x = torch.cat([demo.embed(packed.head).expand(len(batch), -1, -1), vision, demo.embed(packed.ids)], 1)
         shared = len(packed.head) + vision.shape[1]
-        positions = torch.cat([torch.arange(shared).expand(len(batch), -1), packed.positions], 1)
-        rows = demo.language_model(x, positions, data.pack_mask(packed.block, shared))[:, shared:]
-        logits = demo.language_model.lm_head(rows)
+        everywhere = torch.arange(vision.shape[1]).expand(len(batch), -1)
+        logits = demo.language_model.lm_head(data.text_rows(demo, packed, vision, everywhere))
     for i, of_scene in enumerate(questions):
         for b, question in enumerate(of_scene):
             ids = [*tokens.head, IMAGE_ID, *tokens.tail(question.text), *tokens.answer(question.answer)[:-1]]
@@ -103,7 +101,7 @@ def test_stages_train_and_resume(tmp_path: Path) -> None:
 
 def test_curves_read_what_training_prints(tmp_path: Path) -> None:
     log = tmp_path / "joint.log"
-    log.write_text("joint: resumed at step 3\njoint  12.5% step 40 1.20 s/step loss 0.9 norm 1.0 caption 0.250 others 0.500\n")
+    log.write_text("joint: resumed at step 3\njoint  12.5% step 40 1.20 s/step loss 0.9 norm 1.0 caption 0.250 text 0.500\n")
     assert points(log, "caption") == [(0.125, 0.25)]
 
 
