@@ -89,6 +89,8 @@ def main() -> int:
     torch.set_num_threads(1)
     model, encoder = load_model(args.model), Encoder(args.model, 1 << 20)
     rows = [json.loads(line) for line in (args.tasks / "questions.jsonl").open(encoding="utf-8")][: args.questions]
+    if not rows:
+        sys.exit(f"{args.tasks}/questions.jsonl: no questions")
     failed = False
     for name in args.pruners:
         reference = Reference(model, chooser(args, name, model.config.text_config.num_hidden_layers, encoder.vision_tokens))

@@ -51,19 +51,30 @@ static char *put_words(char *to, const char *text, bool articles)
     return to;
 }
 
-// A copy in which U+2018 and U+2019 are apostrophes and U+201C and U+201D quotes. NULL: no memory.
-static char *with_plain_quotes(const char *text)
+// ASCII in the place of a sign of three bytes: typographic quotes become plain, dashes and the punctuation of Chinese
+// and Japanese a space. '\0' for anything else, which is a letter.
+static char plain_sign(const unsigned char *at)
+{
+    if ((at[0] & 0xF0) != 0xE0 || at[1] == '\0' || at[2] == '\0') return '\0';
+    unsigned code = (at[0] & 0x0Fu) << 12 | (at[1] & 0x3Fu) << 6 | (at[2] & 0x3Fu);
+    if (code == 0x2018 || code == 0x2019) return '\'';
+    if (code == 0x201C || code == 0x201D) return '"';
+    bool dash = code >= 0x2010 && code <= 0x205E, cjk = code >= 0x3000 && code <= 0x3003;
+    bool bracket = code >= 0x3008 && code <= 0x301F;
+    bool wide = (code >= 0xFF01 && code <= 0xFF0F) || (code >= 0xFF1A && code <= 0xFF20);
+    return dash || cjk || bracket || wide ? ' ' : '\0';
+}
+
+// NULL: no memory.
+static char *with_plain_signs(const char *text)
 {
     char *copy = strdup(text);
     if (copy == NULL) return NULL;
     char *to = copy;
     for (const char *at = text; *at != '\0';) {
-        bool general = at[0] == '\xE2' && at[1] == '\x80';
-        bool apostrophe = general && (at[2] == '\x98' || at[2] == '\x99');
-        bool quote = general && (at[2] == '\x9C' || at[2] == '\x9D');
-        *to++ = *at;
-        if (apostrophe || quote) to[-1] = apostrophe ? '\'' : '"';
-        at += apostrophe || quote ? 3 : 1;
+        char sign = plain_sign((const unsigned char *)at);
+        *to++ = sign != '\0' ? sign : *at;
+        at += sign != '\0' ? 3 : 1;
     }
     *to = '\0';
     return copy;
@@ -81,7 +92,7 @@ static bool is_inside_number(const char *text, const char *at)
 
 char *lvp_metric_normalise(const char *text)
 {
-    char *plain = with_plain_quotes(text), *lower = plain != NULL ? strdup(plain) : NULL;
+    char *plain = with_plain_signs(text), *lower = plain != NULL ? strdup(plain) : NULL;
     size_t n = plain != NULL ? strlen(plain) : 0;
     char *result = malloc(2 * n + 3), *to = result; // every word with a space behind it
     if (plain == NULL || lower == NULL || result == NULL) {

@@ -166,6 +166,8 @@ static enum lvp_status take_unit(struct loading *loading, int line, const json_t
     struct lvp_unit unit;
     int n_families = task->n_families, n_units = task->n_units;
     LVP_TRY(get_text(task, line, row, "family", &family));
+    if (family != NULL && strpbrk(family, "|\r\n") != NULL)
+        return bad(task, line, "family", "must be one line without |");
     if (json_is_integer(group)) {
         (void)snprintf(digits, sizeof digits, "%" JSON_INTEGER_FORMAT, json_integer_value(group));
         name = digits;

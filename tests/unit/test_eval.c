@@ -59,6 +59,9 @@ static void test_scores(void **state)
     // Two of ten: twice 1/3, eight times 2/3 -> 0.6.
     expect_score(LVP_METRIC_SOFT, "red", "[\"red\",\"red\",\"b\",\"b\",\"b\",\"b\",\"b\",\"b\",\"b\",\"b\"]", 0.6);
     expect_score(LVP_METRIC_EXACT, "A", "[\"A\"]", 1);
+    expect_score(LVP_METRIC_EXACT, "A。", "[\"A\"]", 1);
+    expect_score(LVP_METRIC_EXACT, "（红色）", "[\"红色\"]", 1);
+    expect_score(LVP_METRIC_EXACT, "red—blue", "[\"red blue\"]", 1);
     expect_score(LVP_METRIC_EXACT, "", "[\"A\"]", 0);
     expect_score(LVP_METRIC_EXACT, ".", "[\"?\", \"dog\"]", 0);
     expect_score(LVP_METRIC_SOFT, "red", "[\"Red\"]", 1);
@@ -230,6 +233,7 @@ static void test_bad_questions(void **state)
         "line 2: id: it was there before");
     expect_refused(ROW("1", "a", "\"metric\":5"), "line 1: metric: must be a string");
     expect_refused(ROW("1", "a", "\"family\":5"), "line 1: family: must be a string");
+    expect_refused(ROW("1", "a", "\"family\":\"a|b\""), "line 1: family: must be one line");
     expect_refused(ROW("1", "a", "\"group\":[]"), "line 1: group: must be a string or a whole number");
     expect_refused(ROW("1", "a", "\"answer\":5"), "line 1: answer: must be a string");
     expect_refused(ROW("1", "a", "\"answer\":\" \""), "line 1: answer: is empty");

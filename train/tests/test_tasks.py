@@ -72,6 +72,10 @@ def test_answers_are_true() -> None:
                     assert len(set(options.values())) == 4
                     if family == "choice" and q.kind == "theme":
                         assert [o for o in options.values() if o in counts] == [options[q.answer]]
+                    else:
+                        assert options[q.answer] == told(scene, q.text[: q.text.index("?")].split())
+                elif family == "attribute":
+                    assert q.answer == told(scene, words)
                 elif q.answer == UNSURE and not scene.blurred:
                     assert not any(name in words for name in counts)
                 elif q.kind == "side":
@@ -79,12 +83,32 @@ def test_answers_are_true() -> None:
                     assert (q.answer == "left") == ("left" in words and one.column < two.column)
                     assert (q.answer == "above") == ("above" in words and one.row < two.row)
                 elif q.kind == "neighbor":
-                    assert things[q.answer] if counts[q.answer] == 1 else q.answer in counts
-                elif family == "attribute" and q.kind == "place":
-                    assert q.answer == things[words[-1]].place
+                    thing = things[words[-1]]
+                    row, column = {"right": (0, 1), "left": (0, -1), "below": (1, 0), "above": (-1, 0)}[words[3]]
+                    assert q.answer in [t.name for t in scene.things if (t.row, t.column) == (thing.row + row, thing.column + column)]
+                elif family == "mixed":
+                    one, two = q.text.removesuffix("?").split(" and ", 1)
+                    assert q.answer == f"{told(scene, one.split())} and {told(scene, two.split())}"
     missing = [f for f in FAMILIES if not any(key.startswith(f"{f}/") for key in asked)]
     assert not missing
     assert 0.45 < asked["unanswerable/absent"] / sum(n for k, n in asked.items() if k.startswith("unanswerable/") and "blurred" not in k) < 0.55
+
+
+def told(scene: scenes.Scene, words: list[str]) -> str:
+    """The answer to one skill's question, from the scene."""
+    first, counts = " ".join(words[:2]).lower(), Counter(t.name for t in scene.things)
+    if first == "how many":
+        name = next((n for n in scenes.CLASS_NAMES if scenes.plural(n) == words[2]), "")
+        return families.NUMBERS[counts[name] if words[2] != "objects" else sum(counts.values()) - counts["sign"]]
+    if first == "what is":
+        return next(t.name for t in scene.things if t.place == " ".join(words[4:]))
+    thing = next(t for t in scene.things if t.name in words)
+    assert counts[thing.name] == 1
+    if first == "where is":
+        return thing.place
+    if first == "is the":
+        return "small" if thing.small else "large"
+    return thing.text if first == "what does" else thing.colour
 
 
 def split_options(text: str) -> list[str]:
