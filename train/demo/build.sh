@@ -3,7 +3,7 @@
 #
 #   train/demo/build.sh [--scale X] [--state DIR] [--output DIR]
 #
-# Needs train/requirements.txt, two cores and 14 GB of memory. A to D take 172 minutes on any machine, E 15 to 40; train/demo/README.md
+# Needs train/requirements.txt, two cores and 14 GB of memory. A to D take 112 minutes on any machine, E 15 to 40; train/demo/README.md
 # says what came out on which one. --scale X lengthens all of them: a machine half as fast needs --scale 2 for the same model.
 # State is kept in DIR (default /var/tmp/lvp-demo): the same command goes on after a stop, and a larger --scale then lengthens D and E.
 # --output DIR writes DIR/models/demo and DIR/examples/images instead, for a trial: --scale 0.01 --state /tmp/trial --output /tmp/trial.
@@ -33,7 +33,7 @@ python=${LVP_PYTHON:-$PWD/.venv/bin/python}
 export OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false GLOO_SOCKET_IFNAME=lo
 # The same blocks are taken and given back in every step: keep them, on huge pages (a sixth of the time).
 export GLIBC_TUNABLES=glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=34359738368:glibc.malloc.trim_threshold=34359738368
-fast=() # of A and B; D is trained in f32 (README.md)
+fast=()
 if grep -q avx512_bf16 /proc/cpuinfo; then fast=(--bf16); fi
 library=$(mktemp -d)
 trap 'rm -rf "$library"' EXIT
@@ -59,7 +59,7 @@ if [[ ! -e $state/joint.pt ]]; then
   trap 'rm -rf "$library"' EXIT
   stage projector --steps "$(scaled 1500)"
 fi
-stage joint --minutes "$(scaled 150 2)" --workers 2 --batch 20 --questions 6
+stage joint "${fast[@]}" --minutes "$(scaled 90 2)" --workers 2 --batch 20 --questions 9
 "$python" -m train.demo.export --state "$state" --output "$model"
 
 if [[ ! -e $state/questions/questions.jsonl ]]; then
