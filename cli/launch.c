@@ -1,6 +1,6 @@
 #include "cli/launch.h"
 
-#include "cli/local_ranks.h"
+#include "cli/children.h"
 #include "common/clock.h"
 #include "common/job.h"
 #include "common/log.h"
@@ -26,7 +26,8 @@ enum {
     NO_PROGRAM = 127,         // as a shell says it
     MAX_BLAMED = 20,          // lives in a row, without a caption, that samples are to blame for
     DRAIN_GRACE_SECONDS = 30, // beyond the drain, for writing and ending
-    STOP_GRACE_SECONDS = 10   // from asking to stop to killing
+    STOP_GRACE_SECONDS = 10,  // from asking to stop to killing
+    START_SECONDS = 120       // until all ranks have begun
 };
 
 extern char **environ;
@@ -141,8 +142,9 @@ struct world {
     int last_signal;
     int64_t began_ms;           // since 1970
     double asked, stopped;      // when
-    struct lvp_patience ending; // since some ranks have ended and others not
-    int left_rank;              // the lowest that did not end with the others; -1: none
+    bool whole;                 // all ranks have been seen
+    struct lvp_patience ending; // since some ranks live and others do not
+    double left;                // when one of them was found to hang
 };
 
 // HUP counts unless it is ignored, as nohup does.
@@ -226,14 +228,40 @@ static void remind(const struct launch *launch, struct world *world)
         (void)kill(world->mpirun, world->stopped > 0 ? SIGUSR2 : SIGUSR1); // which mpirun passes on
 }
 
-// mpirun waits for ever for a rank that hangs when the others have ended: they cannot watch it any more.
+struct sought {
+    pid_t pid;
+    int64_t since_ms;
+    char name[160];
+};
+
+static void match_pid(void *context, const struct lvp_record_view *view)
+{
+    struct sought *sought = context;
+    if (view->pid == sought->pid && view->started_ms >= sought->since_ms)
+        (void)snprintf(sought->name, sizeof sought->name, "rank %d (%s)", view->place.rank, view->host);
+}
+
+// mpirun waits for ever for a rank that hangs when the others have ended, and nobody inside is left to see it. At first
+// not all have begun.
 static void watch_ending(const struct launch *launch, struct world *world)
 {
-    int rank = -1, living = lvp_count_local_ranks(world->mpirun, &rank);
-    if (living == 0 || living == launch->options->n_ranks) lvp_patience_reset(&world->ending);
-    if (lvp_patience_ask(&world->ending) <= lvp_silence_seconds()) return;
-    world->left_rank = rank;
-    (void)kill(-world->mpirun, SIGKILL); // and its ranks with it (lvp_die_with_parent)
+    pid_t one;
+    double now = lvp_now(), limit = lvp_silence_seconds();
+    if (world->left > 0) { // mpirun ends its ranks and cleans up; if it cannot, they die with it
+        if (now - world->left > STOP_GRACE_SECONDS) (void)kill(-world->mpirun, SIGKILL);
+        return;
+    }
+    int living = lvp_living_children(world->mpirun, &one);
+    world->whole = world->whole || living >= launch->options->n_ranks;
+    if (!world->whole) limit += START_SECONDS;
+    if (living == 0 || living >= launch->options->n_ranks) lvp_patience_reset(&world->ending);
+    if (lvp_patience_ask(&world->ending) <= limit) return;
+    struct sought sought = {.pid = one, .since_ms = world->began_ms};
+    (void)snprintf(sought.name, sizeof sought.name, "a rank (process %ld)", (long)one);
+    if (launch->options->output != NULL) lvp_record_each(launch->options->output, match_pid, &sought);
+    lvp_log(LVP_LOG_ERROR, "%s hangs at its end: others ended %.0f s ago", sought.name, lvp_silence_seconds());
+    world->left = now;
+    (void)kill(world->mpirun, SIGTERM);
 }
 
 // Waits until mpirun has ended; its status as a shell would give it.
@@ -270,17 +298,14 @@ static bool tell_lost(const struct launch *launch, const struct world *world, in
 {
     struct lvp_record_view lost;
     struct speech speech = {.since_ms = world->began_ms};
-    char text[400], host[128];
+    char text[400];
     const char *output = launch->options->output;
     int rank = output != NULL ? lvp_record_find_lost(output, world->began_ms, &lost) : -1;
     bool fault = rank >= 0 && lost.fault != 0; // the others know no more than that it is gone
+    speech.heard = world->left > 0;
     if (output != NULL) lvp_record_each(output, listen, &speech);
-    lvp_host_name(host, sizeof host);
     if (rank >= 0)
         lvp_record_describe(&lost, text, sizeof text);
-    else if (world->left_rank >= 0)
-        (void)snprintf(text, sizeof text, "rank %d (%s) hangs at its end: others ended %.0f s ago", world->left_rank,
-                       host, lvp_silence_seconds());
     else
         (void)snprintf(text, sizeof text, "a rank was lost (%s)", code > 128 ? strsignal(code - 128) : "no signal");
     if (!speech.heard || fault) lvp_log(LVP_LOG_ERROR, "%s", text);
@@ -334,9 +359,10 @@ enum lvp_status lvp_launch(const struct lvp_launch_options *options, int *exit_s
     (void)has_new_captions(&launch);
     (void)sigprocmask(SIG_BLOCK, &launch.waited, &before);
     for (int life = 0;; life++) {
-        struct world world = {.left_rank = -1};
+        struct world world = {0};
         LVP_TRY(start(&launch, life, &world));
         int code = wait_for_end(&launch, &world);
+        if (world.left > 0) code = lvp_exit_status(LVP_ERR_LOST);
         *exit_status = code;
         if (world.drains > 1 && code != 0) *exit_status = 128 + world.last_signal;
         if (world.drains == 1 && is_lost(code)) *exit_status = lvp_exit_status(LVP_DRAINED); // killed while it drained

@@ -51,18 +51,21 @@ static char *put_words(char *to, const char *text, bool articles)
     return to;
 }
 
-// ASCII in the place of a sign of three bytes: typographic quotes become plain, dashes and the punctuation of Chinese
-// and Japanese a space. '\0' for anything else, which is a letter.
+// ASCII in the place of a sign of three bytes: quotes, commas and full stops become plain, and a space stands for other
+// punctuation: U+2010 to U+205E, that of Chinese and Japanese, full and half width. '\0' for anything else, a letter.
 static char plain_sign(const unsigned char *at)
 {
+    static const unsigned spaces[][2] = {{0x2010, 0x205E}, {0x3000, 0x3003}, {0x3008, 0x301F}, {0x30FB, 0x30FB},
+                                         {0xFF01, 0xFF0F}, {0xFF1A, 0xFF20}, {0xFF3B, 0xFF40}, {0xFF5B, 0xFF65}};
     if ((at[0] & 0xF0) != 0xE0 || at[1] == '\0' || at[2] == '\0') return '\0';
     unsigned code = (at[0] & 0x0Fu) << 12 | (at[1] & 0x3Fu) << 6 | (at[2] & 0x3Fu);
     if (code == 0x2018 || code == 0x2019) return '\'';
     if (code == 0x201C || code == 0x201D) return '"';
-    bool dash = code >= 0x2010 && code <= 0x205E, cjk = code >= 0x3000 && code <= 0x3003;
-    bool bracket = code >= 0x3008 && code <= 0x301F;
-    bool wide = (code >= 0xFF01 && code <= 0xFF0F) || (code >= 0xFF1A && code <= 0xFF20);
-    return dash || cjk || bracket || wide ? ' ' : '\0';
+    if (code == 0x3001 || code == 0xFF0C) return ',';
+    if (code == 0x3002 || code == 0xFF0E) return '.';
+    for (size_t i = 0; i < sizeof spaces / sizeof *spaces; i++)
+        if (code >= spaces[i][0] && code <= spaces[i][1]) return ' ';
+    return '\0';
 }
 
 // NULL: no memory.
@@ -189,7 +192,7 @@ static enum lvp_status next_said(char **rest, char **normalised)
 static enum lvp_status score_parts(const char *text, const json_t *answers, double *score)
 {
     enum lvp_status status = LVP_OK;
-    char *copy = strdup(text), *rest = copy;
+    char *copy = with_plain_signs(text), *rest = copy;
     size_t right = 0, n = json_array_size(answers);
     if (copy == NULL) return no_memory();
     for (size_t i = 0; i < n && status == LVP_OK; i++) {
@@ -223,12 +226,12 @@ static json_t *facts_in(const char *phrase, const json_t *vocabulary)
         for (; n > 0; n--) {
             char *words = strndup(phrase, (size_t)(end[n - 1] - phrase));
             bool known = words != NULL && json_object_get(vocabulary, words) != NULL;
-            if (known) {
-                json_object_set_new(facts, words, json_true());
-                next = end[n - 1];
-            }
+            bool failed = words == NULL || (known && json_object_set_new(facts, words, json_true()) != 0);
             free(words);
-            if (known) break;
+            if (failed) return json_decref(facts), NULL;
+            if (!known) continue;
+            next = end[n - 1];
+            break;
         }
         phrase = next + strspn(next, " ");
     }
@@ -282,7 +285,7 @@ static json_int_t shared(const json_t *object, const json_t *named)
 static enum lvp_status score_facts(const char *text, const json_t *answers, const json_t *vocabulary, double *score)
 {
     size_t n = json_array_size(answers);
-    char *copy = strdup(text), *rest = copy, *said = NULL;
+    char *copy = with_plain_signs(text), *rest = copy, *said = NULL;
     bool *given = calloc(n, sizeof *given);
     json_t *objects = facts_of_all(answers);
     json_int_t right = 0, named = 0, wanted = 0;
@@ -315,7 +318,7 @@ static enum lvp_status score_facts(const char *text, const json_t *answers, cons
 // What keeps a text from ever being met as a part or fact; NULL: nothing.
 static enum lvp_status check_part(const char *text, int max_words, const char **fault)
 {
-    char *copy = strdup(text), *rest = copy, *said = NULL, *more = NULL;
+    char *copy = with_plain_signs(text), *rest = copy, *said = NULL, *more = NULL;
     enum lvp_status status = copy != NULL ? LVP_OK : no_memory();
     if (status == LVP_OK) status = next_said(&rest, &said);
     if (status == LVP_OK) status = next_said(&rest, &more);

@@ -71,6 +71,7 @@ static void test_scores(void **state)
     expect_score(LVP_METRIC_PARTS, "bus", "[\"bus\", \"2\"]", 0.5);
     expect_score(LVP_METRIC_PARTS, "bus, two, and red.", "[\"bus\", \"2\", \"red\"]", 1);
     expect_score(LVP_METRIC_PARTS, "3.5 And 1,000.", "[\"3.5\", \"1,000\"]", 1);
+    expect_score(LVP_METRIC_PARTS, "红色，蓝色。", "[\"红色\", \"蓝色\"]", 1);
     // All three facts of one object, and nothing else.
     expect_score(LVP_METRIC_FACTS, "The image shows a red dog at top left.", "[[\"dog\", \"red\", \"top left\"]]", 1);
     // 2 of 3 named (dog, top left; blue is wrong), 3 wanted: 2 * 2 / (3 + 3).
@@ -234,6 +235,7 @@ static void test_bad_questions(void **state)
     expect_refused(ROW("1", "a", "\"metric\":5"), "line 1: metric: must be a string");
     expect_refused(ROW("1", "a", "\"family\":5"), "line 1: family: must be a string");
     expect_refused(ROW("1", "a", "\"family\":\"a|b\""), "line 1: family: must be one line");
+    expect_refused(ROW("1", "a", "\"family\":\"a\\nb\""), "line 1: family: must be one line");
     expect_refused(ROW("1", "a", "\"group\":[]"), "line 1: group: must be a string or a whole number");
     expect_refused(ROW("1", "a", "\"answer\":5"), "line 1: answer: must be a string");
     expect_refused(ROW("1", "a", "\"answer\":\" \""), "line 1: answer: is empty");

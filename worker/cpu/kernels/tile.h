@@ -12,7 +12,7 @@
 #endif
 
 // Weights come from memory when rows are few, and the hardware's prefetch stops at every 4 KiB page. They are asked for
-// into the second level cache: the first level's miss buffers (24 lines on Zen 4) are too few for a core's memory rate.
+// into the second level cache, which can wait for more lines at once than the first (docs/SPEED.md).
 enum { PREFETCH_STEPS = 64 };
 
 // Two vectors of columns by ROW_TILE rows of accumulators, the weights and one broadcast fill the registers: 16, or 32.
