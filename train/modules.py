@@ -20,7 +20,7 @@ from train.pruner import Pruner, PrunerConfig
 
 KEEP = "0.5"
 TEXT_TOKENS = 30
-OURS = {"inner-width": "40", "points": "1,2,4", "lr": "2e-3", "ratio-weight": "8", "distill": "1"}
+OURS = {"inner-width": "40", "points": "1,2,4", "lr": "1e-3", "warmup": "0.1", "seed": "1", "ratio-weight": "8", "distill": "1"}
 # name: what differs from OURS, and what that is
 VARIANTS = {
     "width-160": ({"inner-width": "160"}, "as wide as the model (C), as in the paper"),
