@@ -297,12 +297,11 @@ static void listen(void *context, const struct lvp_record_view *view)
 static bool tell_lost(const struct launch *launch, const struct world *world, int code)
 {
     struct lvp_record_view lost;
-    struct speech speech = {.since_ms = world->began_ms};
+    struct speech speech = {.since_ms = world->began_ms, .heard = world->left > 0};
     char text[400];
     const char *output = launch->options->output;
     int rank = output != NULL ? lvp_record_find_lost(output, world->began_ms, &lost) : -1;
     bool fault = rank >= 0 && lost.fault != 0; // the others know no more than that it is gone
-    speech.heard = world->left > 0;
     if (output != NULL) lvp_record_each(output, listen, &speech);
     if (rank >= 0)
         lvp_record_describe(&lost, text, sizeof text);

@@ -100,7 +100,7 @@ SHARES = {"attribute": 4, "relation": 3, "unanswerable": 3, "choice": 3, "text":
 
 
 def draw_questions(rng: random.Random, scene: Scene, number: int) -> list[Question]:
-    """`number` questions of families by their shares, where the scene allows them."""
+    """`number` questions of families by their shares, or one more, where the scene allows them."""
     found: list[Question] = []
     for family in rng.choices(list(SHARES), list(SHARES.values()), k=2 * number):
         asked = families.ask(scene, rng, family)

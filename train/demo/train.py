@@ -216,11 +216,12 @@ def stage_projector(args: argparse.Namespace) -> None:
 
 def stage_joint(args: argparse.Namespace) -> None:
     model, tokens = DemoLlava(), Tokens(data.MODEL_FOLDER)
+    resumes = (Path(args.state) / "joint.pt").exists()
+    if args.begin and resumes:
+        sys.exit(f"--begin: {args.state}/joint.pt is there; leave --begin out to go on from it, or give another --state")
     if args.begin:
-        if (Path(args.state) / "joint.pt").exists():
-            sys.exit(f"--begin: {args.state}/joint.pt is there; leave --begin out to go on from it, or give another --state")
         model.load_state_dict(load_model(args.begin).state_dict())
-    elif not (Path(args.state) / "joint.pt").exists():
+    elif not resumes:
         load_state(args, "vision", "tower", model.vision_tower)
         load_state(args, "language", "llm", model.language_model)
         load_state(args, "projector", "projector", model.multi_modal_projector)
