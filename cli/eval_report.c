@@ -48,13 +48,13 @@ void lvp_eval_print(FILE *out, const struct lvp_task *task, const struct lvp_eva
                        "|---|---|---|---|---|---|---|\n");
     for (int f = 0; f < task->n_families; f++)
         for (int s = 0; s < n; s++) print_family(out, task, f, &settings[s]);
-    (void)fprintf(out, "\n| setting | mean relative loss, %% | vision rows | images/s | without an answer |\n"
+    (void)fprintf(out, "\n| setting | mean relative loss, %% | vision rows | questions/s | without an answer |\n"
                        "|---|---|---|---|---|\n");
     for (int s = 0; s < n; s++) {
         const struct lvp_interval *loss = &settings[s].comparison.loss;
         (void)fprintf(out, "| %s | %.2f (%.2f to %.2f) | %.1f %% | %.2f | %d |\n", settings[s].name, 100 * loss->value,
                       100 * loss->low, 100 * loss->high, 100 * rows_share(&settings[s]),
-                      of_run(&settings[s], "images_per_second"), settings[s].outcome.unanswered);
+                      of_run(&settings[s], "requests_per_second"), settings[s].outcome.unanswered);
     }
     for (int f = 0; f < task->n_families; f++) print_yes(out, task, f, settings, n);
 }
@@ -83,7 +83,7 @@ json_t *lvp_eval_json(const struct lvp_task *task, const struct lvp_eval_setting
                               json_pack("{s:s, s:s, s:s, s:o, s:o, s:f, s:f, s:i}", "setting", setting->name, "pruner",
                                         setting->pruner, "keep", setting->keep, "families", families, "relative_loss",
                                         pack(&setting->comparison.loss), "vision_rows_share", rows_share(setting),
-                                        "images_per_second", of_run(setting, "images_per_second"), "unanswered",
+                                        "questions_per_second", of_run(setting, "requests_per_second"), "unanswered",
                                         setting->outcome.unanswered));
     }
     return json_pack("{s:i, s:i, s:i, s:o}", "questions", task->n, "images", task->n_images, "units", task->n_units,

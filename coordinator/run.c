@@ -43,6 +43,7 @@ static enum lvp_status create(struct run *run)
 static void destroy(struct run *run)
 {
     while (run->groups != NULL) lvp_run_free_group(run->groups);
+    lvp_request_free(&run->ahead);
     for (int r = 0; run->replicas != NULL && r < run->options->world->n_replicas; r++) {
         struct replica *replica = &run->replicas[r];
         lvp_scheduler_destroy(replica->scheduler);

@@ -1,8 +1,8 @@
 // The run itself: takes requests in order, has their images prepared and encoded, schedules steps over the replicas,
 // and hands finished rows to the output. Everything happens on one thread, driven by the workers' messages.
 //
-//   request -> group (one sample, all its prompts) -> image slots -> Prepare -> Prepared -> Encode -> EncodeDone
-//           -> scheduler -> Step ... StepDone -> caption
+//   request -> group (all prompts of a sample, and of those that follow it with the same images) -> image slots
+//           -> Prepare -> Prepared -> Encode -> EncodeDone -> scheduler -> Step ... StepDone -> caption
 //
 // Nothing waits in a circle: a group takes all its image slots before its first Prepare, a sequence takes all its KV
 // before its prefill, and each is given back by something that needs neither.

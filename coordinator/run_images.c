@@ -2,40 +2,6 @@
 #include "coordinator/run_state.h"
 
 #include <stdlib.h>
-#include <string.h>
-#include <xxhash.h>
-
-static void free_ask(struct ask *ask)
-{
-    lvp_request_free(&ask->request);
-    lvp_prompt_free(&ask->prompt);
-    free(ask->tokens);
-    free(ask->logprobs);
-    free(ask->wanted);
-    free(ask);
-}
-
-void lvp_run_free_group(struct group *group)
-{
-    if (group == NULL) return;
-    while (group->asks != NULL) {
-        struct ask *ask = group->asks;
-        group->asks = ask->next;
-        free_ask(ask);
-    }
-    *group->link = group->next;
-    if (group->next != NULL) group->next->link = group->link;
-    free(group->slots);
-    free(group);
-}
-
-static void mark_finished(struct run *run, uint64_t index)
-{
-    uint64_t window = run->options->sink.window;
-    run->finished[index % window] = true;
-    while (run->oldest < run->next && run->finished[run->oldest % window])
-        run->finished[run->oldest++ % window] = false;
-}
 
 // Noted in rank 0's record too: a crash of this sample is then surely its own.
 static void set_alone(struct run *run, bool alone, uint64_t sample)
@@ -44,43 +10,6 @@ static void set_alone(struct run *run, bool alone, uint64_t sample)
     run->alone = alone;
     lvp_record_alone(alone, sample);
     if (alone) lvp_record_write(); // before it can crash
-}
-
-// Hands the request's row to the output and forgets it; the group goes with its last request.
-enum lvp_status lvp_run_finish_ask(struct run *run, struct ask *ask, const struct lvp_sample_error *error, bool stopped)
-{
-    const struct lvp_run_sink *sink = &run->options->sink;
-    struct group *group = ask->group;
-    if (error != NULL) {
-        LVP_TRY(sink->error(sink->context, ask->index, &ask->request, error));
-    } else {
-        const struct lvp_answer answer = {.tokens = ask->tokens,
-                                          .logprobs = ask->logprobs,
-                                          .n_tokens = ask->n_tokens,
-                                          .stopped = stopped,
-                                          .scored = ask->wanted != NULL,
-                                          .n_greedy = ask->n_greedy};
-        LVP_TRY(sink->caption(sink->context, ask->index, &ask->request, &ask->prompt, &answer));
-        run->totals.generated_tokens += ask->n_tokens;
-        run->totals.prompt_rows += ask->prompt.n_rows;
-        run->totals.answers++;
-        run->totals.later_tokens += ask->n_tokens - 1;
-        run->totals.first_token_seconds += ask->first_token - ask->placed;
-        run->totals.later_seconds += lvp_now() - ask->first_token;
-    }
-    mark_finished(run, ask->index);
-    run->n_active--;
-    struct ask **link = &group->asks;
-    while (*link != ask) link = &(*link)->next;
-    *link = ask->next;
-    free_ask(ask);
-    if (group->asks == NULL) {
-        lvp_run_release_images(run, group);
-        set_alone(run, false, 0);
-        run->n_placed--;
-        lvp_run_free_group(group);
-    }
-    return LVP_OK;
 }
 
 void lvp_run_release_images(struct run *run, struct group *group)
@@ -93,137 +22,12 @@ void lvp_run_release_images(struct run *run, struct group *group)
     group->slots = NULL;
 }
 
-// The ids of the answer to score, for which the context has `room`. A fault of the request goes to *error.
-static enum lvp_status build_answer(struct run *run, struct ask *ask, int room, struct lvp_sample_error *error)
+void lvp_run_end_group(struct run *run, struct group *group)
 {
-    const struct lvp_run_options *options = run->options;
-    int vocab = options->deployment->config->text.vocab;
-    LVP_TRY(options->source.answer(options->source.context, &ask->request, &ask->prompt, &ask->wanted, &ask->max_new,
-                                   error));
-    if (error->code != LVP_SAMPLE_OK) return LVP_OK;
-    for (int i = 0; i < ask->max_new; i++)
-        if (ask->wanted[i] >= vocab) { // one added to the tokenizer alone: no prompt has to hold it
-            lvp_sample_error_set(error, LVP_SAMPLE_PROMPT_FIELD_MISSING,
-                                 "the answer to score has token %d, the model's vocabulary ends at %d", ask->wanted[i],
-                                 vocab - 1);
-            return LVP_OK;
-        }
-    if (ask->max_new > room)
-        lvp_sample_error_set(error, LVP_SAMPLE_PROMPT_TOO_LONG,
-                             "the answer to score has %d tokens, the model's context has room for %d", ask->max_new,
-                             room);
-    return LVP_OK;
-}
-
-// The prompt's ids, and everything that depends on them. A fault of the request goes to *error.
-static enum lvp_status build_prompt(struct run *run, struct ask *ask, struct lvp_sample_error *error)
-{
-    const struct lvp_run_options *options = run->options;
-    const struct lvp_request *request = &ask->request;
-    *error = request->error;
-    if (error->code == LVP_SAMPLE_OK)
-        LVP_TRY(options->source.prompt(options->source.context, request, &ask->prompt, error));
-    if (error->code != LVP_SAMPLE_OK) return LVP_OK;
-    const struct lvp_prompt *prompt = &ask->prompt;
-    const struct lvp_model_config *config = options->deployment->config;
-    for (int i = 0; i < prompt->n_ids; i++)
-        if (prompt->ids[i] >= config->text.vocab && prompt->ids[i] != config->image_token_id)
-            return lvp_fail(LVP_ERR_MODEL,
-                            "the tokenizer gives id %d, the model's vocabulary ends at %d: they do not belong together",
-                            prompt->ids[i], config->text.vocab - 1);
-    int room = config->text.max_positions - prompt->n_rows;
-    ask->max_new = options->max_new_tokens < room ? options->max_new_tokens : room;
-    if (request->answer != NULL) {
-        LVP_TRY(build_answer(run, ask, room, error));
-        if (error->code != LVP_SAMPLE_OK) return LVP_OK;
-    }
-    if (prompt->n_images > options->deployment->image_slots) {
-        lvp_sample_error_set(error, LVP_SAMPLE_KV_TOO_SMALL, "the prompt has %d images, a run holds %d at once",
-                             prompt->n_images, options->deployment->image_slots);
-        return LVP_OK;
-    }
-    if (!lvp_scheduler_fits(run->replicas[0].scheduler, prompt->n_ids - prompt->n_images, prompt->n_images,
-                            ask->max_new)) {
-        lvp_sample_error_set(error, LVP_SAMPLE_KV_TOO_SMALL,
-                             "the prompt has %d rows: its KV does not fit; use more stages or a smaller --keep",
-                             prompt->n_rows);
-        return LVP_OK;
-    }
-    ask->tokens = calloc((size_t)ask->max_new + 1, sizeof *ask->tokens);
-    ask->logprobs = calloc((size_t)ask->max_new + 1, sizeof *ask->logprobs);
-    if (ask->tokens == NULL || ask->logprobs == NULL) return lvp_fail(LVP_ERR_MEMORY, "out of memory for a caption");
-    const char *id = request->sample.id;
-    ask->random_key = XXH3_64bits_withSeed(id, strlen(id), options->seed);
-    ask->sampling_key = XXH3_64bits_withSeed(request->prompt, strlen(request->prompt), ask->random_key);
-    return LVP_OK;
-}
-
-static enum lvp_status add_ask(struct run *run, struct group *group, uint64_t index)
-{
-    struct lvp_sample_error error = {.code = LVP_SAMPLE_OK};
-    struct ask *ask = calloc(1, sizeof *ask);
-    if (ask == NULL) return lvp_fail(LVP_ERR_MEMORY, "out of memory for a request");
-    enum lvp_status status = run->options->source.load(run->options->source.context, index, &ask->request);
-    if (status != LVP_OK) {
-        free(ask);
-        return status;
-    }
-    ask->index = index;
-    ask->group = group;
-    ask->next = NULL;
-    struct ask **link = &group->asks;
-    while (*link != NULL) link = &(*link)->next;
-    *link = ask;
-    run->n_active++;
-    bool crashed_alone = false;
-    int crashes = run->options->sink.crashes(run->options->sink.context, group->sample, &crashed_alone);
-    if (crashed_alone)
-        lvp_sample_error_set(&error, LVP_SAMPLE_CRASHED,
-                             "it brought a rank down %d times, the last time while nothing else was under way",
-                             crashes);
-    else
-        LVP_TRY(build_prompt(run, ask, &error));
-    group->alone = crashes >= LVP_ALONE_AFTER;
-    if (error.code == LVP_SAMPLE_OK) {
-        group->n_images = ask->prompt.n_images;
-        return LVP_OK;
-    }
-    // The group is still being built: it must not go with this request.
-    const struct lvp_run_sink *sink = &run->options->sink;
-    LVP_TRY(sink->error(sink->context, index, &ask->request, &error));
-    *link = NULL;
-    free_ask(ask);
-    run->n_active--;
-    mark_finished(run, index);
-    return LVP_OK;
-}
-
-// Takes the next sample's unfinished requests into a group; run->held stays NULL when none of them needs a worker.
-static enum lvp_status build_group(struct run *run)
-{
-    const struct lvp_run_options *options = run->options;
-    uint64_t n_prompts = (uint64_t)options->source.n_prompts;
-    uint64_t end = (run->next / n_prompts + 1) * n_prompts;
-    struct group *group = calloc(1, sizeof *group);
-    if (group == NULL) return lvp_fail(LVP_ERR_MEMORY, "out of memory for a sample");
-    group->next = run->groups;
-    group->link = &run->groups;
-    if (group->next != NULL) group->next->link = &group->next;
-    run->groups = group;
-    run->held = group;
-    group->sample = run->next / n_prompts;
-    while (run->next < end) {
-        uint64_t index = run->next++;
-        if (options->sink.done(options->sink.context, index))
-            mark_finished(run, index);
-        else
-            LVP_TRY(add_ask(run, group, index));
-    }
-    if (group->asks == NULL) {
-        lvp_run_free_group(group);
-        run->held = NULL;
-    }
-    return LVP_OK;
+    lvp_run_release_images(run, group);
+    set_alone(run, false, 0);
+    run->n_placed--;
+    lvp_run_free_group(group);
 }
 
 static enum lvp_status queue_requests(struct run *run, struct group *group)
@@ -310,7 +114,6 @@ static bool must_wait(const struct run *run)
 
 enum lvp_status lvp_run_admit(struct run *run, bool *moved)
 {
-    uint64_t n_prompts = (uint64_t)run->options->source.n_prompts;
     if (run->draining || run->options->sink.full(run->options->sink.context)) return LVP_OK;
     for (;;) {
         if (run->held == NULL && run->again != NULL) {
@@ -318,9 +121,8 @@ enum lvp_status lvp_run_admit(struct run *run, bool *moved)
             run->again = run->again->next_again;
         }
         if (run->held == NULL) {
-            if (run->next >= run->n_requests || run->next + n_prompts > run->oldest + run->options->sink.window)
-                return LVP_OK;
-            LVP_TRY(build_group(run));
+            if (!lvp_run_may_take(run)) return LVP_OK;
+            LVP_TRY(lvp_run_build_group(run));
             *moved = true;
             continue;
         }

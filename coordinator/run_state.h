@@ -8,7 +8,8 @@ struct group;
 
 // One request under way.
 struct ask {
-    uint64_t index;
+    uint64_t index;  // of the run
+    uint64_t sample; // likewise
     struct lvp_request request;
     struct lvp_prompt prompt;
     struct group *group;
@@ -23,7 +24,8 @@ struct ask {
     struct ask *next;           // in the group
 };
 
-// One sample with its prompts: the images are prepared and encoded once for all of them.
+// One sample with its prompts, and those that follow it with the same images: these are prepared and encoded once for
+// all of them.
 struct group {
     int replica;
     int n_images;
@@ -31,8 +33,9 @@ struct group {
     int n_unprepared, n_unencoded;
     int n_unstarted; // requests whose prefill has not come back: the parked rows stay until then
     struct lvp_sample_error error;
-    bool alone;                 // nothing else may be under way
-    uint64_t sample;            // of the run
+    bool alone;      // nothing else may be under way
+    uint64_t sample; // the first one
+    int n_samples;
     struct ask *asks;           // requests that are not finished
     struct group *next, **link; // of run->groups; link points to what points here
     struct group *next_again;   // of run->again
@@ -62,12 +65,14 @@ struct run {
     struct lvp_run_totals totals;
     uint64_t n_requests, next, n_active; // next request to look at; requests taken and not finished
     uint64_t oldest;                     // all requests before it are finished
-    bool *finished;                      // ring [window]: request i at i % window
-    struct group *groups;                // all that are alive
-    struct group *held;                  // of them, the one that waits for image slots
-    struct group *again;                 // of them, those to be tried alone because memory ran out
-    int n_placed;                        // of them, those that have image slots or run
-    bool alone;                          // the one that is placed must stay alone
+    struct lvp_request ahead;            // request `next`, where it has been read
+    bool has_ahead;
+    bool *finished;       // ring [window]: request i at i % window
+    struct group *groups; // all that are alive
+    struct group *held;   // of them, the one that waits for image slots
+    struct group *again;  // of them, those to be tried alone because memory ran out
+    int n_placed;         // of them, those that have image slots or run
+    bool alone;           // the one that is placed must stay alone
     bool draining;
     double drain_deadline, watched; // lvp_now()
     int max_encodes;
@@ -79,15 +84,20 @@ struct run {
     int32_t *released;                 // [max_seqs]
 };
 
-// run_images.c: from requests to rows parked at `merge`
+// run_groups.c: from requests to groups, and back to rows
+bool lvp_run_may_take(const struct run *run); // another sample
+enum lvp_status lvp_run_build_group(struct run *run) LVP_MUST_CHECK;
+enum lvp_status lvp_run_finish_ask(struct run *run, struct ask *ask, const struct lvp_sample_error *error,
+                                   bool stopped) LVP_MUST_CHECK;
+void lvp_run_free_group(struct group *group);
+
+// run_images.c: from groups to rows parked at `merge`
 enum lvp_status lvp_run_admit(struct run *run, bool *moved) LVP_MUST_CHECK;
 enum lvp_status lvp_run_send_encodes(struct run *run, bool *moved) LVP_MUST_CHECK;
 enum lvp_status lvp_run_prepared(struct run *run, int replica, const Lvp__Prepared *message) LVP_MUST_CHECK;
 enum lvp_status lvp_run_encoded(struct run *run, int replica, const Lvp__EncodeDone *message) LVP_MUST_CHECK;
 void lvp_run_release_images(struct run *run, struct group *group);
-enum lvp_status lvp_run_finish_ask(struct run *run, struct ask *ask, const struct lvp_sample_error *error,
-                                   bool stopped) LVP_MUST_CHECK;
-void lvp_run_free_group(struct group *group);
+void lvp_run_end_group(struct run *run, struct group *group); // its requests are finished
 
 // run_watch.c: whether the workers move on
 enum lvp_status lvp_run_watch(struct run *run) LVP_MUST_CHECK;

@@ -16,7 +16,7 @@ static void fill_sequence(const struct run *run, const struct lvp_planned_seq *p
     to->temperature = run->options->temperature;
     to->top_p = run->options->top_p;
     to->token_index = (uint32_t)ask->n_tokens;
-    to->sample = ask->group->sample;
+    to->sample = ask->sample;
     if (ask->wanted != NULL) to->scored = ask->wanted[ask->n_tokens] + 1;
     if (planned->prefill) {
         to->n_ids = (size_t)prompt->n_ids;

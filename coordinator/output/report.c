@@ -184,12 +184,13 @@ static json_t *report_json(const struct lvp_report *report)
         (json_int_t)report->counts.resumed, "images", (json_int_t)report->totals->images, "generated_tokens",
         (json_int_t)report->totals->generated_tokens, "steps", (json_int_t)report->totals->steps, "failed_by_code",
         count_errors(report), "restarts", report->options->restarts);
-    return json_pack("{s:s, s:o, s:s, s:o, s:o, s:o, s:f, s:f, s:f, s:f, s:f, s:o, s:o}", "version", LVP_VERSION,
+    double requests = (double)(report->counts.total - report->counts.resumed);
+    return json_pack("{s:s, s:o, s:s, s:o, s:o, s:o, s:f, s:f, s:f, s:f, s:f, s:f, s:o, s:o}", "version", LVP_VERSION,
                      "options", opts, "model_hash", report->model_hash, "plan", plan, "world", where, "counts", counts,
                      "wall_seconds", report->wall_seconds, "run_seconds", report->run_seconds, "images_per_second",
-                     (double)report->totals->images * per_second, "tokens_per_second",
-                     (double)report->totals->generated_tokens * per_second, "bubble_share", bubble_share(report),
-                     "stages", stages_json(report), "cuts", cuts_json(report));
+                     (double)report->totals->images * per_second, "requests_per_second", requests * per_second,
+                     "tokens_per_second", (double)report->totals->generated_tokens * per_second, "bubble_share",
+                     bubble_share(report), "stages", stages_json(report), "cuts", cuts_json(report));
 }
 
 bool lvp_report_exists(const struct lvp_report *report)

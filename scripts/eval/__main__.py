@@ -56,10 +56,11 @@ def read_captions(path: Path, questions: list[Question]) -> Captions:
 def run_import(args: argparse.Namespace) -> None:
     questions = read_questions(args.bench, args.questions)
     places = place_images(questions, args.images, args.output)
-    lines = [
-        json.dumps(question.manifest_row(BENCHMARKS[args.bench].metric, place), ensure_ascii=False)
-        for question, place in zip(questions, places, strict=True)
-    ]
+    first = {place: i for i, place in reversed(list(enumerate(places)))}
+    # Those about one image behind each other: it is encoded once.
+    asked = sorted(zip(questions, places, strict=True), key=lambda pair: first[pair[1]])
+    metric = BENCHMARKS[args.bench].metric
+    lines = [json.dumps(question.manifest_row(metric, place), ensure_ascii=False) for question, place in asked]
     manifest = args.output / "questions.jsonl"
     write(manifest, ("\n".join(lines) + "\n").encode())
     print(f"{manifest}: {len(questions)} questions about {len(set(places))} images", file=sys.stderr)

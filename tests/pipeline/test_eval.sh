@@ -22,8 +22,8 @@ cmp -s "$work/table" "$work/scores/eval.md" || fail "stdout is not eval.md"
 cp "$work/scores/none/run.json" "$work/first.json"
 run 0 "${ask[@]}" --json
 cmp -s "$work/first.json" "$work/scores/none/run.json" || fail "asked again, it captions again"
-expect "--json" "$(jq -S 'del(.settings[].images_per_second)' "$work/stdout")" \
-  "$(jq -S 'del(.settings[].images_per_second)' "$work/scores/eval.json")"
+expect "--json" "$(jq -S 'del(.settings[].questions_per_second)' "$work/stdout")" \
+  "$(jq -S 'del(.settings[].questions_per_second)' "$work/scores/eval.json")"
 
 # The answers that were scored belong to the run: others are another run.
 cp "$work/tasks/questions.jsonl" "$work/kept"
