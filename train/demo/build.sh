@@ -34,12 +34,14 @@ export OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false GLOO_SOCK
 # The same blocks are taken and given back in every step: keep them, on huge pages (a sixth of the time).
 export GLIBC_TUNABLES=glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=34359738368:glibc.malloc.trim_threshold=34359738368
 fast=()
-if grep -q avx512_bf16 /proc/cpuinfo; then fast=(--bf16); fi
 library=$(mktemp -d)
 trap 'rm -rf "$library"' EXIT
-if grep -q AuthenticAMD /proc/cpuinfo && command -v cc >/dev/null; then # MKL's fast path for narrow matrices is Intel's unless it is told this
-  echo 'int mkl_serv_intel_cpu_true(void) { return 1; }' | cc -shared -fPIC -o "$library/mkl.so" -x c -
-  export LD_PRELOAD=$library/mkl.so
+if grep -q AuthenticAMD /proc/cpuinfo; then
+  if grep -q avx512_bf16 /proc/cpuinfo; then fast=(--bf16); fi # Intel's are faster in f32
+  if command -v cc >/dev/null; then # MKL's fast path for narrow matrices is Intel's unless it is told this
+    echo 'int mkl_serv_intel_cpu_true(void) { return 1; }' | cc -shared -fPIC -o "$library/mkl.so" -x c -
+    export LD_PRELOAD=$library/mkl.so
+  fi
 fi
 
 scaled() { awk "BEGIN { printf \"%.${2:-0}f\", $1 * $scale }"; } # scaled NUMBER [DIGITS]
