@@ -153,3 +153,15 @@ def gumbel_keep(gamma: Tensor, noise: Tensor, temperature: float) -> Tensor:
     """Hard Gumbel-Softmax: gamma and Gumbel noise [N, m, 2] -> exactly 0 or 1 [N, m], with the soft value's gradient."""
     soft = ((gamma + noise) / temperature).softmax(-1)[..., 0]
     return (soft >= 0.5).float() + (soft - soft.detach())
+
+
+def top_keep(gamma: Tensor, noise: Tensor, alive: Tensor, k: int, temperature: float) -> Tensor:
+    """As inference chooses, but for the noise: the k best of the tokens that are there, exactly 0 or 1 [N, m]. The soft value is a
+    sigmoid around the middle between the last that stays and the first that goes."""
+    noisy = gamma + noise
+    score = (noisy[..., 0] - noisy[..., 1]).masked_fill(alive < 0.5, -1e4)
+    ranked, order = score.detach().sort(dim=-1, descending=True, stable=True)
+    hard = torch.zeros_like(ranked).scatter(-1, order[:, :k], 1.0)
+    middle = (ranked[:, max(k - 1, 0)] + ranked[:, min(k, ranked.shape[1] - 1)]) / 2
+    soft = ((score - middle[:, None]) / temperature).sigmoid()
+    return hard + (soft - soft.detach())

@@ -2,7 +2,8 @@
 
 Loss = causal-weight * NLL of the answer tokens + ratio-weight * mean_s (rho_s - mean D_s)^2 [+ distill * KL to the unpruned
 model's answer]. D_s are hard Gumbel-Softmax masks, applied as attention masks; the ratio term is taken for each image by
-itself. The defaults are the paper's recipe. An --output folder that holds a state.pt is gone on with.
+itself. With --select best the masks hold the best scores under the same noise, as many as inference will keep, and the ratio term has
+nothing to do. The defaults are the paper's recipe. An --output folder that holds a state.pt is gone on with.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import signal
 import sys
 import time
 from dataclasses import asdict
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +28,8 @@ from train.lvpruning import state
 from train.lvpruning.base import FlatGradients, World, load_base
 from train.lvpruning.batch import IGNORE, Batch, collate
 from train.lvpruning.data import Encoder, Loader, fingerprint, read_samples
-from train.lvpruning.masked_forward import ATTENTION, embed, gumbel_keep, masked_forward
-from train.pruner import Pruner, PrunerConfig
+from train.lvpruning.masked_forward import ATTENTION, embed, gumbel_keep, masked_forward, top_keep
+from train.pruner import Pruner, PrunerConfig, keep_count
 
 DRAINED = 75  # exit status: stopped by a signal, goes on with the same command
 DTYPES = {"bf16": torch.bfloat16, "f16": torch.float16, "f32": torch.float32}
@@ -58,6 +60,9 @@ def options() -> argparse.ArgumentParser:
     add("--causal-weight", type=float, default=1.0, help="(1)")
     add("--ratio-weight", type=float, default=2.0, help="(2)")
     add("--distill", type=float, default=0.0, help="weight of the KL divergence; alone with --causal-weight 0 (0)")
+    add("--select", choices=("alone", "best"), default="alone",
+        help="each token by its own Gumbel-Softmax, or exactly rho_s of them: the best (alone)")  # fmt: skip
+    add("--mean", choices=("tokens", "samples"), default="tokens", help="over which NLL and KL are means (tokens)")
     add("--temperature", type=float, default=1.0, help="of the Gumbel-Softmax (1)")
     add("--lr", type=float, default=2e-6, help="(2e-6)")
     add("--warmup", type=float, default=0.03, help="share of the steps (0.03); a cosine to 0 follows")
@@ -98,21 +103,29 @@ def ratios_of(args: argparse.Namespace, step: int, points: int) -> list[float]:
 
 def losses(model: LlavaForConditionalGeneration, pruner: Pruner, batch: Batch, ratios: list[float],
            args: argparse.Namespace) -> Tensor:  # fmt: skip
-    """Sums over the micro-batch [3 + S]: NLL and KL over answer tokens, ratio term and each point's mean(D_s) over images."""
+    """Sums over the micro-batch [3 + S]: NLL and KL over answer tokens (of each sample their mean with --mean samples), ratio term and
+    each point's mean(D_s) over images."""
 
     def decide(point: int, gamma: Tensor, alive: Tensor) -> Tensor:
-        return gumbel_keep(gamma, batch.noise[:, point], args.temperature)
+        noise = batch.noise[:, point]
+        if args.select == "alone":
+            return gumbel_keep(gamma, noise, args.temperature)
+        m = alive.shape[1]
+        return top_keep(gamma, noise, alive, keep_count(Decimal(ratios[point]), m, m), args.temperature)
 
     x = embed(model, batch)
     asked = batch.target != IGNORE
     hidden, masks = masked_forward(model, pruner, x, batch, decide, recompute=not args.no_recompute)
     logits = model.lm_head(hidden[asked]).float()
-    nll = F.cross_entropy(logits, batch.target[asked], reduction="sum")
+    weight = torch.ones_like(logits[:, 0])
+    if args.mean == "samples":
+        weight /= asked.sum(1, keepdim=True).expand_as(asked)[asked]
+    nll = (F.cross_entropy(logits, batch.target[asked], reduction="none") * weight).sum()
     kl = torch.zeros_like(nll)
     if args.distill:
         with torch.no_grad():
             dense = model.lm_head(masked_forward(model, None, x, batch)[0][asked]).float()
-        kl = F.kl_div(logits.log_softmax(-1), dense.log_softmax(-1), reduction="sum", log_target=True)
+        kl = (F.kl_div(logits.log_softmax(-1), dense.log_softmax(-1), reduction="none", log_target=True).sum(-1) * weight).sum()
     shares = torch.stack([d.mean(1) for d in masks])  # [S, N]
     ratio = (shares - torch.tensor(ratios, device=x.device)[:, None]).square().mean(0).sum()
     return torch.cat([torch.stack([nll, kl, ratio]), shares.detach().sum(1)])
@@ -137,7 +150,7 @@ class Trainer:
         self.loader = Loader(samples, self.encoder, points, args.seed, args.batch, world.rank, world.size)
         self.gradients = FlatGradients(self.pruner, world.device)
         self.optimizer = torch.optim.AdamW(self.pruner.parameters(), args.lr, weight_decay=args.weight_decay)
-        names = ("rho", "ratios", "causal_weight", "ratio_weight", "distill", "temperature", "lr", "warmup", "batch",
+        names = ("rho", "ratios", "causal_weight", "ratio_weight", "distill", "select", "mean", "temperature", "lr", "warmup", "batch",
                  "weight_decay", "clip", "max_rows", "seed", "dtype")  # fmt: skip
         self.recipe: dict[str, Any] = {name: getattr(args, name) for name in names}
         self.recipe |= {"steps": self.steps, "data": fingerprint(samples), **asdict(self.pruner.config)}
@@ -164,16 +177,17 @@ class Trainer:
         numbers, so neither micro-batches nor ranks change the loss."""
         args, device = self.args, self.world.device
         began = time.monotonic()
-        counts = torch.tensor([[e.n_answer, len(e.pixels), e.replaced, 0] for e in share], dtype=torch.float64).sum(0)
+        by_sample = args.mean == "samples"
+        counts = torch.tensor([[1 if by_sample else e.n_answer, len(e.pixels), e.replaced, 0] for e in share], dtype=torch.float64).sum(0)
         counts[3] = float(self.asked_to_stop)
-        tokens, images, replaced, stopping = self.world.sum(counts.to(device)).tolist()
+        answers, images, replaced, stopping = self.world.sum(counts.to(device)).tolist()
         ratios = ratios_of(args, step, len(self.pruner.points))
         self.gradients.buffer.zero_()
         sums = torch.zeros(3 + len(ratios), device=device)
         for first in range(0, len(share), args.micro_batch):
             batch = collate(share[first : first + args.micro_batch], self.encoder.image_token).to(device)
             part = losses(self.model, self.pruner, batch, ratios, args)
-            answer = (args.causal_weight * part[0] + args.distill * part[1]) / tokens
+            answer = (args.causal_weight * part[0] + args.distill * part[1]) / answers
             (answer + args.ratio_weight * part[2] / images).backward()
             sums += part.detach()
         self.world.sum(self.gradients.buffer)
@@ -185,8 +199,8 @@ class Trainer:
         self.optimizer.step()
         nll, kl, ratio, *kept = self.world.sum(sums).tolist()
         self.stop = stopping > 0
-        loss = (args.causal_weight * nll + args.distill * kl) / tokens + args.ratio_weight * ratio / images
-        values = {"step": step + 1, "loss": loss, "nll": nll / tokens, "kl": kl / tokens, "ratio": ratio / images}
+        loss = (args.causal_weight * nll + args.distill * kl) / answers + args.ratio_weight * ratio / images
+        values = {"step": step + 1, "loss": loss, "nll": nll / answers, "kl": kl / answers, "ratio": ratio / images}
         values |= {f"keep_{s}": value / images for s, value in enumerate(kept)}
         values |= {"rho": ratios[0], "lr": self.optimizer.param_groups[0]["lr"], "grad_norm": norm, "replaced": replaced}
         return values | {"seconds": time.monotonic() - began}

@@ -1,7 +1,8 @@
-"""Shared by the tests: the repository root on the path, one thread, small models."""
+"""Shared by the tests: the repository root on the path, one thread in them and in what they start, small models."""
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 torch.set_num_threads(1)
+os.environ["OMP_NUM_THREADS"] = "1"  # with another number sums are rounded otherwise, on some processors
 
 
 @pytest.fixture(scope="session")

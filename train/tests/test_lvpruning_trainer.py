@@ -23,9 +23,9 @@ from train.golden_cases import Case, Pruning, Text, Vision
 from train.golden_folder import random_normal, write_folder
 from train.lvpruning.batch import IGNORE, Example, collate
 from train.lvpruning.data import Encoder, Loader, Sample, read_samples
-from train.lvpruning.masked_forward import ATTENTION, embed, gumbel_keep, masked_forward, use_masked_attention, weigh
+from train.lvpruning.masked_forward import ATTENTION, embed, gumbel_keep, masked_forward, top_keep, use_masked_attention, weigh
 from train.lvpruning.state import Log
-from train.lvpruning.train import main
+from train.lvpruning.train import losses, main, options
 from train.pruner import Pruner, keep_count, keep_ratios, select_best
 from train.reference import Reference
 
@@ -173,6 +173,39 @@ def test_fused_forward_has_the_formulas_gradient(model_folder: Path) -> None:
         assert (other - gradients[0]).norm() < 1e-5 * gradients[0].norm()
 
 
+def test_the_best_are_kept_as_inference_keeps_them() -> None:
+    """As many as inference keeps and, without noise, the same; only those that are there get a gradient."""
+    generator = torch.Generator().manual_seed(0)
+    gamma = torch.randn(3, 20, 2, generator=generator, requires_grad=True)
+    alive = torch.ones(3, 20)
+    alive[1, ::2] = 0.0
+    for k in (1, 7, 9):
+        keep = top_keep(gamma, torch.zeros(3, 20, 2), alive, k, 1.0)
+        for image, score in enumerate(gamma[..., 0] - gamma[..., 1]):
+            rows = alive[image].nonzero()[:, 0]
+            assert keep[image].nonzero()[:, 0].tolist() == rows[select_best(score[rows], k)].tolist()
+        (gradient,) = torch.autograd.grad(keep.sum(), gamma)
+        assert torch.equal(gradient[..., 0] > 0, alive > 0.5) and torch.equal(gradient[..., 0], -gradient[..., 1])
+    noisy = [top_keep(gamma, torch.randn(3, 20, 2, generator=generator), alive, 7, 1.0) for _ in range(2)]
+    assert not torch.equal(*noisy) and all(torch.equal(n.sum(1), torch.full((3,), 7.0)) for n in noisy)
+
+
+def test_a_mean_over_samples(model_folder: Path) -> None:
+    """A long answer weighs as much as a short one."""
+    pruner = Pruner.load(model_folder / "lvpruning.safetensors")
+    model = load_model(model_folder)
+    use_masked_attention(model, "sdpa")
+    args = options().parse_args(["--model", "", "--data", "", "--output", "", "--mean", "samples", "--select", "best"])
+    given = examples(Reference(load_model(model_folder), pruner))
+    with torch.no_grad():
+        alone = [losses(model, pruner, collate([e], CASE.image_token), [0.5, 0.3, 0.1], args)[0] for e in given]
+        together = losses(model, pruner, collate(given, CASE.image_token), [0.5, 0.3, 0.1], args)
+        args.mean = "tokens"
+        summed = [losses(model, pruner, collate([e], CASE.image_token), [0.5, 0.3, 0.1], args)[0] for e in given]
+    assert together[0].item() == pytest.approx(sum(alone).item(), rel=1e-4)
+    assert [n.item() for n in alone] == pytest.approx([n.item() / e.n_answer for n, e in zip(summed, given)], rel=1e-4)
+
+
 def test_a_removed_column_has_a_bounded_gradient() -> None:
     """A removed column with a huge logit: its weight counts at most as much as the strongest kept one's."""
     query, key = torch.ones(1, 1, 4, 8), torch.ones(1, 1, 4, 8)
@@ -226,7 +259,7 @@ def test_a_signal_ends_a_step_and_saves(model_folder: Path, data: Path, tmp_path
 
 
 def test_ranks_shards_and_micro_batches_do_not_change_the_loss(model_folder: Path, data: Path, tmp_path: Path) -> None:
-    options = ("--steps", "3", "--lr", "1e-3", "--distill", "0.5")
+    options = ("--steps", "3", "--lr", "1e-3", "--distill", "0.5", "--mean", "samples", "--select", "best")
     assert main(command(model_folder, data, tmp_path / "one", *options)) == 0
     run_ranks(2, command(model_folder, data, tmp_path / "two", *options, "--micro-batch", "3", "--fsdp"))
     for one, two in zip(curve(tmp_path / "one"), curve(tmp_path / "two"), strict=True):
