@@ -5,7 +5,8 @@
 #include <string.h>
 #include <xxhash.h>
 
-enum { GROUP_SAMPLES = 64 }; // at most: their requests wait in memory, and their images hold slots, all the while
+// A group with as many takes no further sample: all are on one replica, and a drain waits for them.
+enum { GROUP_REQUESTS = 32 };
 
 static void free_ask(struct ask *ask)
 {
@@ -144,7 +145,7 @@ static enum lvp_status add_ask(struct run *run, struct group *group)
                              crashes);
     else
         LVP_TRY(build_prompt(run, ask, &error));
-    group->alone = crashes >= LVP_ALONE_AFTER;
+    group->alone = crashes >= LVP_ALONE_AFTER; // it is the only sample then
     if (error.code == LVP_SAMPLE_OK) {
         group->n_images = ask->prompt.n_images;
         return LVP_OK;
@@ -159,7 +160,7 @@ static enum lvp_status add_ask(struct run *run, struct group *group)
     return LVP_OK;
 }
 
-// The unfinished requests of the next sample.
+// Takes the unfinished requests of the next sample.
 static enum lvp_status add_sample(struct run *run, struct group *group)
 {
     const struct lvp_run_options *options = run->options;
@@ -185,28 +186,30 @@ bool lvp_run_may_take(const struct run *run)
 // Made-up images have no path, and each is another.
 static bool same_images(const struct lvp_sample *a, const struct lvp_sample *b)
 {
-    for (int i = 0; i < a->n_images && a->n_images == b->n_images; i++) {
+    if (a->n_images == 0 || a->n_images != b->n_images) return false;
+    for (int i = 0; i < a->n_images; i++) {
         const struct lvp_image_place *x = &a->places[i], *y = &b->places[i];
         if (x->path[0] == '\0' || strcmp(x->path, y->path) != 0 || x->offset != y->offset || x->n_bytes != y->n_bytes ||
             x->shard_bytes != y->shard_bytes || x->shard_time != y->shard_time)
             return false;
     }
-    return a->n_images > 0 && a->n_images == b->n_images;
+    return true;
 }
 
 // Whether the next sample asks about the group's images. One that has brought a rank down is a group of its own, so
 // that what is blamed is one sample.
-static enum lvp_status goes_on(struct run *run, const struct group *group, bool *more)
+static enum lvp_status may_join(struct run *run, const struct group *group, bool *joins)
 {
     const struct lvp_run_sink *sink = &run->options->sink;
+    uint64_t n_prompts = (uint64_t)run->options->source.n_prompts, next = run->next / n_prompts;
     bool alone;
-    *more = false;
-    if (group->asks == NULL || group->n_samples == GROUP_SAMPLES || !lvp_run_may_take(run)) return LVP_OK;
-    uint64_t next = run->next / (uint64_t)run->options->source.n_prompts;
+    *joins = false;
+    if (group->asks == NULL || (uint64_t)group->n_samples * n_prompts >= GROUP_REQUESTS || !lvp_run_may_take(run))
+        return LVP_OK;
     if (sink->crashes(sink->context, group->sample, &alone) > 0 || sink->crashes(sink->context, next, &alone) > 0)
         return LVP_OK;
     LVP_TRY(read_ahead(run));
-    *more = same_images(&group->asks->request.sample, &run->ahead.sample);
+    *joins = same_images(&group->asks->request.sample, &run->ahead.sample);
     return LVP_OK;
 }
 
@@ -221,9 +224,9 @@ enum lvp_status lvp_run_build_group(struct run *run)
     run->groups = group;
     run->held = group;
     group->sample = run->next / (uint64_t)run->options->source.n_prompts;
-    for (bool more = true; more;) {
+    for (bool joins = true; joins;) {
         LVP_TRY(add_sample(run, group));
-        LVP_TRY(goes_on(run, group, &more));
+        LVP_TRY(may_join(run, group, &joins));
     }
     if (group->asks == NULL) {
         lvp_run_free_group(group);
@@ -256,6 +259,7 @@ enum lvp_status lvp_run_finish_ask(struct run *run, struct ask *ask, const struc
     }
     mark_finished(run, ask->index);
     run->n_active--;
+    run->replicas[group->replica].n_asks--;
     struct ask **link = &group->asks;
     while (*link != ask) link = &(*link)->next;
     *link = ask->next;

@@ -3,12 +3,13 @@
 
 #include <stdlib.h>
 
-// Noted in rank 0's record too: a crash of this sample is then surely its own.
-static void set_alone(struct run *run, bool alone, uint64_t sample)
+// Whether the group is alone. Where it is one sample, that is noted in rank 0's record too: its crash is then surely
+// its own.
+static void set_alone(struct run *run, const struct group *group, bool alone)
 {
     if (run->alone == alone) return;
     run->alone = alone;
-    lvp_record_alone(alone, sample);
+    lvp_record_alone(alone && group->n_samples == 1, group->sample);
     if (alone) lvp_record_write(); // before it can crash
 }
 
@@ -25,7 +26,7 @@ void lvp_run_release_images(struct run *run, struct group *group)
 void lvp_run_end_group(struct run *run, struct group *group)
 {
     lvp_run_release_images(run, group);
-    set_alone(run, false, 0);
+    set_alone(run, group, false);
     run->n_placed--;
     lvp_run_free_group(group);
 }
@@ -74,14 +75,15 @@ fail:
     return status;
 }
 
-// The replica with the most free image slots; -1 when none has enough.
+// The replica with the fewest requests; -1 when none has the image slots, or all have enough to do.
 static int choose_replica(const struct run *run, int n_images)
 {
-    int best = -1;
+    const struct lvp_deployment *deployment = run->options->deployment;
+    int best = -1, enough = deployment->image_slots + deployment->scheduler.max_seqs;
     for (int r = 0; r < run->options->world->n_replicas; r++) {
         const struct replica *replica = &run->replicas[r];
-        if (replica->n_free_slots < n_images) continue;
-        if (best < 0 || replica->n_free_slots > run->replicas[best].n_free_slots) best = r;
+        if (replica->n_free_slots < n_images || replica->n_asks >= enough) continue;
+        if (best < 0 || replica->n_asks < run->replicas[best].n_asks) best = r;
     }
     return best;
 }
@@ -100,9 +102,12 @@ static enum lvp_status place_group(struct run *run, struct group *group, int r)
     replica->n_free_slots -= group->n_images;
     replica->n_preparing += group->n_images;
     group->n_unprepared = group->n_unencoded = group->n_images;
-    for (struct ask *ask = group->asks; ask != NULL; ask = ask->next) ask->placed = lvp_now();
+    for (struct ask *ask = group->asks; ask != NULL; ask = ask->next) {
+        ask->placed = lvp_now();
+        replica->n_asks++;
+    }
     run->n_placed++;
-    set_alone(run, group->alone, group->sample);
+    set_alone(run, group, group->alone);
     return send_prepare(run, group);
 }
 
@@ -147,6 +152,7 @@ static void try_again_alone(struct run *run, struct group *group)
 {
     lvp_run_release_images(run, group);
     run->n_placed--;
+    for (const struct ask *ask = group->asks; ask != NULL; ask = ask->next) run->replicas[group->replica].n_asks--;
     group->error = (struct lvp_sample_error){.code = LVP_SAMPLE_OK};
     group->alone = true;
     group->next_again = run->again;

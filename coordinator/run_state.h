@@ -45,6 +45,7 @@ struct replica {
     struct lvp_scheduler *scheduler;
     struct group **slot_group; // [image_slots] NULL: free
     int n_free_slots;
+    int n_asks;         // placed and not finished
     int32_t *to_encode; // ring [image_slots]: prepared slots, in order
     int first_to_encode, n_to_encode;
     int32_t *encoding; // ring [image_slots]: slots of the encode jobs in flight, in order
@@ -85,7 +86,7 @@ struct run {
 };
 
 // run_groups.c: from requests to groups, and back to rows
-bool lvp_run_may_take(const struct run *run); // another sample
+bool lvp_run_may_take(const struct run *run); // whether another sample may be begun
 enum lvp_status lvp_run_build_group(struct run *run) LVP_MUST_CHECK;
 enum lvp_status lvp_run_finish_ask(struct run *run, struct ask *ask, const struct lvp_sample_error *error,
                                    bool stopped) LVP_MUST_CHECK;

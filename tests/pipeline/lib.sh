@@ -82,9 +82,9 @@ nobody_left() {
   kill -KILL $(own_processes)
 }
 
-# many N: a manifest of N samples over the examples, in $work/rows.jsonl.
+# many N: a manifest of N samples over the examples, in $work/rows.jsonl; none has its neighbour's image.
 many() {
-  example_manifest | jq -c --argjson n "$1" '. as $row | range(($n + 9) / 10 | floor) as $i | $row | .id += "/\($i)"' |
+  example_manifest | jq -sc --argjson n "$1" 'range(($n + 9) / 10 | floor) as $i | .[] | .id += "/\($i)"' |
     head -n "$1" >"$work/rows.jsonl"
 }
 

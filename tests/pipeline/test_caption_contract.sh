@@ -184,7 +184,7 @@ grep -q -- --max-new-tokens "$work/stdout" || fail "help caption does not list -
 caption cuts --input "$IMAGES" "${short[@]}" --partition prune --json
 expect "--json is run.json" "$(jq -c '[paths]|sort' "$work/stdout" | md5sum) $(jq -c '[.counts,.cuts,.plan]' "$work/stdout")" \
   "$(jq -c '[paths]|sort' "$work/cuts/run.json" | md5sum) $(jq -c '[.counts,.cuts,.plan]' "$work/cuts/run.json")"
-for field in .options .model_hash .plan .world .counts .wall_seconds .images_per_second .tokens_per_second .bubble_share \
+for field in .options .model_hash .plan .world .counts .wall_seconds .images_per_second .requests_per_second .tokens_per_second .bubble_share \
   .stages[0].busy_seconds .cuts[0].prefill_rows .cuts[0].prefill_payload_bytes .cuts[0].prefill_payload_bytes_without_pruning; do
   expect "run.json has $field" "$(jq "$field != null" "$work/cuts/run.json")" true
 done
