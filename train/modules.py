@@ -20,7 +20,9 @@ from train.pruner import Pruner, PrunerConfig
 
 KEEP = "0.5"
 TEXT_TOKENS = 30
-OURS = {"inner-width": "40", "points": "1,2,4", "lr": "1e-3", "warmup": "0.1", "seed": "1", "ratio-weight": "8", "distill": "1"}
+OURS = {"inner-width": "40", "points": "1,2,4", "lr": "1e-3", "warmup": "0.1", "seed": "1", "select": "best", "ratio-weight": "0",
+        "mean": "samples", "distill": "1", "ratios": "0.45,0.55"}  # fmt: skip
+ALONE = {"select": "alone", "ratio-weight": "8"}
 # name: what differs from OURS, and what that is
 VARIANTS = {
     "width-160": ({"inner-width": "160"}, "as wide as the model (C), as in the paper"),
@@ -29,10 +31,13 @@ VARIANTS = {
     "width-20": ({"inner-width": "20", "heads": "4"}, "C / 8"),
     "width-10": ({"inner-width": "10", "heads": "2"}, "C / 16"),
     "one-block": ({"blocks": "1"}, "C / 4, one block"),
-    "paper": ({"inner-width": "160", "distill": "0", "ratio-weight": "2"}, "C, the answers alone, ratio weight 2"),
+    "paper": (ALONE | {"inner-width": "160", "ratio-weight": "2", "distill": "0", "mean": "tokens", "ratios": "0.5,0.5"}, "C, the paper's recipe"),
+    "alone": (ALONE, "C / 4, each token by its own Gumbel-Softmax"),
+    "tokens": ({"mean": "tokens"}, "C / 4, a caption's every token counts as much as a yes"),
     "answers": ({"distill": "0"}, "C / 4, the answers alone"),
     "distilled": ({"causal-weight": "0"}, "C / 4, the unpruned model's answers alone"),
-    "ratios": ({"ratios": "0.35,0.65"}, "C / 4, another share in each step"),
+    "one-ratio": ({"ratios": "0.5,0.5"}, "C / 4, the same share in each step"),
+    "ratios": ({"ratios": "0.35,0.65"}, "C / 4, shares from a wider range"),
     "points": ({"points": "1,3,5"}, "C / 4, pruned later"),
 }
 

@@ -96,7 +96,7 @@ def draw_scenes(rng: random.Random, number: int, high: int = 6) -> list[Scene]:
 
 
 # How often a question of each family is drawn beside the caption.
-SHARES = {"attribute": 4, "relation": 3, "unanswerable": 3, "choice": 3, "text": 2, "existence": 3, "circular": 3, "mixed": 2}
+SHARES = {"attribute": 5, "relation": 5, "unanswerable": 2, "choice": 5, "text": 2, "existence": 2, "circular": 5, "mixed": 4}
 
 
 def draw_questions(rng: random.Random, scene: Scene, number: int) -> list[Question]:

@@ -157,11 +157,16 @@ def gumbel_keep(gamma: Tensor, noise: Tensor, temperature: float) -> Tensor:
 
 def top_keep(gamma: Tensor, noise: Tensor, alive: Tensor, k: int, temperature: float) -> Tensor:
     """As inference chooses, but for the noise: the k best of the tokens that are there, exactly 0 or 1 [N, m]. The soft value is a
-    sigmoid around the middle between the last that stays and the first that goes."""
+    sigmoid around a threshold that begins between the last that stays and the first that goes, and moves with the scores so that k
+    stays k: else the gradient's largest part would only raise all scores alike."""
     noisy = gamma + noise
     score = (noisy[..., 0] - noisy[..., 1]).masked_fill(alive < 0.5, -1e4)
-    ranked, order = score.detach().sort(dim=-1, descending=True, stable=True)
-    hard = torch.zeros_like(ranked).scatter(-1, order[:, :k], 1.0)
-    middle = (ranked[:, max(k - 1, 0)] + ranked[:, min(k, ranked.shape[1] - 1)]) / 2
-    soft = ((score - middle[:, None]) / temperature).sigmoid()
+    fixed = score.detach()
+    ranked, order = fixed.sort(dim=-1, descending=True, stable=True)
+    hard = torch.zeros_like(fixed).scatter(-1, order[:, :k], 1.0)
+    middle = (ranked[:, max(k - 1, 0)] + ranked[:, min(k, ranked.shape[1] - 1)])[:, None] / 2
+    soft = ((fixed - middle) / temperature).sigmoid()
+    slope = soft * (1 - soft)
+    moved = (slope * (score - fixed)).sum(-1, keepdim=True) / slope.sum(-1, keepdim=True).clamp(min=1e-9)
+    soft = ((score - middle - moved) / temperature).sigmoid()
     return hard + (soft - soft.detach())

@@ -35,7 +35,7 @@ DRAINED = 75  # exit status: stopped by a signal, goes on with the same command
 DTYPES = {"bf16": torch.bfloat16, "f16": torch.float16, "f32": torch.float32}
 EXAMPLES = """examples:
   python -m train.lvpruning.train --model models/demo --data photos.jsonl --output run --points 1,2,4 --inner-width 40 \\
-      --batch 48 --lr 1e-3 --warmup 0.1 --ratio-weight 8 --distill 1 --dtype f32
+      --batch 48 --lr 1e-3 --warmup 0.1 --select best --mean samples --ratio-weight 0 --distill 1 --dtype f32
   torchrun --nproc-per-node 8 -m train.lvpruning.train --model llava-1.5-7b-hf --data llava_v1_5_mix665k.json \\
       --images /data/llava --output run
   lvpipe caption --model llava-1.5-7b-hf --pruner-weights run/lvpruning.safetensors --input photos --output out

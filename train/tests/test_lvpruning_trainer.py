@@ -174,7 +174,7 @@ def test_fused_forward_has_the_formulas_gradient(model_folder: Path) -> None:
 
 
 def test_the_best_are_kept_as_inference_keeps_them() -> None:
-    """As many as inference keeps and, without noise, the same; only those that are there get a gradient."""
+    """As many as inference keeps and, without noise, the same; the gradient is of those that are there, and leaves their number."""
     generator = torch.Generator().manual_seed(0)
     gamma = torch.randn(3, 20, 2, generator=generator, requires_grad=True)
     alive = torch.ones(3, 20)
@@ -184,8 +184,12 @@ def test_the_best_are_kept_as_inference_keeps_them() -> None:
         for image, score in enumerate(gamma[..., 0] - gamma[..., 1]):
             rows = alive[image].nonzero()[:, 0]
             assert keep[image].nonzero()[:, 0].tolist() == rows[select_best(score[rows], k)].tolist()
-        (gradient,) = torch.autograd.grad(keep.sum(), gamma)
-        assert torch.equal(gradient[..., 0] > 0, alive > 0.5) and torch.equal(gradient[..., 0], -gradient[..., 1])
+        first = int(alive[1].nonzero()[0, 0])
+        (gradient,) = torch.autograd.grad(keep[1, first], gamma)  # one up, the others that are there down, as much together
+        sign = -alive[1].clone()
+        sign[first] = 1.0
+        assert torch.equal(gradient[1, :, 0].sign(), sign) and abs(gradient[1, :, 0].sum().item()) < 1e-6
+        assert torch.equal(gradient[..., 0], -gradient[..., 1])
     noisy = [top_keep(gamma, torch.randn(3, 20, 2, generator=generator), alive, 7, 1.0) for _ in range(2)]
     assert not torch.equal(*noisy) and all(torch.equal(n.sum(1), torch.full((3,), 7.0)) for n in noisy)
 
