@@ -31,7 +31,7 @@ VARIANTS = {
     "width-20": ({"inner-width": "20", "heads": "4"}, "C / 8"),
     "width-10": ({"inner-width": "10", "heads": "2"}, "C / 16"),
     "one-block": ({"blocks": "1"}, "C / 4, one block"),
-    "paper": (ALONE | {"inner-width": "160", "ratio-weight": "2", "distill": "0", "mean": "tokens", "ratios": "0.5,0.5"}, "C, the paper's recipe"),
+    "paper": (ALONE | {"inner-width": "160", "ratio-weight": "2", "distill": "0", "mean": "tokens", "ratios": "0.5,0.5"}, "C, the paper's loss"),
     "alone": (ALONE, "C / 4, each token by its own Gumbel-Softmax"),
     "tokens": ({"mean": "tokens"}, "C / 4, a caption's every token counts as much as a yes"),
     "answers": ({"distill": "0"}, "C / 4, the answers alone"),

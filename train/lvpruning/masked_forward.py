@@ -164,7 +164,8 @@ def top_keep(gamma: Tensor, noise: Tensor, alive: Tensor, k: int, temperature: f
     fixed = score.detach()
     ranked, order = fixed.sort(dim=-1, descending=True, stable=True)
     hard = torch.zeros_like(fixed).scatter(-1, order[:, :k], 1.0)
-    middle = (ranked[:, max(k - 1, 0)] + ranked[:, min(k, ranked.shape[1] - 1)])[:, None] / 2
+    ends = F.pad(F.pad(ranked, (1, 0), value=1e4), (0, 1), value=-1e4)  # where all stay or all go, nothing is to be learned
+    middle = (ends[:, k] + ends[:, k + 1])[:, None] / 2
     soft = ((fixed - middle) / temperature).sigmoid()
     slope = soft * (1 - soft)
     moved = (slope * (score - fixed)).sum(-1, keepdim=True) / slope.sum(-1, keepdim=True).clamp(min=1e-9)

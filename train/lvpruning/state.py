@@ -40,9 +40,10 @@ def load(folder: Path, recipe: dict[str, Any], pruner: Pruner, optimizer: torch.
     state = torch.load(folder / "state.pt", map_location="cpu", weights_only=True)
     if state["version"] != VERSION:
         raise SystemExit(f"{folder}/state.pt is of version {state['version']}, this trainer writes {VERSION}")
+    began = {"select": "alone", "mean": "tokens"} | state["recipe"]  # earlier states knew no others
     for name, value in recipe.items():
-        if state["recipe"].get(name) != value:
-            was = state["recipe"].get(name)
+        if began.get(name) != value:
+            was = began.get(name)
             raise SystemExit(f"{folder} was begun with {name} = {was}, now it is {value}: use the same or another --output")
     pruner.load_state_dict(state["pruner"])
     optimizer.load_state_dict(state["optimizer"])

@@ -190,6 +190,11 @@ def test_the_best_are_kept_as_inference_keeps_them() -> None:
         sign[first] = 1.0
         assert torch.equal(gradient[1, :, 0].sign(), sign) and abs(gradient[1, :, 0].sum().item()) < 1e-6
         assert torch.equal(gradient[..., 0], -gradient[..., 1])
+    for k in (0, 10, 15, 20):  # none, all that are there, all
+        keep = top_keep(gamma, torch.zeros(3, 20, 2), alive, k, 1.0) * alive
+        assert keep.sum(1).tolist() == [k, min(k, 10), k]
+        (gradient,) = torch.autograd.grad(keep[1].sum(), gamma)
+        assert gradient.abs().max() < 1e-6
     noisy = [top_keep(gamma, torch.randn(3, 20, 2, generator=generator), alive, 7, 1.0) for _ in range(2)]
     assert not torch.equal(*noisy) and all(torch.equal(n.sum(1), torch.full((3,), 7.0)) for n in noisy)
 
