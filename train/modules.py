@@ -15,7 +15,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from train.accuracy import counts_of, nll, percent
+from train.accuracy import counts_of, nll, one_thread_each, percent
 from train.pruner import Pruner, PrunerConfig
 
 KEEP = "0.5"
@@ -73,7 +73,7 @@ def evaluate(args: argparse.Namespace, name: str) -> dict:
         if (args.work / run).exists() and not (scores / run).exists():
             shutil.copytree(args.work / run, scores / run)
     command = [args.lvpipe, "eval", "--model", str(args.model), "--pruner-weights", str(args.work / name / "lvpruning.safetensors"), "--tasks",
-               str(args.work / "tasks"), "--output", str(scores), "--keep", KEEP, "--pruner", "lvpruning", "--json", "-q"]  # fmt: skip
+               str(args.work / "tasks"), "--output", str(scores), "--keep", KEEP, "--pruner", "lvpruning", "--json", "-q", *one_thread_each()]  # fmt: skip
     found = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
     for run in ("none", "none.nll"):
         if not (args.work / run).exists():
