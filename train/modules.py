@@ -21,7 +21,7 @@ from train.pruner import Pruner, PrunerConfig
 KEEP = "0.5"
 TEXT_TOKENS = 30
 OURS = {"inner-width": "40", "points": "1,2,4", "lr": "1e-3", "warmup": "0.1", "seed": "1", "select": "best", "ratio-weight": "0",
-        "mean": "samples", "distill": "1", "ratios": "0.45,0.55"}  # fmt: skip
+        "weigh": "roots", "distill": "1", "ratios": "0.45,0.55"}  # fmt: skip
 ALONE = {"select": "alone", "ratio-weight": "8"}
 # name: what differs from OURS, and what that is
 VARIANTS = {
@@ -31,9 +31,10 @@ VARIANTS = {
     "width-20": ({"inner-width": "20", "heads": "4"}, "C / 8"),
     "width-10": ({"inner-width": "10", "heads": "2"}, "C / 16"),
     "one-block": ({"blocks": "1"}, "C / 4, one block"),
-    "paper": (ALONE | {"inner-width": "160", "ratio-weight": "2", "distill": "0", "mean": "tokens", "ratios": "0.5,0.5"}, "C, the paper's loss"),
+    "paper": (ALONE | {"inner-width": "160", "ratio-weight": "2", "distill": "0", "weigh": "tokens", "ratios": "0.5,0.5"}, "C, the paper's loss"),
     "alone": (ALONE, "C / 4, each token by its own Gumbel-Softmax"),
-    "tokens": ({"mean": "tokens"}, "C / 4, a caption's every token counts as much as a yes"),
+    "tokens": ({"weigh": "tokens"}, "C / 4, a caption counts by its length"),
+    "alike": ({"weigh": "alike"}, "C / 4, a caption counts as much as a yes"),
     "answers": ({"distill": "0"}, "C / 4, the answers alone"),
     "distilled": ({"causal-weight": "0"}, "C / 4, the unpruned model's answers alone"),
     "one-ratio": ({"ratios": "0.5,0.5"}, "C / 4, the same share in each step"),

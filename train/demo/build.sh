@@ -71,7 +71,7 @@ fi
 modules=$state/modules-best-$(sha256sum <"$model/model.safetensors" | cut -c1-12) # another model needs others
 "$python" -m torch.distributed.run --standalone --nproc-per-node 2 -m train.lvpruning.train --model "$model" \
   --data "$state/questions/questions.jsonl" --output "$modules" --dtype f32 --save-dtype bf16 --points 1,2,4 --inner-width 40 \
-  --batch 48 --micro-batch 24 --no-recompute --lr 1e-3 --warmup 0.1 --seed 1 --select best --ratio-weight 0 --mean samples --distill 1 \
+  --batch 48 --micro-batch 24 --no-recompute --lr 1e-3 --warmup 0.1 --seed 1 --select best --ratio-weight 0 --weigh roots --distill 1 \
   --ratios 0.45,0.55 --steps "$(scaled 320)" --save-every 60
 cp "$modules/lvpruning.safetensors" "$model"
 "$python" -m train.demo.make_examples --output "$output/examples/images"

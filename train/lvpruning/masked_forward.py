@@ -160,7 +160,8 @@ def top_keep(gamma: Tensor, noise: Tensor, alive: Tensor, k: int, temperature: f
     sigmoid around a threshold that begins between the last that stays and the first that goes, and moves with the scores so that k
     stays k: else the gradient's largest part would only raise all scores alike."""
     noisy = gamma + noise
-    score = (noisy[..., 0] - noisy[..., 1]).masked_fill(alive < 0.5, -1e4)
+    every = noisy[..., 0] - noisy[..., 1]
+    score = every.masked_fill(alive < 0.5, -1e4)
     fixed = score.detach()
     ranked, order = fixed.sort(dim=-1, descending=True, stable=True)
     hard = torch.zeros_like(fixed).scatter(-1, order[:, :k], 1.0)
@@ -170,4 +171,6 @@ def top_keep(gamma: Tensor, noise: Tensor, alive: Tensor, k: int, temperature: f
     slope = soft * (1 - soft)
     moved = (slope * (score - fixed)).sum(-1, keepdim=True) / slope.sum(-1, keepdim=True).clamp(min=1e-9)
     soft = ((score - middle - moved) / temperature).sigmoid()
-    return hard + (soft - soft.detach())
+    keep = hard + (soft - soft.detach())
+    # One that is gone has no say here, but where it would be kept, the point that removed it learns what it would do from here on.
+    return torch.where(alive < 0.5, (every.detach() > middle).float(), keep)

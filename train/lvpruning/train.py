@@ -32,10 +32,11 @@ from train.lvpruning.masked_forward import ATTENTION, embed, gumbel_keep, masked
 from train.pruner import Pruner, PrunerConfig, keep_count
 
 DRAINED = 75  # exit status: stopped by a signal, goes on with the same command
+WEIGHTS = {"tokens": 1.0, "roots": 0.5, "alike": 0.0}  # an answer of n tokens counts as n to this power
 DTYPES = {"bf16": torch.bfloat16, "f16": torch.float16, "f32": torch.float32}
 EXAMPLES = """examples:
   python -m train.lvpruning.train --model models/demo --data photos.jsonl --output run --points 1,2,4 --inner-width 40 \\
-      --batch 48 --lr 1e-3 --warmup 0.1 --select best --mean samples --ratio-weight 0 --distill 1 --dtype f32
+      --batch 48 --lr 1e-3 --warmup 0.1 --select best --weigh roots --ratio-weight 0 --distill 1 --dtype f32
   torchrun --nproc-per-node 8 -m train.lvpruning.train --model llava-1.5-7b-hf --data llava_v1_5_mix665k.json \\
       --images /data/llava --output run
   lvpipe caption --model llava-1.5-7b-hf --pruner-weights run/lvpruning.safetensors --input photos --output out
@@ -62,7 +63,7 @@ def options() -> argparse.ArgumentParser:
     add("--distill", type=float, default=0.0, help="weight of the KL divergence; alone with --causal-weight 0 (0)")
     add("--select", choices=("alone", "best"), default="alone",
         help="each token by its own Gumbel-Softmax, or exactly rho_s of them: the best (alone)")  # fmt: skip
-    add("--mean", choices=("tokens", "samples"), default="tokens", help="over which NLL and KL are means (tokens)")
+    add("--weigh", choices=WEIGHTS, default="tokens", help="an answer by its tokens, their root, or each alike (tokens)")
     add("--temperature", type=float, default=1.0, help="of the Gumbel-Softmax (1)")
     add("--lr", type=float, default=2e-6, help="(2e-6)")
     add("--warmup", type=float, default=0.03, help="share of the steps (0.03); a cosine to 0 follows")
@@ -103,8 +104,8 @@ def ratios_of(args: argparse.Namespace, step: int, points: int) -> list[float]:
 
 def losses(model: LlavaForConditionalGeneration, pruner: Pruner, batch: Batch, ratios: list[float],
            args: argparse.Namespace) -> Tensor:  # fmt: skip
-    """Sums over the micro-batch [3 + S]: NLL and KL over answer tokens (of each sample their mean with --mean samples), ratio term and
-    each point's mean(D_s) over images."""
+    """Sums over the micro-batch [3 + S]: NLL and KL over answer tokens, weighed, ratio term and each point's mean(D_s)
+    over images."""
 
     def decide(point: int, gamma: Tensor, alive: Tensor) -> Tensor:
         noise = batch.noise[:, point]
@@ -117,9 +118,7 @@ def losses(model: LlavaForConditionalGeneration, pruner: Pruner, batch: Batch, r
     asked = batch.target != IGNORE
     hidden, masks = masked_forward(model, pruner, x, batch, decide, recompute=not args.no_recompute)
     logits = model.lm_head(hidden[asked]).float()
-    weight = torch.ones_like(logits[:, 0])
-    if args.mean == "samples":
-        weight /= asked.sum(1, keepdim=True).expand_as(asked)[asked]
+    weight = asked.sum(1, keepdim=True).expand_as(asked)[asked] ** (WEIGHTS[args.weigh] - 1)  # of each token
     nll = (F.cross_entropy(logits, batch.target[asked], reduction="none") * weight).sum()
     kl = torch.zeros_like(nll)
     if args.distill:
@@ -150,7 +149,7 @@ class Trainer:
         self.loader = Loader(samples, self.encoder, points, args.seed, args.batch, world.rank, world.size)
         self.gradients = FlatGradients(self.pruner, world.device)
         self.optimizer = torch.optim.AdamW(self.pruner.parameters(), args.lr, weight_decay=args.weight_decay)
-        names = ("rho", "ratios", "causal_weight", "ratio_weight", "distill", "select", "mean", "temperature", "lr", "warmup", "batch",
+        names = ("rho", "ratios", "causal_weight", "ratio_weight", "distill", "select", "weigh", "temperature", "lr", "warmup", "batch",
                  "weight_decay", "clip", "max_rows", "seed", "dtype")  # fmt: skip
         self.recipe: dict[str, Any] = {name: getattr(args, name) for name in names}
         self.recipe |= {"steps": self.steps, "data": fingerprint(samples), **asdict(self.pruner.config)}
@@ -177,8 +176,8 @@ class Trainer:
         numbers, so neither micro-batches nor ranks change the loss."""
         args, device = self.args, self.world.device
         began = time.monotonic()
-        by_sample = args.mean == "samples"
-        counts = torch.tensor([[1 if by_sample else e.n_answer, len(e.pixels), e.replaced, 0] for e in share], dtype=torch.float64).sum(0)
+        power = WEIGHTS[args.weigh]
+        counts = torch.tensor([[e.n_answer**power, len(e.pixels), e.replaced, 0] for e in share], dtype=torch.float64).sum(0)
         counts[3] = float(self.asked_to_stop)
         answers, images, replaced, stopping = self.world.sum(counts.to(device)).tolist()
         ratios = ratios_of(args, step, len(self.pruner.points))

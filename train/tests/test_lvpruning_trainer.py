@@ -180,7 +180,7 @@ def test_the_best_are_kept_as_inference_keeps_them() -> None:
     alive = torch.ones(3, 20)
     alive[1, ::2] = 0.0
     for k in (1, 7, 9):
-        keep = top_keep(gamma, torch.zeros(3, 20, 2), alive, k, 1.0)
+        keep = top_keep(gamma, torch.zeros(3, 20, 2), alive, k, 1.0) * alive
         for image, score in enumerate(gamma[..., 0] - gamma[..., 1]):
             rows = alive[image].nonzero()[:, 0]
             assert keep[image].nonzero()[:, 0].tolist() == rows[select_best(score[rows], k)].tolist()
@@ -195,21 +195,21 @@ def test_the_best_are_kept_as_inference_keeps_them() -> None:
         assert keep.sum(1).tolist() == [k, min(k, 10), k]
         (gradient,) = torch.autograd.grad(keep[1].sum(), gamma)
         assert gradient.abs().max() < 1e-6
-    noisy = [top_keep(gamma, torch.randn(3, 20, 2, generator=generator), alive, 7, 1.0) for _ in range(2)]
+    noisy = [alive * top_keep(gamma, torch.randn(3, 20, 2, generator=generator), alive, 7, 1.0) for _ in range(2)]
     assert not torch.equal(*noisy) and all(torch.equal(n.sum(1), torch.full((3,), 7.0)) for n in noisy)
 
 
-def test_a_mean_over_samples(model_folder: Path) -> None:
+def test_answers_weigh_alike(model_folder: Path) -> None:
     """A long answer weighs as much as a short one."""
     pruner = Pruner.load(model_folder / "lvpruning.safetensors")
     model = load_model(model_folder)
     use_masked_attention(model, "sdpa")
-    args = options().parse_args(["--model", "", "--data", "", "--output", "", "--mean", "samples", "--select", "best"])
+    args = options().parse_args(["--model", "", "--data", "", "--output", "", "--weigh", "alike", "--select", "best"])
     given = examples(Reference(load_model(model_folder), pruner))
     with torch.no_grad():
         alone = [losses(model, pruner, collate([e], CASE.image_token), [0.5, 0.3, 0.1], args)[0] for e in given]
         together = losses(model, pruner, collate(given, CASE.image_token), [0.5, 0.3, 0.1], args)
-        args.mean = "tokens"
+        args.weigh = "tokens"
         summed = [losses(model, pruner, collate([e], CASE.image_token), [0.5, 0.3, 0.1], args)[0] for e in given]
     assert together[0].item() == pytest.approx(sum(alone).item(), rel=1e-4)
     assert [n.item() for n in alone] == pytest.approx([n.item() / e.n_answer for n, e in zip(summed, given)], rel=1e-4)
@@ -268,7 +268,7 @@ def test_a_signal_ends_a_step_and_saves(model_folder: Path, data: Path, tmp_path
 
 
 def test_ranks_shards_and_micro_batches_do_not_change_the_loss(model_folder: Path, data: Path, tmp_path: Path) -> None:
-    options = ("--steps", "3", "--lr", "1e-3", "--distill", "0.5", "--mean", "samples", "--select", "best")
+    options = ("--steps", "3", "--lr", "1e-3", "--distill", "0.5", "--weigh", "alike", "--select", "best")
     assert main(command(model_folder, data, tmp_path / "one", *options)) == 0
     run_ranks(2, command(model_folder, data, tmp_path / "two", *options, "--micro-batch", "3", "--fsdp"))
     for one, two in zip(curve(tmp_path / "one"), curve(tmp_path / "two"), strict=True):
