@@ -3,7 +3,7 @@
 #
 #   train/demo/build.sh [--scale X] [--state DIR] [--output DIR]
 #
-# Needs train/requirements.txt, two cores and 14 GB of memory. A to D take 112 minutes on any machine, E 10 to 30; train/demo/README.md
+# Needs train/requirements.txt, two cores and 14 GB of memory. A to D take 112 minutes on any machine, E 15 to 40; train/demo/README.md
 # says what came out on which one. --scale X lengthens all of them: a machine half as fast needs --scale 2 for the same model.
 # State is kept in DIR (default /var/tmp/lvp-demo): the same command goes on after a stop, and a larger --scale then lengthens D and E.
 # --output DIR writes DIR/models/demo and DIR/examples/images instead, for a trial: --scale 0.01 --state /tmp/trial --output /tmp/trial.
@@ -72,7 +72,7 @@ modules=$state/modules-best-$(sha256sum <"$model/model.safetensors" | cut -c1-12
 "$python" -m torch.distributed.run --standalone --nproc-per-node 2 -m train.lvpruning.train --model "$model" \
   --data "$state/questions/questions.jsonl" --output "$modules" --dtype f32 --save-dtype bf16 --points 1,2,4 --inner-width 40 \
   --batch 48 --micro-batch 24 --no-recompute --lr 1e-3 --warmup 0.1 --seed 1 --select best --ratio-weight 0 --weigh roots --distill 1 \
-  --ratios 0.45,0.55 --steps "$(scaled 320)" --save-every 60
+  --ratios 0.45,0.55 --steps "$(scaled 480)" --save-every 60
 cp "$modules/lvpruning.safetensors" "$model"
 "$python" -m train.demo.make_examples --output "$output/examples/images"
 "$python" -m train.demo.curves --state "$state" --output "$model/curves.svg"
