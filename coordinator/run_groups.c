@@ -107,16 +107,8 @@ static enum lvp_status build_prompt(struct run *run, struct ask *ask, struct lvp
 
 static enum lvp_status read_ahead(struct run *run)
 {
-    if (run->has_ahead) return LVP_OK;
-    LVP_TRY(run->options->source.load(run->options->source.context, run->next, &run->ahead));
-    run->has_ahead = true;
-    return LVP_OK;
-}
-
-static void drop_ahead(struct run *run)
-{
-    lvp_request_free(&run->ahead);
-    run->has_ahead = false;
+    if (run->ahead.prompt != NULL) return LVP_OK;
+    return run->options->source.load(run->options->source.context, run->next, &run->ahead);
 }
 
 // Takes request `next`.
@@ -128,7 +120,6 @@ static enum lvp_status add_ask(struct run *run, struct group *group)
     if (ask == NULL) return lvp_fail(LVP_ERR_MEMORY, "out of memory for a request");
     ask->request = run->ahead;
     run->ahead = (struct lvp_request){0};
-    run->has_ahead = false;
     uint64_t index = ask->index = run->next++;
     ask->sample = index / (uint64_t)run->options->source.n_prompts;
     ask->group = group;
@@ -171,7 +162,7 @@ static enum lvp_status add_sample(struct run *run, struct group *group)
             LVP_TRY(add_ask(run, group));
             continue;
         }
-        drop_ahead(run);
+        lvp_request_free(&run->ahead);
         mark_finished(run, run->next++);
     }
     return LVP_OK;

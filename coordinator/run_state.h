@@ -66,14 +66,13 @@ struct run {
     struct lvp_run_totals totals;
     uint64_t n_requests, next, n_active; // next request to look at; requests taken and not finished
     uint64_t oldest;                     // all requests before it are finished
-    struct lvp_request ahead;            // request `next`, where it has been read
-    bool has_ahead;
-    bool *finished;       // ring [window]: request i at i % window
-    struct group *groups; // all that are alive
-    struct group *held;   // of them, the one that waits for image slots
-    struct group *again;  // of them, those to be tried alone because memory ran out
-    int n_placed;         // of them, those that have image slots or run
-    bool alone;           // the one that is placed must stay alone
+    struct lvp_request ahead;            // request `next`; its prompt is NULL until it has been read
+    bool *finished;                      // ring [window]: request i at i % window
+    struct group *groups;                // all that are alive
+    struct group *held;                  // of them, the one that waits for image slots
+    struct group *again;                 // of them, those to be tried alone because memory ran out
+    int n_placed;                        // of them, those that have image slots or run
+    bool alone;                          // the one that is placed must stay alone
     bool draining;
     double drain_deadline, watched; // lvp_now()
     int max_encodes;

@@ -184,8 +184,8 @@ static json_t *report_json(const struct lvp_report *report)
         (json_int_t)report->counts.resumed, "images", (json_int_t)report->totals->images, "generated_tokens",
         (json_int_t)report->totals->generated_tokens, "steps", (json_int_t)report->totals->steps, "failed_by_code",
         count_errors(report), "restarts", report->options->restarts);
-    double requests =
-        (double)(report->counts.captions + report->counts.failed - report->counts.resumed); // of this life
+    // Of this life.
+    double requests = (double)(report->counts.captions + report->counts.failed - report->counts.resumed);
     return json_pack("{s:s, s:o, s:s, s:o, s:o, s:o, s:f, s:f, s:f, s:f, s:f, s:f, s:o, s:o}", "version", LVP_VERSION,
                      "options", opts, "model_hash", report->model_hash, "plan", plan, "world", where, "counts", counts,
                      "wall_seconds", report->wall_seconds, "run_seconds", report->run_seconds, "images_per_second",
