@@ -20,18 +20,21 @@ from train.pruner import Pruner, PrunerConfig
 
 KEEP = "0.5"
 TEXT_TOKENS = 30
-OURS = {"inner-width": "40", "points": "1,2,4", "lr": "1e-3", "warmup": "0.1", "seed": "1", "select": "best", "ratio-weight": "0",
-        "weigh": "roots", "distill": "1", "ratios": "0.45,0.55"}  # fmt: skip
-ALONE = {"select": "alone", "ratio-weight": "8"}
+OURS = {"inner-width": "40", "points": "1,2,4", "heads": "2", "lr": "2e-3", "warmup": "0.1", "seed": "1", "select": "best", "ratio-weight": "0",
+        "weigh": "roots", "distill": "1", "ratios": "0.45,0.55", "attend": "1,0.03", "noise": "1,0"}  # fmt: skip
+ANSWERS = {"attend": "0", "noise": "1", "lr": "1e-3"}  # nothing but the answers' gradient, as in the paper
+ALONE = ANSWERS | {"select": "alone", "ratio-weight": "8"}
 # name: what differs from OURS, and what that is
 VARIANTS = {
     "width-160": ({"inner-width": "160"}, "as wide as the model (C), as in the paper"),
     "width-80": ({"inner-width": "80"}, "C / 2"),
     "width-40": ({}, "C / 4, the default"),
-    "width-20": ({"inner-width": "20", "heads": "4"}, "C / 8"),
-    "width-10": ({"inner-width": "10", "heads": "2"}, "C / 16"),
+    "width-20": ({"inner-width": "20"}, "C / 8"),
+    "width-10": ({"inner-width": "10"}, "C / 16"),
     "one-block": ({"blocks": "1"}, "C / 4, one block"),
-    "paper": (ALONE | {"inner-width": "160", "ratio-weight": "2", "distill": "0", "weigh": "tokens", "ratios": "0.5,0.5"}, "C, the paper's loss"),
+    "heads-8": ({"heads": "8"}, "C / 4, eight heads of five channels"),
+    "not-told": (ANSWERS, "C / 4, not told where the answer looks"),
+    "paper": (ALONE | {"inner-width": "160", "heads": "8", "ratio-weight": "2", "distill": "0", "weigh": "tokens", "ratios": "0.5,0.5"}, "C, the paper's loss"),
     "alone": (ALONE, "C / 4, each token by its own Gumbel-Softmax"),
     "tokens": ({"weigh": "tokens"}, "C / 4, a caption counts by its length"),
     "alike": ({"weigh": "alike"}, "C / 4, a caption counts as much as a yes"),
@@ -95,7 +98,7 @@ def line(args: argparse.Namespace, name: str, found: dict) -> str:
     config = json.loads((args.model / "config.json").read_text())
     vision = config["vision_config"]
     pruner = PrunerConfig(tuple(map(int, options["points"].split(","))), config["text_config"]["hidden_size"], int(options["inner-width"]),
-                          int(options.get("heads", 8)), int(options.get("blocks", 2)))  # fmt: skip
+                          int(options["heads"]), int(options.get("blocks", 2)))  # fmt: skip
     scoring = scoring_flops(pruner, (vision["image_size"] // vision["patch_size"]) ** 2, TEXT_TOKENS)
     rest = prefill_flops(args, options["points"])
     pruned = found["settings"][1]

@@ -36,8 +36,9 @@ export GLIBC_TUNABLES=glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=3435973
 fast=()
 library=$(mktemp -d)
 trap 'rm -rf "$library"' EXIT
+if grep -q amx_bf16 /proc/cpuinfo; then fast=(--bf16); fi # Intel's without it are faster in f32
 if grep -q AuthenticAMD /proc/cpuinfo; then
-  if grep -q avx512_bf16 /proc/cpuinfo; then fast=(--bf16); fi # Intel's are faster in f32
+  if grep -q avx512_bf16 /proc/cpuinfo; then fast=(--bf16); fi
   if command -v cc >/dev/null; then # MKL's fast path for narrow matrices is Intel's unless it is told this
     echo 'int mkl_serv_intel_cpu_true(void) { return 1; }' | cc -shared -fPIC -o "$library/mkl.so" -x c -
     export LD_PRELOAD=$library/mkl.so
@@ -68,11 +69,11 @@ if [[ ! -e $state/questions/questions.jsonl ]]; then
   "$python" -m train.tasks.make --split validation --images 3600 --output "$state/questions.part"
   mv "$state/questions.part" "$state/questions"
 fi
-modules=$state/modules-best-$(sha256sum <"$model/model.safetensors" | cut -c1-12) # another model needs others
+modules=$state/modules-$(sha256sum <"$model/model.safetensors" | cut -c1-12) # another model needs others
 "$python" -m torch.distributed.run --standalone --nproc-per-node 2 -m train.lvpruning.train --model "$model" \
-  --data "$state/questions/questions.jsonl" --output "$modules" --dtype f32 --save-dtype bf16 --points 1,2,4 --inner-width 40 \
-  --batch 48 --micro-batch 24 --no-recompute --lr 1e-3 --warmup 0.1 --seed 1 --select best --ratio-weight 0 --weigh roots --distill 1 \
-  --ratios 0.45,0.55 --steps "$(scaled 480)" --save-every 60
+  --data "$state/questions/questions.jsonl" --output "$modules" --dtype f32 --save-dtype bf16 --points 1,2,4 --inner-width 40 --heads 2 \
+  --batch 48 --micro-batch 24 --no-recompute --lr 2e-3 --warmup 0.1 --seed 1 --select best --ratio-weight 0 --weigh roots --distill 1 \
+  --ratios 0.45,0.55 --attend 1,0.03 --noise 1,0 --steps "$(scaled 480)" --save-every 60
 cp "$modules/lvpruning.safetensors" "$model"
 "$python" -m train.demo.make_examples --output "$output/examples/images"
 "$python" -m train.demo.curves --state "$state" --output "$model/curves.svg"

@@ -27,6 +27,7 @@ from train.tasks.scenes import Scene
 
 LABEL_NAMES = list(scenes.LABELS)
 FAMILY_NAMES = list(families.FAMILIES)
+PRUNE_AFTER = (1, 2, 4)  # decoder layers, as the modules will
 MODEL_FOLDER = Path(__file__).resolve().parents[2] / "models" / "demo"
 
 
@@ -74,20 +75,32 @@ def pack_mask(block: Tensor, shared: int) -> Tensor:
     return mask[:, None]
 
 
-def text_rows(model: DemoLlava, packed: Packed, vision: Tensor, vision_positions: Tensor) -> Tensor:
-    """Hidden rows [B, T, C] of the packed text behind vision rows [B, n, C] at these positions [B, n] of the image."""
+def text_rows(model: DemoLlava, packed: Packed, vision: Tensor, vision_positions: Tensor, rank: Tensor | None = None,
+              counts: tuple[int, ...] = ()) -> Tensor:  # fmt: skip
+    """Hidden rows [B, T, C] of the packed text behind vision rows [B, n, C] at these positions [B, n] of the image; by rank [B, n],
+    counts[s] of the vision rows are left after layer PRUNE_AFTER[s]."""
     b, head = vision.shape[0], len(packed.head)
     x = torch.cat([model.embed(packed.head).expand(b, -1, -1), vision, model.embed(packed.ids)], 1)
     positions = torch.cat([torch.arange(head).expand(b, -1), head + vision_positions, packed.positions], 1)
-    shared = head + vision.shape[1]
-    return model.language_model(x, positions, pack_mask(packed.block, shared))[:, shared:]
+    width, texts = vision.shape[1], packed.ids.shape[1]
+    mask = pack_mask(packed.block, head + width)
+    left = {}
+    for layer, count in zip(PRUNE_AFTER, counts):
+        rows = best_rows(rank, min(count, width))
+        text = torch.arange(head + width, head + width + texts)
+        left[layer] = torch.cat([torch.arange(head).expand(b, -1), head + rows, text.expand(b, -1)], 1)
+        rank, width = rank.gather(1, rows), rows.shape[1]
+    return model.language_model(x, positions, mask, left)[:, head + width :]
 
 
-def choose_rows(labels: Tensor, number: int, generator: torch.Generator) -> Tensor:
-    """Vision rows to show, sorted, [B, number]: anchors and letters, then things, then background."""
-    rank = torch.rand(labels.shape[:2], generator=generator)
+def rank_rows(labels: Tensor, generator: torch.Generator) -> Tensor:
+    """[B, V]: anchors and letters before things before background, and by chance among those."""
     told = (labels[..., LABEL_NAMES.index("anchor")] > 0) | (labels[..., LABEL_NAMES.index("letter")] > 0)
-    rank = rank + (labels[..., 0] > 0) * 1.0 + told * 2.0
+    return torch.rand(labels.shape[:2], generator=generator) + (labels[..., 0] > 0) * 1.0 + told * 2.0
+
+
+def best_rows(rank: Tensor, number: int) -> Tensor:
+    """Of rank [B, n], sorted, [B, number]."""
     return rank.topk(number, dim=1).indices.sort(dim=1).values
 
 
@@ -96,7 +109,7 @@ def draw_scenes(rng: random.Random, number: int, high: int = 6) -> list[Scene]:
 
 
 # How often a question of each family is drawn beside the caption.
-SHARES = {"attribute": 5, "relation": 5, "unanswerable": 2, "choice": 5, "text": 2, "existence": 2, "circular": 5, "mixed": 4}
+SHARES = {"attribute": 5, "relation": 5, "unanswerable": 2, "choice": 5, "text": 4, "existence": 2, "circular": 6, "mixed": 6}
 
 
 def draw_questions(rng: random.Random, scene: Scene, number: int) -> list[Question]:

@@ -231,12 +231,18 @@ class LanguageModel(nn.Module):
         self.model = Decoder()
         self.lm_head = linear(CHANNELS, VOCAB, False, 0.3)
 
-    def forward(self, x: Tensor, positions: Tensor, mask: Tensor) -> Tensor:
-        """x [B, T, C], positions [B, T], mask bool [B, 1, T, T] -> hidden rows [B, T, C]"""
+    def forward(self, x: Tensor, positions: Tensor, mask: Tensor, left: dict[int, Tensor] | None = None) -> Tensor:
+        """x [B, T, C], positions [B, T], mask bool [B, 1, T, T] -> hidden rows [B, T, C]. left: which of the rows that layer n
+        wrote [B, fewer] are all that the layers after it see."""
         rope = rope_tables(positions)
         mask = torch.zeros(mask.shape).masked_fill_(~mask, -1e9)
-        for layer in self.model.layers:
+        for number, layer in enumerate(self.model.layers, 1):
             x = layer(x, rope, mask)
+            if left and number in left:
+                rows = left[number]
+                x, positions = gather_rows(x, rows), positions.gather(1, rows)
+                mask = gather_rows(gather_rows(mask[:, 0], rows).transpose(1, 2), rows).transpose(1, 2)[:, None]
+                rope = rope_tables(positions)
         return self.model.norm(x)
 
 

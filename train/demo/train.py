@@ -86,10 +86,21 @@ class Run:
                     "spent": self.clock.spent}, f"{self.path}.tmp")
         os.replace(f"{self.path}.tmp", self.path)
 
+    def drawn(self, name: str) -> float:
+        """From 0 to 1, in this step the same of all workers, so that none waits."""
+        return random.Random(f"{name}-{self.args.seed}-{self.clock.done_steps}").random()
+
     def shown_rows(self, labels: Tensor) -> Tensor | None:
-        """Half of the patches in a share --short of the steps, of all workers alike so that none waits; else None for all."""
-        draw = random.Random(f"short-{self.args.seed}-{self.clock.done_steps}").random()
-        return data.choose_rows(labels, VISION_TOKENS // 2, self.generator) if draw < self.args.short else None
+        """Half of the patches in a share --short of the steps; else None for all."""
+        few = self.drawn("short") < self.args.short
+        return data.best_rows(data.rank_rows(labels, self.generator), VISION_TOKENS // 2) if few else None
+
+    def left_counts(self) -> tuple[int, ...]:
+        """Vision rows after each prune point in a share --fewer of the steps: as many as LVPruning keeps, at 0.46 to 0.6; else ()."""
+        if self.drawn("fewer") >= self.args.fewer:
+            return ()
+        keep = 0.46 + 0.14 * self.drawn("keep")
+        return tuple(round((keep - 0.2 * s) * VISION_TOKENS) for s in range(len(data.PRUNE_AFTER)))
 
     @property
     def going(self) -> bool:
@@ -114,10 +125,10 @@ def load_state(args: argparse.Namespace, stage: str, key: str, module: nn.Module
     module.load_state_dict(state["modules"][key])
 
 
-def answer_loss(model: DemoLlava, packed: data.Packed, vision: Tensor,
-                vision_positions: Tensor) -> tuple[Tensor, dict[str, float]]:
-    """Weighted mean NLL of the answers, and each family's, per token."""
-    rows = data.text_rows(model, packed, vision, vision_positions)
+def answer_loss(model: DemoLlava, packed: data.Packed, vision: Tensor, vision_positions: Tensor, rank: Tensor | None = None,
+                counts: tuple[int, ...] = ()) -> tuple[Tensor, dict[str, float]]:  # fmt: skip
+    """Weighted mean NLL of the answers, and each family's, per token; rank and counts as for data.text_rows."""
+    rows = data.text_rows(model, packed, vision, vision_positions, rank, counts)
     learn = packed.target >= 0
     logits = model.language_model.lm_head(rows[learn]).float()
     nll = F.cross_entropy(logits, packed.target[learn], reduction="none")
@@ -180,7 +191,7 @@ def stage_language(args: argparse.Namespace) -> None:
         batch = data.draw_scenes(run.rng, args.batch, most_things(run))
         packed = data.pack(tokens, data.draw_blocks(run.rng, batch, args.questions))
         labels = data.labels(batch)
-        rows = data.choose_rows(labels, 48, run.generator)
+        rows = data.best_rows(data.rank_rows(labels, run.generator), 48)
         with run.precision():
             vision = gather_rows(oracle(labels), rows)
             loss, by_family = answer_loss(model, packed, vision, rows)
@@ -233,12 +244,14 @@ def stage_joint(args: argparse.Namespace) -> None:
     while run.going:
         batch = data.draw_scenes(run.rng, args.batch, most_things(run))
         packed = data.pack(tokens, data.draw_blocks(run.rng, batch, args.questions))
-        rows = run.shown_rows(data.labels(batch))
+        labels = data.labels(batch)
+        rows = run.shown_rows(labels)
         pixels = data.pixels(batch, run.rng)
         positions = torch.arange(VISION_TOKENS).expand(len(batch), -1) if rows is None else rows
+        rank = data.rank_rows(labels, run.generator).gather(1, positions)
         with run.precision():
             vision = model.vision(pixels, rows)
-            loss, by_family = answer_loss(model, packed, vision, positions)
+            loss, by_family = answer_loss(model, packed, vision, positions, rank, run.left_counts())
         run.step(loss, **by_family)
     run.save()
 
@@ -269,6 +282,7 @@ def main() -> None:
                         help="language, joint: share of the time in which four steps of five show one or two things")
     parser.add_argument("--scenes", type=int, default=1024, help="projector: scenes in memory")
     parser.add_argument("--short", type=float, default=0.7, help="share of steps that show 72 patches")
+    parser.add_argument("--fewer", type=float, default=0.6, help="joint: share of steps in which few of them reach the last layers")
     parser.add_argument("--begin", type=Path, help="joint: a folder whose weights to begin with, instead of A to C")
     parser.add_argument("--rate", type=float, help="Muon's peak rate")
     parser.add_argument("--warm", type=int, default=50)

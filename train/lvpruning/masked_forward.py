@@ -18,7 +18,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers import LlavaForConditionalGeneration
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from train.lvpruning.batch import Batch
+from train.lvpruning.batch import IGNORE, Batch
 from train.pruner import Pruner
 
 # What a module's gamma [N, m, 2] at a point becomes: [N, m] in {0, 1}, given the tokens [N, m] that are still there.
@@ -70,12 +70,18 @@ def _repeat(heads: Tensor, groups: int) -> Tensor:
 
 
 def _attention(fused: bool) -> Callable[..., tuple[Tensor, None]]:
-    """An attention function as transformers calls it; `columns` [B, n] comes through the layer's keyword arguments."""
+    """An attention function as transformers calls it; `columns` [B, n] and `looks` come through the layer's keyword arguments."""
 
     def attend(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor, scaling: float,
-               columns: Tensor | None = None, **_: Any) -> tuple[Tensor, None]:  # fmt: skip
+               columns: Tensor | None = None, looks: tuple[Tensor, list[Tensor]] | None = None, **_: Any) -> tuple[Tensor, None]:  # fmt: skip
         key, value = _repeat(key, module.num_key_value_groups), _repeat(value, module.num_key_value_groups)
-        if columns is None:
+        if looks is not None:
+            logits = (query @ key.transpose(-1, -2)).float() * scaling
+            weights = logits.masked_fill(~attention_mask, -torch.inf).softmax(-1)
+            rows, most = looks
+            most.append((weights * rows[:, None, :, None]).amax((1, 2)))
+            out = weights.to(value.dtype) @ value
+        elif columns is None:
             out = F.scaled_dot_product_attention(query, key, value, attn_mask=attention_mask, scale=scaling)
         elif fused:
             out = FusedForward.apply(query, key, value, attention_mask, columns, scaling)
@@ -107,8 +113,21 @@ def embed(model: LlavaForConditionalGeneration, batch: Batch) -> Tensor:
     return x
 
 
+@torch.no_grad()
+def dense_forward(model: LlavaForConditionalGeneration, x: Tensor, batch: Batch, after: tuple[int, ...]) -> tuple[Tensor, list[Tensor]]:
+    """As the unpruned model: rows [B, n, C] after the final norm, and for each prune point the most that a head of a layer after it lets
+    a text row look at a vision token [N, m] f32."""
+    text = batch.real.clone()
+    text.view(-1)[batch.vision.flatten()] = False
+    looks: list[Tensor] = []  # [B, n] of each layer: the most that a head of a text row gives row j
+    hidden, _ = masked_forward(model, None, x, batch, looks=(text, looks) if after else None)
+    most = [torch.stack(looks[layer:]).amax(0) if looks[layer:] else torch.ones(text.shape, device=x.device) for layer in after]
+    return hidden, [columns.flatten()[batch.vision] for columns in most]
+
+
 def masked_forward(model: LlavaForConditionalGeneration, pruner: Pruner | None, x: Tensor, batch: Batch,
-                   decide: Decide | None = None, recompute: bool = False) -> tuple[Tensor, list[Tensor]]:  # fmt: skip
+                   decide: Decide | None = None, recompute: bool = False,
+                   looks: tuple[Tensor, list[Tensor]] | None = None) -> tuple[Tensor, list[Tensor]]:  # fmt: skip
     """x [B, n, C] from `embed` -> rows [B, n, C] after the final norm and each point's running mask D_s [N, m] f32.
 
     Without a pruner it is the dense model. `recompute`: keep only each layer's input and compute the layer again in the
@@ -126,7 +145,7 @@ def masked_forward(model: LlavaForConditionalGeneration, pruner: Pruner | None, 
     masks: list[Tensor] = []
     alive = torch.ones(batch.vision.shape, device=x.device)  # [N, m]
     for index, layer in enumerate(decoder.layers):
-        options = dict(attention_mask=visible, position_ids=positions, position_embeddings=rope, columns=columns)
+        options = dict(attention_mask=visible, position_ids=positions, position_embeddings=rope, columns=columns, looks=looks)
         if recompute and columns is not None:
             x = checkpoint(layer, x, use_reentrant=False, preserve_rng_state=False, **options)
         else:
@@ -149,17 +168,16 @@ def _score(pruner: Pruner, point: int, x: Tensor, batch: Batch) -> Tensor:
     return torch.stack(gammas)
 
 
-def gumbel_keep(gamma: Tensor, noise: Tensor, temperature: float) -> Tensor:
-    """Hard Gumbel-Softmax: gamma and Gumbel noise [N, m, 2] -> exactly 0 or 1 [N, m], with the soft value's gradient."""
-    soft = ((gamma + noise) / temperature).softmax(-1)[..., 0]
+def gumbel_keep(noisy: Tensor, temperature: float) -> Tensor:
+    """Hard Gumbel-Softmax: gamma plus Gumbel noise [N, m, 2] -> exactly 0 or 1 [N, m], with the soft value's gradient."""
+    soft = (noisy / temperature).softmax(-1)[..., 0]
     return (soft >= 0.5).float() + (soft - soft.detach())
 
 
-def top_keep(gamma: Tensor, noise: Tensor, alive: Tensor, k: int, temperature: float) -> Tensor:
+def top_keep(noisy: Tensor, alive: Tensor, k: int, temperature: float) -> Tensor:
     """As inference chooses, but for the noise: the k best of the tokens that are there, exactly 0 or 1 [N, m]. The soft value is a
     sigmoid around a threshold that begins between the last that stays and the first that goes, and moves with the scores so that k
     stays k: else the gradient's largest part would only raise all scores alike."""
-    noisy = gamma + noise
     every = noisy[..., 0] - noisy[..., 1]
     score = every.masked_fill(alive < 0.5, -1e4)
     fixed = score.detach()

@@ -40,7 +40,7 @@ def load(folder: Path, recipe: dict[str, Any], pruner: Pruner, optimizer: torch.
     state = torch.load(folder / "state.pt", map_location="cpu", weights_only=True)
     if state["version"] != VERSION:
         raise SystemExit(f"{folder}/state.pt is of version {state['version']}, this trainer writes {VERSION}")
-    began = {"select": "alone", "weigh": "tokens"} | state["recipe"]  # earlier states knew no others
+    began = {"select": "alone", "weigh": "tokens", "attend": (0.0, 0.0), "noise": (1.0, 1.0)} | state["recipe"]  # earlier states knew no others
     for name, value in recipe.items():
         if began.get(name) != value:
             was = began.get(name)

@@ -23,7 +23,7 @@ from train.golden_cases import Case, Pruning, Text, Vision
 from train.golden_folder import random_normal, write_folder
 from train.lvpruning.batch import IGNORE, Example, collate
 from train.lvpruning.data import Encoder, Loader, Sample, read_samples
-from train.lvpruning.masked_forward import ATTENTION, embed, gumbel_keep, masked_forward, top_keep, use_masked_attention, weigh
+from train.lvpruning.masked_forward import ATTENTION, dense_forward, embed, gumbel_keep, masked_forward, top_keep, use_masked_attention, weigh
 from train.lvpruning.state import Log
 from train.lvpruning.train import losses, main, options
 from train.pruner import Pruner, keep_count, keep_ratios, select_best
@@ -162,7 +162,7 @@ def test_fused_forward_has_the_formulas_gradient(model_folder: Path) -> None:
         use_masked_attention(model, kind)
         pruner.zero_grad()
         hidden, masks = masked_forward(
-            model, pruner, embed(model, batch), batch, lambda p, gamma, alive: gumbel_keep(gamma, batch.noise[:, p], 1.0), recompute
+            model, pruner, embed(model, batch), batch, lambda p, gamma, alive: gumbel_keep(gamma + batch.noise[:, p], 1.0), recompute
         )
         assert all(torch.equal(d, d.round()) for d in masks)
         asked = batch.target != IGNORE
@@ -180,7 +180,7 @@ def test_the_best_are_kept_as_inference_keeps_them() -> None:
     alive = torch.ones(3, 20)
     alive[1, ::2] = 0.0
     for k in (1, 7, 9):
-        keep = top_keep(gamma, torch.zeros(3, 20, 2), alive, k, 1.0) * alive
+        keep = top_keep(gamma, alive, k, 1.0) * alive
         for image, score in enumerate(gamma[..., 0] - gamma[..., 1]):
             rows = alive[image].nonzero()[:, 0]
             assert keep[image].nonzero()[:, 0].tolist() == rows[select_best(score[rows], k)].tolist()
@@ -191,12 +191,36 @@ def test_the_best_are_kept_as_inference_keeps_them() -> None:
         assert torch.equal(gradient[1, :, 0].sign(), sign) and abs(gradient[1, :, 0].sum().item()) < 1e-6
         assert torch.equal(gradient[..., 0], -gradient[..., 1])
     for k in (0, 10, 15, 20):  # none, all that are there, all
-        keep = top_keep(gamma, torch.zeros(3, 20, 2), alive, k, 1.0) * alive
+        keep = top_keep(gamma, alive, k, 1.0) * alive
         assert keep.sum(1).tolist() == [k, min(k, 10), k]
         (gradient,) = torch.autograd.grad(keep[1].sum(), gamma)
         assert gradient.abs().max() < 1e-6
-    noisy = [alive * top_keep(gamma, torch.randn(3, 20, 2, generator=generator), alive, 7, 1.0) for _ in range(2)]
+    noisy = [alive * top_keep(gamma + torch.randn(3, 20, 2, generator=generator), alive, 7, 1.0) for _ in range(2)]
     assert not torch.equal(*noisy) and all(torch.equal(n.sum(1), torch.full((3,), 7.0)) for n in noisy)
+
+
+def test_where_the_text_looks_is_transformers_attention(model_folder: Path) -> None:
+    """The most that any head of a later layer gives a vision token in a text row, and the unpruned model's own rows."""
+    model = load_model(model_folder)
+    batch = collate(examples(Reference(model, None)), CASE.image_token)
+    use_masked_attention(model, "sdpa")
+    x = embed(model, batch)
+    expected, _ = masked_forward(model, None, x, batch)
+    layers = len(model.model.language_model.layers)
+    rows, looked = dense_forward(model, x, batch, (1, 2, layers))
+    assert torch.allclose(rows[batch.real], expected[batch.real], atol=1e-5)
+    plain = load_model(model_folder)
+    plain.model.language_model.config._attn_implementation = "eager"
+    found = plain.model.language_model(inputs_embeds=x, attention_mask=batch.real.long(), output_attentions=True).attentions
+    n = x.shape[1]
+    for image, of_batch in enumerate(batch.vision):
+        b = int(of_batch[0]) // n
+        images = [v for v in batch.vision.flatten().tolist() if v // n == b]
+        text = [row for row in range(n) if batch.real[b, row] and row + b * n not in images]
+        for point, first in enumerate((1, 2)):
+            most = torch.stack([weights[b][:, text][..., of_batch - b * n].amax((0, 1)) for weights in found[first:]]).amax(0)
+            assert torch.allclose(looked[point][image], most, atol=1e-5)
+    assert torch.equal(looked[2], torch.ones(batch.vision.shape))  # no layer after it: none matters more
 
 
 def test_answers_weigh_alike(model_folder: Path) -> None:
@@ -207,10 +231,10 @@ def test_answers_weigh_alike(model_folder: Path) -> None:
     args = options().parse_args(["--model", "", "--data", "", "--output", "", "--weigh", "alike", "--select", "best"])
     given = examples(Reference(load_model(model_folder), pruner))
     with torch.no_grad():
-        alone = [losses(model, pruner, collate([e], CASE.image_token), [0.5, 0.3, 0.1], args)[0] for e in given]
-        together = losses(model, pruner, collate(given, CASE.image_token), [0.5, 0.3, 0.1], args)
+        alone = [losses(model, pruner, collate([e], CASE.image_token), [0.5, 0.3, 0.1], 1.0, args)[0] for e in given]
+        together = losses(model, pruner, collate(given, CASE.image_token), [0.5, 0.3, 0.1], 1.0, args)
         args.weigh = "tokens"
-        summed = [losses(model, pruner, collate([e], CASE.image_token), [0.5, 0.3, 0.1], args)[0] for e in given]
+        summed = [losses(model, pruner, collate([e], CASE.image_token), [0.5, 0.3, 0.1], 1.0, args)[0] for e in given]
     assert together[0].item() == pytest.approx(sum(alone).item(), rel=1e-4)
     assert [n.item() for n in alone] == pytest.approx([n.item() / e.n_answer for n, e in zip(summed, given)], rel=1e-4)
 
@@ -239,8 +263,16 @@ def test_loss_falls(model_folder: Path, data: Path, tmp_path: Path) -> None:
     assert pruner.config.after_layers == (1, 2, 3) and pruner.config.inner_width == 16
 
 
+def test_scores_come_to_follow_where_the_text_looks(model_folder: Path, data: Path, tmp_path: Path) -> None:
+    options = ("--causal-weight", "0", "--attend", "1", "--select", "best", "--ratio-weight", "0", "--noise", "1,0")
+    assert main(command(model_folder, data, tmp_path, "--steps", "40", "--lr", "1e-2", *options)) == 0
+    lines = curve(tmp_path)
+    first, last = (sum(line["attend"] for line in part) / 8 for part in (lines[:8], lines[-8:]))
+    assert 0.0 < last < 0.5 * first
+
+
 def test_a_killed_run_goes_on_with_the_same_curve(model_folder: Path, data: Path, tmp_path: Path) -> None:
-    options = ("--steps", "12", "--lr", "1e-3", "--save-every", "3", "--ratios", "0.4,0.8")
+    options = ("--steps", "12", "--lr", "1e-3", "--save-every", "3", "--ratios", "0.4,0.8", "--attend", "0.1", "--noise", "1,0.5")
     assert main(command(model_folder, data, tmp_path / "whole", *options)) == 0
     arguments = [sys.executable, "-m", "train.lvpruning.train", *command(model_folder, data, tmp_path / "killed", *options)]
     process = subprocess.Popen(arguments, cwd=ROOT, stderr=subprocess.PIPE, text=True)
@@ -268,7 +300,7 @@ def test_a_signal_ends_a_step_and_saves(model_folder: Path, data: Path, tmp_path
 
 
 def test_ranks_shards_and_micro_batches_do_not_change_the_loss(model_folder: Path, data: Path, tmp_path: Path) -> None:
-    options = ("--steps", "3", "--lr", "1e-3", "--distill", "0.5", "--weigh", "alike", "--select", "best")
+    options = ("--steps", "3", "--lr", "1e-3", "--distill", "0.5", "--weigh", "alike", "--select", "best", "--attend", "0.1")
     assert main(command(model_folder, data, tmp_path / "one", *options)) == 0
     run_ranks(2, command(model_folder, data, tmp_path / "two", *options, "--micro-batch", "3", "--fsdp"))
     for one, two in zip(curve(tmp_path / "one"), curve(tmp_path / "two"), strict=True):
