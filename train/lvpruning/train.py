@@ -1,9 +1,10 @@
 """Trains LVPruning's decision modules (arXiv 2501.13652) for a Hugging Face LLaVA folder; the model itself stays as it is.
 
 Loss = causal-weight * NLL of the answer tokens + ratio-weight * mean_s (rho_s - mean D_s)^2 [+ distill * KL to the unpruned
-model's answer] [+ attend * KL of the scores to where its text looks]. D_s are hard Gumbel-Softmax masks, applied as attention masks; the ratio term is taken for each image by
-itself. With --select best the masks hold the best scores under the same noise, as many as inference will keep, and the ratio term has
-nothing to do. The defaults are the paper's recipe. An --output folder that holds a state.pt is gone on with.
+model's answer] [+ attend * KL of the scores to where its text looks]. D_s are hard Gumbel-Softmax masks, applied as attention
+masks; the ratio term is taken for each image by itself. With --select best the masks hold the best scores under the same noise,
+as many as inference will keep, and the ratio term has nothing to do. The defaults are the paper's recipe. An --output folder
+that holds a state.pt is gone on with.
 """
 
 from __future__ import annotations
