@@ -33,7 +33,7 @@ VARIANTS = {
     "width-10": ({"inner-width": "10"}, "C / 16"),
     "one-block": ({"blocks": "1"}, "C / 4, one block"),
     "heads-8": ({"heads": "8"}, "C / 4, eight heads of five channels"),
-    "not-told": (ANSWERS, "C / 4, not told where the answer looks"),
+    "not-told": (ANSWERS, "C / 4, not told where the text looks"),
     "paper": (ALONE | {"inner-width": "160", "heads": "8", "ratio-weight": "2", "distill": "0", "weigh": "tokens", "ratios": "0.5,0.5"}, "C, the paper's loss"),
     "alone": (ALONE, "C / 4, each token by its own Gumbel-Softmax"),
     "tokens": ({"weigh": "tokens"}, "C / 4, a caption counts by its length"),

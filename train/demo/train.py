@@ -29,6 +29,7 @@ from train.demo.export import load_model
 from train.demo.model import VISION_TOKENS, DemoLlava, Oracle, PatchHeads, gather_rows
 from train.demo.optim import Clock, Optimizers
 from train.demo.tokenizer import Tokens
+from train.pruner import keep_count, keep_ratios
 from train.tasks import scenes
 
 
@@ -90,17 +91,16 @@ class Run:
         """From 0 to 1, in this step the same of all workers, so that none waits."""
         return random.Random(f"{name}-{self.args.seed}-{self.clock.done_steps}").random()
 
-    def shown_rows(self, labels: Tensor) -> Tensor | None:
-        """Half of the patches in a share --short of the steps; else None for all."""
-        few = self.drawn("short") < self.args.short
-        return data.best_rows(data.rank_rows(labels, self.generator), VISION_TOKENS // 2) if few else None
+    def shown_rows(self, rank: Tensor) -> Tensor | None:
+        """The best half of the patches in a share --short of the steps; else None for all."""
+        return data.best_rows(rank, VISION_TOKENS // 2) if self.drawn("short") < self.args.short else None
 
     def left_counts(self) -> tuple[int, ...]:
         """Vision rows after each prune point in a share --fewer of the steps: as many as LVPruning keeps, at 0.46 to 0.6; else ()."""
         if self.drawn("fewer") >= self.args.fewer:
             return ()
-        keep = 0.46 + 0.14 * self.drawn("keep")
-        return tuple(round((keep - 0.2 * s) * VISION_TOKENS) for s in range(len(data.PRUNE_AFTER)))
+        ratios = keep_ratios(str(0.46 + 0.14 * self.drawn("keep")), len(data.PRUNE_AFTER))
+        return tuple(keep_count(ratio, VISION_TOKENS, VISION_TOKENS) for ratio in ratios)
 
     @property
     def going(self) -> bool:
@@ -161,7 +161,7 @@ def stage_vision(args: argparse.Namespace) -> None:
     while run.going:
         batch = data.draw_scenes(run.rng, args.batch)
         want = data.labels(batch)
-        rows = run.shown_rows(want)
+        rows = run.shown_rows(data.rank_rows(want, run.generator))
         pixels = data.pixels(batch, run.rng)
         with run.precision():
             logits = heads(tower.vision_model(pixels, rows))
@@ -244,14 +244,13 @@ def stage_joint(args: argparse.Namespace) -> None:
     while run.going:
         batch = data.draw_scenes(run.rng, args.batch, most_things(run))
         packed = data.pack(tokens, data.draw_blocks(run.rng, batch, args.questions))
-        labels = data.labels(batch)
-        rows = run.shown_rows(labels)
+        rank = data.rank_rows(data.labels(batch), run.generator)
+        rows = run.shown_rows(rank)
         pixels = data.pixels(batch, run.rng)
         positions = torch.arange(VISION_TOKENS).expand(len(batch), -1) if rows is None else rows
-        rank = data.rank_rows(labels, run.generator).gather(1, positions)
         with run.precision():
             vision = model.vision(pixels, rows)
-            loss, by_family = answer_loss(model, packed, vision, positions, rank, run.left_counts())
+            loss, by_family = answer_loss(model, packed, vision, positions, rank.gather(1, positions), run.left_counts())
         run.step(loss, **by_family)
     run.save()
 

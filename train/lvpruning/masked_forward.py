@@ -18,7 +18,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers import LlavaForConditionalGeneration
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from train.lvpruning.batch import IGNORE, Batch
+from train.lvpruning.batch import Batch
 from train.pruner import Pruner
 
 # What a module's gamma [N, m, 2] at a point becomes: [N, m] in {0, 1}, given the tokens [N, m] that are still there.
@@ -131,7 +131,7 @@ def masked_forward(model: LlavaForConditionalGeneration, pruner: Pruner | None, 
     """x [B, n, C] from `embed` -> rows [B, n, C] after the final norm and each point's running mask D_s [N, m] f32.
 
     Without a pruner it is the dense model. `recompute`: keep only each layer's input and compute the layer again in the
-    backward.
+    backward. `looks`: rows [B, n] bool, and a list to which each layer adds the most that a head of such a row gives row j [B, n].
     """
     decoder = model.model.language_model
     after = pruner.config.after_layers if pruner is not None else ()

@@ -128,8 +128,7 @@ def losses(model: LlavaForConditionalGeneration, pruner: Pruner, batch: Batch, r
     asked = batch.target != IGNORE
     attending = max(args.attend) > 0.0
     if args.distill or attending:
-        hidden, looked = dense_forward(model, x, batch, pruner.config.after_layers if attending else ())
-        dense = model.lm_head(hidden[asked]).float()
+        unpruned, looked = dense_forward(model, x, batch, pruner.config.after_layers if attending else ())
     attended = torch.zeros((), device=x.device)
 
     def decide(point: int, gamma: Tensor, alive: Tensor) -> Tensor:
@@ -148,6 +147,7 @@ def losses(model: LlavaForConditionalGeneration, pruner: Pruner, batch: Batch, r
     nll = (F.cross_entropy(logits, batch.target[asked], reduction="none") * weight).sum()
     kl = torch.zeros_like(nll)
     if args.distill:
+        dense = model.lm_head(unpruned[asked]).float().detach()
         kl = (F.kl_div(logits.log_softmax(-1), dense.log_softmax(-1), reduction="none", log_target=True).sum(-1) * weight).sum()
     shares = torch.stack([d.mean(1) for d in masks])  # [S, N]
     ratio = (shares - torch.tensor(ratios, device=x.device)[:, None]).square().mean(0).sum()
