@@ -57,15 +57,17 @@ class DecisionBlock(nn.Module):
         self.fc2 = nn.Linear(2 * inner_width, inner_width)
         self.norm2 = nn.LayerNorm(inner_width, eps=LAYER_NORM_EPS)
 
-    def forward(self, x: Tensor, text: Tensor) -> Tensor:
-        """x [n_v, width_in], text [n_t, C] -> [n_v, d]."""
-        q, k, v = self.q_proj(x), self.k_proj(text), self.v_proj(text)  # [n_v, d], [n_t, d] twice
+    def forward(self, x: Tensor, text: Tensor, there: Tensor | None = None) -> Tensor:
+        """x [..., n_v, width_in], text [..., n_t, C] -> [..., n_v, d]; `there` [..., n_t] bool: text rows that are not padding."""
+        q, k, v = self.q_proj(x), self.k_proj(text), self.v_proj(text)  # [..., n_v, d], [..., n_t, d] twice
 
-        def per_head(rows: Tensor) -> Tensor:  # [n, d] -> [heads, n, d / heads]
-            return rows.unflatten(-1, (self.heads, -1)).transpose(0, 1)
+        def per_head(rows: Tensor) -> Tensor:  # [..., n, d] -> [..., heads, n, d / heads]
+            return rows.unflatten(-1, (self.heads, -1)).transpose(-3, -2)
 
-        logits = per_head(q) @ per_head(k).transpose(1, 2) / math.sqrt(q.shape[-1] / self.heads)  # [heads, n_v, n_t]
-        attended = (logits.softmax(-1) @ per_head(v)).transpose(0, 1).flatten(1)  # [n_v, d]
+        logits = per_head(q) @ per_head(k).transpose(-2, -1) / math.sqrt(q.shape[-1] / self.heads)  # [..., heads, n_v, n_t]
+        if there is not None:
+            logits = logits.masked_fill(~there[..., None, None, :], -math.inf)
+        attended = (logits.softmax(-1) @ per_head(v)).transpose(-3, -2).flatten(-2)  # [..., n_v, d]
         o = self.o_proj(attended) + q  # the residual adds the projected Q
         return o + self.norm2(self.fc2(nn.functional.silu(self.fc1(self.norm1(o)))))
 
@@ -88,11 +90,11 @@ class DecisionModule(nn.Module):
         )
         self.gate = nn.Linear(config.inner_width, 2, bias=False)
 
-    def forward(self, vision: Tensor, text: Tensor) -> Tensor:
-        """vision [n_v, C], text [n_t, C] -> gamma [n_v, 2]: column 0 keep, column 1 remove."""
+    def forward(self, vision: Tensor, text: Tensor, there: Tensor | None = None) -> Tensor:
+        """vision [..., n_v, C], text [..., n_t, C], there [..., n_t] bool -> gamma [..., n_v, 2]: column 0 keep, column 1 remove."""
         x = vision
         for block in self.blocks:
-            x = block(x, text)
+            x = block(x, text, there)
         return self.gate(x)
 
     def score(self, vision: Tensor, text: Tensor) -> Tensor:

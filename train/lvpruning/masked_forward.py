@@ -14,6 +14,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 from torch.utils.checkpoint import checkpoint
 from transformers import LlavaForConditionalGeneration
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
@@ -73,13 +74,12 @@ def _attention(fused: bool) -> Callable[..., tuple[Tensor, None]]:
     """An attention function as transformers calls it; `columns` [B, n] and `looks` come through the layer's keyword arguments."""
 
     def attend(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor, scaling: float,
-               columns: Tensor | None = None, looks: tuple[Tensor, list[Tensor]] | None = None, **_: Any) -> tuple[Tensor, None]:  # fmt: skip
+               columns: Tensor | None = None, looks: list[Tensor] | None = None, **_: Any) -> tuple[Tensor, None]:  # fmt: skip
         key, value = _repeat(key, module.num_key_value_groups), _repeat(value, module.num_key_value_groups)
         if looks is not None:
             logits = (query @ key.transpose(-1, -2)).float() * scaling
             weights = logits.masked_fill(~attention_mask, -torch.inf).softmax(-1)
-            rows, most = looks
-            most.append((weights * rows[:, None, :, None]).amax((1, 2)))
+            looks.append(weights.amax(1))
             out = weights.to(value.dtype) @ value
         elif columns is None:
             out = F.scaled_dot_product_attention(query, key, value, attn_mask=attention_mask, scale=scaling)
@@ -113,25 +113,13 @@ def embed(model: LlavaForConditionalGeneration, batch: Batch) -> Tensor:
     return x
 
 
-@torch.no_grad()
-def dense_forward(model: LlavaForConditionalGeneration, x: Tensor, batch: Batch, after: tuple[int, ...]) -> tuple[Tensor, list[Tensor]]:
-    """As the unpruned model: rows [B, n, C] after the final norm, and for each prune point the most that a head of a layer after it lets
-    a text row look at a vision token [N, m] f32."""
-    text = batch.real.clone()
-    text.view(-1)[batch.vision.flatten()] = False
-    looks: list[Tensor] = []  # [B, n] of each layer: the most that a head of a text row gives row j
-    hidden, _ = masked_forward(model, None, x, batch, looks=(text, looks) if after else None)
-    most = [torch.stack(looks[layer:]).amax(0) if looks[layer:] else torch.ones(text.shape, device=x.device) for layer in after]
-    return hidden, [columns.flatten()[batch.vision] for columns in most]
-
-
 def masked_forward(model: LlavaForConditionalGeneration, pruner: Pruner | None, x: Tensor, batch: Batch,
                    decide: Decide | None = None, recompute: bool = False,
-                   looks: tuple[Tensor, list[Tensor]] | None = None) -> tuple[Tensor, list[Tensor]]:  # fmt: skip
+                   looks: list[Tensor] | None = None) -> tuple[Tensor, list[Tensor]]:  # fmt: skip
     """x [B, n, C] from `embed` -> rows [B, n, C] after the final norm and each point's running mask D_s [N, m] f32.
 
     Without a pruner it is the dense model. `recompute`: keep only each layer's input and compute the layer again in the
-    backward. `looks`: rows [B, n] bool, and a list to which each layer adds the most that a head of such a row gives row j [B, n].
+    backward. `looks`: a list to which each layer adds the most that any of its heads lets row i look at row j [B, n, n].
     """
     decoder = model.model.language_model
     after = pruner.config.after_layers if pruner is not None else ()
@@ -162,10 +150,15 @@ def masked_forward(model: LlavaForConditionalGeneration, pruner: Pruner | None, 
 
 def _score(pruner: Pruner, point: int, x: Tensor, batch: Batch) -> Tensor:
     """gamma [N, m, 2] of every vision token, removed ones too: no vision row looks at another one inside a module."""
+    text, there = side_by_side(batch.text)
     rows = x.flatten(0, 1)
-    module = pruner.points[point]
-    gammas = [module(rows[v].float(), rows[t].float()) for v, t in zip(batch.vision, batch.text)]
-    return torch.stack(gammas)
+    return pruner.points[point](rows[batch.vision].float(), rows[text].float(), there)
+
+
+def side_by_side(text: list[Tensor]) -> tuple[Tensor, Tensor]:
+    """Row numbers of N prompts' text, padded with row 0 [N, n_t], and which of them are there [N, n_t] bool."""
+    there = pad_sequence([torch.ones_like(t, dtype=torch.bool) for t in text], batch_first=True)
+    return pad_sequence(text, batch_first=True), there
 
 
 def gumbel_keep(noisy: Tensor, temperature: float) -> Tensor:

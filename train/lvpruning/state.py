@@ -33,14 +33,14 @@ def save(folder: Path, step: int, recipe: dict[str, Any], pruner: Pruner, optimi
     write_whole(folder / "lvpruning.safetensors", lambda path: pruner.save(path, dtype))
 
 
-def load(folder: Path, recipe: dict[str, Any], pruner: Pruner, optimizer: torch.optim.Optimizer) -> int:
-    """The number of steps that are done, 0 without a state. Refuses to go on with another recipe or other data."""
+def load(folder: Path, recipe: dict[str, Any], pruner: Pruner, optimizer: torch.optim.Optimizer) -> int | None:
+    """The number of steps that are done, None without a state. Refuses to go on with another recipe or other data."""
     if not (folder / "state.pt").exists():
-        return 0
+        return None
     state = torch.load(folder / "state.pt", map_location="cpu", weights_only=True)
     if state["version"] != VERSION:
         raise SystemExit(f"{folder}/state.pt is of version {state['version']}, this trainer writes {VERSION}")
-    began = {"select": "alone", "weigh": "tokens", "attend": (0.0, 0.0), "noise": (1.0, 1.0)} | state["recipe"]  # earlier states knew no others
+    began = {"select": "alone", "weigh": "tokens", "begin": None, "noise": (1.0, 1.0)} | state["recipe"]  # earlier states knew no others
     for name, value in recipe.items():
         if began.get(name) != value:
             was = began.get(name)

@@ -1,7 +1,7 @@
 """Trains LVPruning's decision modules (arXiv 2501.13652) for a Hugging Face LLaVA folder; the model itself stays as it is.
 
 Loss = causal-weight * NLL of the answer tokens + ratio-weight * mean_s (rho_s - mean D_s)^2 [+ distill * KL to the unpruned
-model's answer] [+ attend * KL of the scores to where its text looks]. D_s are hard Gumbel-Softmax masks, applied as attention
+model's answer]. D_s are hard Gumbel-Softmax masks, applied as attention
 masks; the ratio term is taken for each image by itself. With --select best the masks hold the best scores under the same noise,
 as many as inference will keep, and the ratio term has nothing to do. The defaults are the paper's recipe. An --output folder
 that holds a state.pt is gone on with.
@@ -26,10 +26,11 @@ from torch import Tensor
 from transformers import LlavaForConditionalGeneration
 
 from train.lvpruning import state
-from train.lvpruning.base import FlatGradients, World, load_base
+from train.lvpruning.base import FlatGradients, World, load_base, rate
 from train.lvpruning.batch import IGNORE, Batch, collate
+from train.lvpruning.begin import begin
 from train.lvpruning.data import Encoder, Loader, fingerprint, read_samples
-from train.lvpruning.masked_forward import ATTENTION, dense_forward, embed, gumbel_keep, masked_forward, top_keep
+from train.lvpruning.masked_forward import ATTENTION, embed, gumbel_keep, masked_forward, top_keep
 from train.pruner import Pruner, PrunerConfig, keep_count
 
 DRAINED = 75  # exit status: stopped by a signal, goes on with the same command
@@ -37,7 +38,7 @@ WEIGHTS = {"tokens": 1.0, "roots": 0.5, "alike": 0.0}  # an answer of n tokens c
 DTYPES = {"bf16": torch.bfloat16, "f16": torch.float16, "f32": torch.float32}
 EXAMPLES = """examples:
   python -m train.lvpruning.train --model models/demo --data photos.jsonl --output run --points 1,2,4 --inner-width 40 \\
-      --batch 48 --lr 2e-3 --warmup 0.1 --select best --weigh roots --ratio-weight 0 --distill 1 --attend 1,0.03 --noise 1,0 --dtype f32
+      --heads 2 --begin 6000 --batch 48 --lr 1e-3 --warmup 0.1 --select best --weigh roots --ratio-weight 0 --distill 1 --noise 0.3,0 --dtype f32
   torchrun --nproc-per-node 8 -m train.lvpruning.train --model llava-1.5-7b-hf --data llava_v1_5_mix665k.json \\
       --images /data/llava --output run
   lvpipe caption --model llava-1.5-7b-hf --pruner-weights run/lvpruning.safetensors --input photos --output out
@@ -62,17 +63,18 @@ def options() -> argparse.ArgumentParser:
     add("--heads", type=int, default=8, help="of the modules (8)")
     add("--blocks", type=int, choices=(1, 2), default=2, help="cross-attention blocks of a module (2)")
     add("--init", type=Path, help="lvpruning.safetensors to begin with; it says points, width and heads")
+    add("--begin", type=int, default=0, metavar="SAMPLES", help="first fit the modules to where the unpruned model's answers look in so many samples (0)")
+    add("--begin-steps", type=int, default=1500, help="of --batch of them (1500)")
+    add("--begin-lr", type=float, default=4e-3, help="(4e-3)")
     add("--rho", type=float, default=0.5, help="share kept at the first point, 0.2 less at each later one (0.5)")
     add("--ratios", metavar="LOW,HIGH", help="draw rho anew for each step")
     add("--causal-weight", type=float, default=1.0, help="(1)")
     add("--ratio-weight", type=float, default=2.0, help="(2)")
     add("--distill", type=float, default=0.0, help="weight of the KL divergence; alone with --causal-weight 0 (0)")
-    add("--attend", metavar="FIRST[,LAST]", type=schedule, default=(0.0, 0.0),
-        help="weight of the scores' KL to what the unpruned model's text looks at later, in the first step and, changing evenly, in the last (0)")  # fmt: skip
     add("--select", choices=("alone", "best"), default="alone",
         help="each token by its own Gumbel-Softmax, or exactly rho_s of them: the best (alone)")  # fmt: skip
     add("--weigh", choices=WEIGHTS, default="tokens", help="an answer by its tokens, their root, or each alike (tokens)")
-    add("--noise", metavar="FIRST[,LAST]", type=schedule, default=(1.0, 1.0), help="share of the Gumbel noise, likewise (1)")
+    add("--noise", metavar="FIRST[,LAST]", type=schedule, default=(1.0, 1.0), help="share of the Gumbel noise in the first step and, changing evenly, in the last (1)")
     add("--temperature", type=float, default=1.0, help="of the Gumbel-Softmax (1)")
     add("--lr", type=float, default=2e-6, help="(2e-6)")
     add("--warmup", type=float, default=0.03, help="share of the steps (0.03); a cosine to 0 follows")
@@ -95,14 +97,6 @@ def options() -> argparse.ArgumentParser:
     return parser
 
 
-def rate(step: int, steps: int, warmup: float) -> float:
-    """Share of --lr at a step, counted from 0: linear warm-up, then a cosine to 0."""
-    warm = math.ceil(warmup * steps)
-    if step < warm:
-        return (step + 1) / warm
-    return 0.5 * (1.0 + math.cos(math.pi * (step - warm) / max(1, steps - warm)))
-
-
 def ratios_of(args: argparse.Namespace, step: int, points: int) -> list[float]:
     """rho_s of a step; the same on every rank."""
     rho = args.rho
@@ -111,30 +105,13 @@ def ratios_of(args: argparse.Namespace, step: int, points: int) -> list[float]:
     return [max(0.0, rho - 0.2 * s) for s in range(points)]
 
 
-def looked_at(gamma: Tensor, alive: Tensor, looked: Tensor) -> Tensor:
-    """KL, summed over images, of the softmax of the scores [N, m] to where the unpruned model's text looks, among the tokens that are there."""
-    gone = alive < 0.5
-    want = looked.masked_fill(gone, 0.0)
-    want = want / want.sum(-1, keepdim=True).clamp(min=1e-9)
-    found = (gamma[..., 0] - gamma[..., 1]).masked_fill(gone, -1e4).log_softmax(-1)
-    return F.kl_div(found, want, reduction="sum")
-
-
 def losses(model: LlavaForConditionalGeneration, pruner: Pruner, batch: Batch, ratios: list[float], noise: float,
            args: argparse.Namespace) -> Tensor:  # fmt: skip
-    """Sums over the micro-batch [4 + S]: NLL and KL over answer tokens, weighed, ratio term, KL to where the text looks and each
-    point's mean(D_s) over images."""
+    """Sums over the micro-batch [3 + S]: NLL and KL over answer tokens, weighed, ratio term and each point's mean(D_s) over images."""
     x = embed(model, batch)
     asked = batch.target != IGNORE
-    attending = max(args.attend) > 0.0
-    if args.distill or attending:
-        unpruned, looked = dense_forward(model, x, batch, pruner.config.after_layers if attending else ())
-    attended = torch.zeros((), device=x.device)
 
     def decide(point: int, gamma: Tensor, alive: Tensor) -> Tensor:
-        nonlocal attended
-        if attending:
-            attended = attended + looked_at(gamma, alive, looked[point])
         noisy = gamma + noise * batch.noise[:, point]
         if args.select == "alone":
             return gumbel_keep(noisy, args.temperature)
@@ -147,11 +124,12 @@ def losses(model: LlavaForConditionalGeneration, pruner: Pruner, batch: Batch, r
     nll = (F.cross_entropy(logits, batch.target[asked], reduction="none") * weight).sum()
     kl = torch.zeros_like(nll)
     if args.distill:
-        dense = model.lm_head(unpruned[asked]).float().detach()
+        with torch.no_grad():
+            dense = model.lm_head(masked_forward(model, None, x, batch)[0][asked]).float()
         kl = (F.kl_div(logits.log_softmax(-1), dense.log_softmax(-1), reduction="none", log_target=True).sum(-1) * weight).sum()
     shares = torch.stack([d.mean(1) for d in masks])  # [S, N]
     ratio = (shares - torch.tensor(ratios, device=x.device)[:, None]).square().mean(0).sum()
-    return torch.cat([torch.stack([nll, kl, ratio, attended / len(masks)]), shares.detach().sum(1)])
+    return torch.cat([torch.stack([nll, kl, ratio]), shares.detach().sum(1)])
 
 
 class Trainer:
@@ -173,9 +151,10 @@ class Trainer:
         self.loader = Loader(samples, self.encoder, points, args.seed, args.batch, world.rank, world.size)
         self.gradients = FlatGradients(self.pruner, world.device)
         self.optimizer = torch.optim.AdamW(self.pruner.parameters(), args.lr, weight_decay=args.weight_decay)
-        names = ("rho", "ratios", "causal_weight", "ratio_weight", "distill", "attend", "noise", "select", "weigh", "temperature", "lr", "warmup", "batch",
+        names = ("rho", "ratios", "causal_weight", "ratio_weight", "distill", "noise", "select", "weigh", "temperature", "lr", "warmup", "batch",
                  "weight_decay", "clip", "max_rows", "seed", "dtype")  # fmt: skip
         self.recipe: dict[str, Any] = {name: getattr(args, name) for name in names}
+        self.recipe["begin"] = [args.begin, args.begin_steps, args.begin_lr] if args.begin else None
         self.recipe |= {"steps": self.steps, "data": fingerprint(samples), **asdict(self.pruner.config)}
         self.asked_to_stop = False  # by a signal to this rank
         self.stop = False  # at the end of this step, as all ranks do
@@ -205,14 +184,14 @@ class Trainer:
         counts[3] = float(self.asked_to_stop)
         answers, images, replaced, stopping = self.world.sum(counts.to(device)).tolist()
         ratios = ratios_of(args, step, len(self.pruner.points))
-        noise, attend = (first + (last - first) * step / self.steps for first, last in (args.noise, args.attend))
+        noise = args.noise[0] + (args.noise[1] - args.noise[0]) * step / self.steps
         self.gradients.buffer.zero_()
-        sums = torch.zeros(4 + len(ratios), device=device)
+        sums = torch.zeros(3 + len(ratios), device=device)
         for first in range(0, len(share), args.micro_batch):
             batch = collate(share[first : first + args.micro_batch], self.encoder.image_token).to(device)
             part = losses(self.model, self.pruner, batch, ratios, noise, args)
             answer = (args.causal_weight * part[0] + args.distill * part[1]) / answers
-            (answer + (args.ratio_weight * part[2] + attend * part[3]) / images).backward()
+            (answer + args.ratio_weight * part[2] / images).backward()
             sums += part.detach()
         self.world.sum(self.gradients.buffer)
         norm = self.gradients.clip(args.clip)
@@ -221,10 +200,10 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = args.lr * rate(step, self.steps, args.warmup)
         self.optimizer.step()
-        nll, kl, ratio, attended, *kept = self.world.sum(sums).tolist()
+        nll, kl, ratio, *kept = self.world.sum(sums).tolist()
         self.stop = stopping > 0
-        loss = (args.causal_weight * nll + args.distill * kl) / answers + (args.ratio_weight * ratio + attend * attended) / images
-        values = {"step": step + 1, "loss": loss, "nll": nll / answers, "kl": kl / answers, "ratio": ratio / images, "attend": attended / images}
+        loss = (args.causal_weight * nll + args.distill * kl) / answers + args.ratio_weight * ratio / images
+        values = {"step": step + 1, "loss": loss, "nll": nll / answers, "kl": kl / answers, "ratio": ratio / images}
         values |= {f"keep_{s}": value / images for s, value in enumerate(kept)}
         values |= {"rho": ratios[0], "lr": self.optimizer.param_groups[0]["lr"], "grad_norm": norm, "replaced": replaced}
         return values | {"seconds": time.monotonic() - began}
@@ -233,6 +212,12 @@ class Trainer:
         """Exit status."""
         self.args.output.mkdir(parents=True, exist_ok=True)
         done = state.load(self.args.output, self.recipe, self.pruner, self.optimizer)
+        if done is None:
+            done = 0
+            if self.args.begin:
+                if not begin(self.model, self.pruner, self.loader, self.gradients, self.world, self.args, lambda: self.asked_to_stop):
+                    return DRAINED
+                self.save(done)
         log = state.Log(self.args.output, done, self.steps, self.args.progress) if self.world.rank == 0 else None
         for share in self.loader.steps(done, self.steps, self.args.loaders):
             values = self.step(done, share)

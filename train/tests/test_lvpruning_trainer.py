@@ -21,9 +21,10 @@ from torch import Tensor
 from train.checkpoint import load_model
 from train.golden_cases import Case, Pruning, Text, Vision
 from train.golden_folder import random_normal, write_folder
-from train.lvpruning.batch import IGNORE, Example, collate
+from train.lvpruning.batch import IGNORE, Batch, Example, collate
+from train.lvpruning.begin import FOCUS, divergence, look
 from train.lvpruning.data import Encoder, Loader, Sample, read_samples
-from train.lvpruning.masked_forward import ATTENTION, dense_forward, embed, gumbel_keep, masked_forward, top_keep, use_masked_attention, weigh
+from train.lvpruning.masked_forward import ATTENTION, embed, gumbel_keep, masked_forward, top_keep, use_masked_attention, weigh
 from train.lvpruning.state import Log
 from train.lvpruning.train import losses, main, options
 from train.pruner import Pruner, keep_count, keep_ratios, select_best
@@ -199,28 +200,54 @@ def test_the_best_are_kept_as_inference_keeps_them() -> None:
     assert not torch.equal(*noisy) and all(torch.equal(n.sum(1), torch.full((3,), 7.0)) for n in noisy)
 
 
-def test_where_the_text_looks_is_transformers_attention(model_folder: Path) -> None:
-    """The most that any head of a later layer gives a vision token in a text row, and the unpruned model's own rows."""
-    model = load_model(model_folder)
+def test_paths_are_the_strongest_of_transformers_attention(model_folder: Path) -> None:
+    """What is seen of an image: the rows after each point, and the largest product of attention along any path from an answer's row."""
+    model, plain = load_model(model_folder), load_model(model_folder)
     batch = collate(examples(Reference(model, None)), CASE.image_token)
     use_masked_attention(model, "sdpa")
     x = embed(model, batch)
-    expected, _ = masked_forward(model, None, x, batch)
     layers = len(model.model.language_model.layers)
-    rows, looked = dense_forward(model, x, batch, (1, 2, layers))
-    assert torch.allclose(rows[batch.real], expected[batch.real], atol=1e-5)
-    plain = load_model(model_folder)
+    after = (1, layers - 1, layers)
+    seen = look(model, batch, after)
     plain.model.language_model.config._attn_implementation = "eager"
-    found = plain.model.language_model(inputs_embeds=x, attention_mask=batch.real.long(), output_attentions=True).attentions
+    found = plain.model.language_model(inputs_embeds=x, attention_mask=batch.real.long(), output_attentions=True, output_hidden_states=True)
     n = x.shape[1]
-    for image, of_batch in enumerate(batch.vision):
-        b = int(of_batch[0]) // n
-        images = [v for v in batch.vision.flatten().tolist() if v // n == b]
-        text = [row for row in range(n) if batch.real[b, row] and row + b * n not in images]
-        for point, first in enumerate((1, 2)):
-            most = torch.stack([weights[b][:, text][..., of_batch - b * n].amax((0, 1)) for weights in found[first:]]).amax(0)
-            assert torch.allclose(looked[point][image], most, atol=1e-5)
-    assert torch.equal(looked[2], torch.ones(batch.vision.shape))  # no layer after it: none matters more
+
+    def reach(b: int, layer: int, row: int) -> dict[int, float]:
+        """Rows that `row` is made of before `layer` layers from the end are gone through, and how strongly."""
+        most = {row: 1.0}
+        for weights in reversed(found.attentions[layer:]):
+            grown = dict(most)
+            for i, strength in most.items():
+                for j, weight in enumerate(weights[b, :, i].amax(0).tolist()):
+                    grown[j] = max(grown.get(j, 0.0), strength * weight)
+            most = grown
+        return most
+
+    assert len(seen) == len(batch.vision)
+    for vision, text, of_image in zip(batch.vision, batch.text, seen):
+        b = int(vision[0]) // n
+        for point, layer in enumerate(after[:2]):
+            from_answer = [reach(b, layer, row) for row in range(n) if batch.target[b, row] != IGNORE]
+            strength = torch.tensor([max(r.get(int(v) - b * n, 0.0) for r in from_answer) for v in vision]) ** FOCUS
+            assert torch.allclose(of_image.wanted[point], strength / strength.sum(), atol=1e-4)
+            rows = found.hidden_states[layer].flatten(0, 1)
+            assert torch.allclose(of_image.vision[point].float(), rows[vision], atol=1e-2)
+            assert torch.allclose(of_image.text[point].float(), rows[text], atol=1e-2)
+        assert torch.allclose(of_image.wanted[2], torch.full((len(vision),), 1 / len(vision)))  # no layer after it: all alike
+
+
+def test_padding_is_not_looked_at(model_folder: Path) -> None:
+    """Images whose prompts differ in length fit together as they do alone."""
+    pruner = Pruner.load(model_folder / "lvpruning.safetensors")
+    model = load_model(model_folder)
+    use_masked_attention(model, "sdpa")
+    seen = look(model, collate(examples(Reference(model, None)), CASE.image_token), pruner.config.after_layers)
+    assert len({s.text.shape[1] for s in seen}) > 1
+    with torch.no_grad():
+        together = divergence(pruner, seen, torch.device("cpu")).item()
+        alone = sum(divergence(pruner, [s], torch.device("cpu")).item() for s in seen)
+    assert together == pytest.approx(alone, rel=1e-5)
 
 
 def test_answers_weigh_alike(model_folder: Path) -> None:
@@ -263,16 +290,38 @@ def test_loss_falls(model_folder: Path, data: Path, tmp_path: Path) -> None:
     assert pruner.config.after_layers == (1, 2, 3) and pruner.config.inner_width == 16
 
 
-def test_scores_come_to_follow_where_the_text_looks(model_folder: Path, data: Path, tmp_path: Path) -> None:
-    options = ("--causal-weight", "0", "--attend", "1", "--select", "best", "--ratio-weight", "0", "--noise", "1,0")
-    assert main(command(model_folder, data, tmp_path, "--steps", "40", "--lr", "1e-2", *options)) == 0
-    lines = curve(tmp_path)
-    first, last = (sum(line["attend"] for line in part) / 8 for part in (lines[:8], lines[-8:]))
-    assert 0.0 < last < 0.5 * first
+def test_modules_begin_where_the_answers_look(model_folder: Path, data: Path, tmp_path: Path) -> None:
+    """The fit holds for images it has not seen, on two ranks as on one."""
+    options = ("--steps", "1", "--lr", "1e-9", "--begin", "64", "--begin-steps", "150", "--begin-lr", "1e-2")
+    assert main(command(model_folder, data, tmp_path / "one", *options)) == 0
+    run_ranks(2, command(model_folder, data, tmp_path / "two", *options))
+    for ranks in ("one", "two"):
+        lines = [json.loads(line) for line in (tmp_path / ranks / "begin.jsonl").read_text().splitlines()]
+        assert [line["step"] for line in lines] == [50, 100, 150]
+        random = Pruner(Pruner.load(tmp_path / ranks / "lvpruning.safetensors").config)
+        model = load_model(model_folder)
+        use_masked_attention(model, "sdpa")
+        seen = look(model, collate(examples(Reference(model, None)), CASE.image_token), random.config.after_layers)
+        at_random = divergence(random, seen, torch.device("cpu")).item() / len(seen) / 3
+        assert 0.0 < lines[-1]["held"] < 0.5 * at_random
+
+
+def test_a_signal_ends_the_beginning(model_folder: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is saved that a later run would take for a beginning that is done."""
+    real = collate
+
+    def interrupted(*arguments: object) -> Batch:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return real(*arguments)
+
+    monkeypatch.setattr("train.lvpruning.begin.collate", interrupted)
+    assert main(command(model_folder, data, tmp_path, "--steps", "1", "--begin", "8")) == 75
+    assert not (tmp_path / "state.pt").exists()
 
 
 def test_a_killed_run_goes_on_with_the_same_curve(model_folder: Path, data: Path, tmp_path: Path) -> None:
-    options = ("--steps", "12", "--lr", "1e-3", "--save-every", "3", "--ratios", "0.4,0.8", "--attend", "0.1", "--noise", "1,0.5")
+    options = ("--steps", "12", "--lr", "1e-3", "--save-every", "3", "--ratios", "0.4,0.8", "--noise", "1,0.5", "--begin", "16",
+               "--begin-steps", "5")  # fmt: skip
     assert main(command(model_folder, data, tmp_path / "whole", *options)) == 0
     arguments = [sys.executable, "-m", "train.lvpruning.train", *command(model_folder, data, tmp_path / "killed", *options)]
     process = subprocess.Popen(arguments, cwd=ROOT, stderr=subprocess.PIPE, text=True)
@@ -300,7 +349,7 @@ def test_a_signal_ends_a_step_and_saves(model_folder: Path, data: Path, tmp_path
 
 
 def test_ranks_shards_and_micro_batches_do_not_change_the_loss(model_folder: Path, data: Path, tmp_path: Path) -> None:
-    options = ("--steps", "3", "--lr", "1e-3", "--distill", "0.5", "--weigh", "alike", "--select", "best", "--attend", "0.1")
+    options = ("--steps", "3", "--lr", "1e-3", "--distill", "0.5", "--weigh", "alike", "--select", "best")
     assert main(command(model_folder, data, tmp_path / "one", *options)) == 0
     run_ranks(2, command(model_folder, data, tmp_path / "two", *options, "--micro-batch", "3", "--fsdp"))
     for one, two in zip(curve(tmp_path / "one"), curve(tmp_path / "two"), strict=True):
