@@ -1,8 +1,7 @@
-"""The frozen model on its device, whole or sharded, the few collective operations of a run, and its learning rate."""
+"""The frozen model on its device, whole or sharded, and the few collective operations of a run."""
 
 from __future__ import annotations
 
-import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,11 +71,3 @@ class FlatGradients:
         norm = self.buffer.norm()
         self.buffer.mul_((limit / (norm + 1e-6)).clamp(max=1.0))
         return norm.item()
-
-
-def rate(step: int, steps: int, warmup: float) -> float:
-    """Share of --lr at a step, counted from 0: linear warm-up, then a cosine to 0."""
-    warm = math.ceil(warmup * steps)
-    if step < warm:
-        return (step + 1) / warm
-    return 0.5 * (1.0 + math.cos(math.pi * (step - warm) / max(1, steps - warm)))

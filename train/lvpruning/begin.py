@@ -14,33 +14,36 @@ import json
 import math
 import sys
 import time
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
-from torch.nn.utils.rnn import pad_sequence
+from torch import Tensor
 from transformers import LlavaForConditionalGeneration
 
-from train.lvpruning.base import FlatGradients, World, rate
+from train.lvpruning.base import FlatGradients, World
 from train.lvpruning.batch import IGNORE, Batch, collate
 from train.lvpruning.data import Loader
-from train.lvpruning.masked_forward import embed, masked_forward
+from train.lvpruning.masked_forward import embed, masked_forward, side_by_side
+from train.lvpruning.schedule import rate
 from train.pruner import Pruner
 
-FOCUS = 3.0  # paths count to this power: to their first, a thing nobody asks about weighs two thirds of the one that is asked for
-HELD = 20  # one image in so many is not fitted, it tells how well the others' fit holds
+FOCUS = 3.0  # paths count to this power: at the first, nearly all that is learned is about tokens that go anyhow (decision 0014)
+HELD = 20  # one picture in so many is not fitted: it tells whether the fit holds for others
+EVERY = 50  # steps between two lines of the curve
 
 
 @dataclass(frozen=True)
 class Seen:
-    """What one image's modules would read, and what they are to say: bytes 2 S (m + n_t) C."""
+    """What one image's modules would read, and what they are to say: 2 S (m + n_t) C bytes."""
 
-    vision: Tensor  # [S, m, C] f16
-    text: Tensor  # [S, n_t, C] f16
+    vision: Tensor  # [S, m, C] of 16 bits
+    text: Tensor  # [S, n_t, C] of 16 bits
     wanted: Tensor  # [S, m] f32, sums to 1
+    held: bool  # the same for all questions about a picture
 
 
 def strongest_paths(looks: list[Tensor], answer: Tensor, after: tuple[int, ...]) -> list[Tensor]:
@@ -60,31 +63,38 @@ def strongest_paths(looks: list[Tensor], answer: Tensor, after: tuple[int, ...])
 def look(model: LlavaForConditionalGeneration, batch: Batch, after: tuple[int, ...]) -> list[Seen]:
     """One unpruned forward: what is seen of each of the batch's images."""
     rows: list[Tensor] = []
-    layers = [model.model.language_model.layers[a - 1] for a in after]
-    hooks = [layer.register_forward_hook(lambda _module, _inputs, x: rows.append(x.flatten(0, 1))) for layer in layers]
+    layers = model.model.language_model.layers
+    hooks = [layers[a - 1].register_forward_hook(lambda _module, _inputs, x: rows.append(x.flatten(0, 1))) for a in after]
     looks: list[Tensor] = []
     try:
-        masked_forward(model, None, embed(model, batch), batch, looks=looks)
+        masked_forward(model, None, embed(model, batch), batch, look=looks.append)
     finally:
         for hook in hooks:
             hook.remove()
+    assert len(looks) == len(layers)
     paths = strongest_paths(looks, batch.target != IGNORE, after)
+
+    def kept(which: Tensor) -> Tensor:
+        found = torch.stack([x[which] for x in rows]).cpu()
+        return found if found.element_size() == 2 else found.half()
+
     seen = []
-    for vision, text in zip(batch.vision, batch.text):
-        reached = torch.stack([p.flatten()[vision] for p in paths]) ** FOCUS + 1e-12  # after the last layer none is: all alike
-        both = (torch.stack([x[which] for x in rows]).half().cpu() for which in (vision, text))
-        seen.append(Seen(*both, (reached / reached.sum(-1, keepdim=True)).cpu()))
+    for vision, text, pixels in zip(batch.vision, batch.text, batch.pixels):
+        reached = torch.stack([p.flatten()[vision] for p in paths])
+        reached = reached / reached.amax(-1, keepdim=True).clamp(min=1e-30)
+        reached = reached**FOCUS + 1e-9  # after the last layer there is no path: all alike
+        held = zlib.crc32(pixels.cpu().numpy().tobytes()) % HELD == 0
+        seen.append(Seen(kept(vision), kept(text), (reached / reached.sum(-1, keepdim=True)).cpu(), held))
     return seen
 
 
 def divergence(pruner: Pruner, images: list[Seen], device: torch.device) -> Tensor:
     """KL of the scores' softmax over the tokens to what is wanted, summed over images and points."""
     vision, wanted = (torch.stack(t).to(device) for t in zip(*((s.vision, s.wanted) for s in images)))
-    text = pad_sequence([s.text.transpose(0, 1) for s in images], batch_first=True).transpose(1, 2).to(device)  # [N, S, n_t, C]
-    there = pad_sequence([torch.ones(s.text.shape[1], dtype=torch.bool) for s in images], batch_first=True).to(device)
+    text, there = (t.to(device) for t in side_by_side([s.text.transpose(0, 1) for s in images]))  # [N, n_t, S, C], [N, n_t]
     total = torch.zeros((), device=device)
     for point, module in enumerate(pruner.points):
-        gamma = module(vision[:, point].float(), text[:, point].float(), there)
+        gamma = module(vision[:, point].float(), text[:, :, point].float(), there)
         total = total + F.kl_div((gamma[..., 0] - gamma[..., 1]).log_softmax(-1), wanted[:, point], reduction="sum")
     return total
 
@@ -93,61 +103,77 @@ def gather(model: LlavaForConditionalGeneration, loader: Loader, after: tuple[in
            stopped: Callable[[], bool]) -> Iterator[Seen]:  # fmt: skip
     """This rank's share of --begin samples. Ranks go in step: a sharded model computes nothing alone."""
     steps = math.ceil(args.begin / args.batch)
-    began, shown = time.monotonic(), 0.0
-    for done, share in enumerate(loader.steps(0, steps, args.loaders)):
+    began, shown, size = time.monotonic(), 0.0, 0
+    for done, share in enumerate(loader.steps(0, steps, args.loaders), 1):
         for first in range(0, len(share), args.micro_batch):
-            yield from look(model, collate(share[first : first + args.micro_batch], loader.encoder.image_token).to(world.device), after)
+            for seen in look(model, collate(share[first : first + args.micro_batch], loader.encoder.image_token).to(world.device), after):
+                size += seen.vision.nbytes + seen.text.nbytes
+                yield seen
         if stopped():
             return
         now = time.monotonic()
         if world.rank == 0 and now - shown > args.progress:
             shown = now
-            left = int((now - began) / (done + 1) * (steps - done - 1))
-            print(f"begin: looking at samples, {(done + 1) * args.batch}/{steps * args.batch}  {left // 60}:{left % 60:02} left", file=sys.stderr)
+            left = int((now - began) / done * (steps - done))
+            print(f"begin: looking at samples, {done * args.batch}/{steps * args.batch}  {left // 60}:{left % 60:02} left, "
+                  f"{size / done * steps / 1e9:.1f} GB of each rank's memory in the end", file=sys.stderr)  # fmt: skip
+
+
+class Curve:
+    """begin.jsonl and a progress line now and then; of rank 0."""
+
+    def __init__(self, folder: Path, steps: int, interval: float) -> None:
+        self.file = open(folder / "begin.jsonl", "w", buffering=1)
+        self.steps, self.interval, self.began, self.shown = steps, interval, time.monotonic(), 0.0
+
+    def point(self, step: int, kl: float, held: float) -> None:
+        now = time.monotonic()
+        self.file.write(json.dumps({"step": step, "kl": kl, "held": held, "seconds": now - self.began}) + "\n")
+        if step == self.steps or now - self.shown > self.interval:
+            self.shown = now
+            left = int((now - self.began) / step * (self.steps - step))
+            print(f"begin: step {step}/{self.steps}  KL {kl:.4f}  held out {held:.4f}  {left // 60}:{left % 60:02} left", file=sys.stderr)
 
 
 def begin(model: LlavaForConditionalGeneration, pruner: Pruner, loader: Loader, gradients: FlatGradients, world: World,
           args: argparse.Namespace, stop: Callable[[], bool]) -> bool:  # fmt: skip
-    """Fits `pruner` in place; --output/begin.jsonl gets the curve. False: a rank was asked to stop, nothing is of use."""
+    """Fits `pruner` in place. False: a rank was asked to stop, and nothing is of use."""
 
     def stopped() -> bool:
         return world.sum(torch.tensor([float(stop())], device=world.device)).item() > 0
 
     images = list(gather(model, loader, pruner.config.after_layers, world, args, stopped))
-    held, fitted = images[::HELD], [s for i, s in enumerate(images) if i % HELD] or images
+    held, fitted = ([s for s in images if s.held == side] or images for side in (True, False))
     each = args.batch // world.size
     numbers = torch.Generator().manual_seed(args.seed * world.size + world.rank)
     optimizer = torch.optim.AdamW(pruner.parameters(), args.begin_lr, weight_decay=args.weight_decay)
-    log = open(args.output / "begin.jsonl", "w", buffering=1) if world.rank == 0 else None
-    points = len(pruner.points)
-    began, shown, since = time.monotonic(), 0.0, []
+    curve = Curve(args.output, args.begin_steps, args.progress) if world.rank == 0 else None
+    since = torch.zeros(4, device=world.device)  # KL of the steps and of what is held out, and of how many images
     for step in range(args.begin_steps):
         if stopped():
             return False
         gradients.buffer.zero_()
-        loss = divergence(pruner, [fitted[i] for i in torch.randint(len(fitted), (each,), generator=numbers).tolist()], world.device)
-        (loss / (points * args.batch)).backward()
+        drawn = [fitted[i] for i in torch.randint(len(fitted), (each,), generator=numbers).tolist()]
+        for first in range(0, each, args.micro_batch):
+            loss = divergence(pruner, drawn[first : first + args.micro_batch], world.device) / len(pruner.points)
+            (loss / args.batch).backward()
+            since[0] += loss.detach()
+        since[1] += each
         world.sum(gradients.buffer)
-        gradients.clip(args.clip)
+        if not math.isfinite(gradients.clip(args.clip)):
+            raise SystemExit(f"begin: step {step + 1}: the gradient is not finite; try a lower --begin-lr than {args.begin_lr:g}")
         for group in optimizer.param_groups:
             group["lr"] = args.begin_lr * rate(step, args.begin_steps, args.warmup)
         optimizer.step()
-        since.append(loss.detach())
-        last = step + 1 == args.begin_steps
-        if last or (step + 1) % 50 == 0:
+        if step + 1 == args.begin_steps or (step + 1) % EVERY == 0:
             with torch.no_grad():
-                parts = [divergence(pruner, held[i : i + each], world.device) for i in range(0, len(held), each)]
-            sums = world.sum(torch.stack([torch.stack(since).sum() / (len(since) * each), torch.stack(parts).sum() / len(held)]))
-            kl, kl_held = (sums / (points * world.size)).tolist()
-            since = []
-            now = time.monotonic()
-            if log is not None:
-                log.write(json.dumps({"step": step + 1, "kl": kl, "held": kl_held, "seconds": now - began}) + "\n")
-                if last or now - shown > args.progress:
-                    shown = now
-                    left = int((now - began) / (step + 1) * (args.begin_steps - step - 1))
-                    print(f"begin: step {step + 1}/{args.begin_steps}  KL {kl:.4f}  held out {kl_held:.4f}  {left // 60}:{left % 60:02} left",
-                          file=sys.stderr)  # fmt: skip
-    if log is not None:
-        log.close()
+                for first in range(0, len(held), args.micro_batch):
+                    since[2] += divergence(pruner, held[first : first + args.micro_batch], world.device) / len(pruner.points)
+            since[3] += len(held)
+            kl, drawn_number, kl_held, held_number = world.sum(since).tolist()
+            since.zero_()
+            if curve is not None:
+                curve.point(step + 1, kl / drawn_number, kl_held / held_number)
+    if curve is not None:
+        curve.file.close()
     return True

@@ -71,15 +71,15 @@ def _repeat(heads: Tensor, groups: int) -> Tensor:
 
 
 def _attention(fused: bool) -> Callable[..., tuple[Tensor, None]]:
-    """An attention function as transformers calls it; `columns` [B, n] and `looks` come through the layer's keyword arguments."""
+    """An attention function as transformers calls it; `columns` [B, n] and `look` come through the layer's keyword arguments."""
 
     def attend(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor, scaling: float,
-               columns: Tensor | None = None, looks: list[Tensor] | None = None, **_: Any) -> tuple[Tensor, None]:  # fmt: skip
+               columns: Tensor | None = None, look: Callable[[Tensor], None] | None = None, **_: Any) -> tuple[Tensor, None]:  # fmt: skip
         key, value = _repeat(key, module.num_key_value_groups), _repeat(value, module.num_key_value_groups)
-        if looks is not None:
+        if look is not None:
             logits = (query @ key.transpose(-1, -2)).float() * scaling
             weights = logits.masked_fill(~attention_mask, -torch.inf).softmax(-1)
-            looks.append(weights.amax(1))
+            look(weights.amax(1))
             out = weights.to(value.dtype) @ value
         elif columns is None:
             out = F.scaled_dot_product_attention(query, key, value, attn_mask=attention_mask, scale=scaling)
@@ -115,11 +115,11 @@ def embed(model: LlavaForConditionalGeneration, batch: Batch) -> Tensor:
 
 def masked_forward(model: LlavaForConditionalGeneration, pruner: Pruner | None, x: Tensor, batch: Batch,
                    decide: Decide | None = None, recompute: bool = False,
-                   looks: list[Tensor] | None = None) -> tuple[Tensor, list[Tensor]]:  # fmt: skip
+                   look: Callable[[Tensor], None] | None = None) -> tuple[Tensor, list[Tensor]]:  # fmt: skip
     """x [B, n, C] from `embed` -> rows [B, n, C] after the final norm and each point's running mask D_s [N, m] f32.
 
     Without a pruner it is the dense model. `recompute`: keep only each layer's input and compute the layer again in the
-    backward. `looks`: a list to which each layer adds the most that any of its heads lets row i look at row j [B, n, n].
+    backward. `look`: called by each layer with the most that any of its heads lets row i look at row j [B, n, n].
     """
     decoder = model.model.language_model
     after = pruner.config.after_layers if pruner is not None else ()
@@ -133,7 +133,7 @@ def masked_forward(model: LlavaForConditionalGeneration, pruner: Pruner | None, 
     masks: list[Tensor] = []
     alive = torch.ones(batch.vision.shape, device=x.device)  # [N, m]
     for index, layer in enumerate(decoder.layers):
-        options = dict(attention_mask=visible, position_ids=positions, position_embeddings=rope, columns=columns, looks=looks)
+        options = dict(attention_mask=visible, position_ids=positions, position_embeddings=rope, columns=columns, look=look)
         if recompute and columns is not None:
             x = checkpoint(layer, x, use_reentrant=False, preserve_rng_state=False, **options)
         else:
@@ -155,10 +155,10 @@ def _score(pruner: Pruner, point: int, x: Tensor, batch: Batch) -> Tensor:
     return pruner.points[point](rows[batch.vision].float(), rows[text].float(), there)
 
 
-def side_by_side(text: list[Tensor]) -> tuple[Tensor, Tensor]:
-    """Row numbers of N prompts' text, padded with row 0 [N, n_t], and which of them are there [N, n_t] bool."""
-    there = pad_sequence([torch.ones_like(t, dtype=torch.bool) for t in text], batch_first=True)
-    return pad_sequence(text, batch_first=True), there
+def side_by_side(prompts: list[Tensor]) -> tuple[Tensor, Tensor]:
+    """N of [n_t, ...], one for each prompt -> padded with zeros [N, n_t, ...], and which are there [N, n_t] bool."""
+    there = pad_sequence([torch.ones(len(p), dtype=torch.bool, device=p.device) for p in prompts], batch_first=True)
+    return pad_sequence(prompts, batch_first=True), there
 
 
 def gumbel_keep(noisy: Tensor, temperature: float) -> Tensor:

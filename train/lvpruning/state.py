@@ -40,8 +40,9 @@ def load(folder: Path, recipe: dict[str, Any], pruner: Pruner, optimizer: torch.
     state = torch.load(folder / "state.pt", map_location="cpu", weights_only=True)
     if state["version"] != VERSION:
         raise SystemExit(f"{folder}/state.pt is of version {state['version']}, this trainer writes {VERSION}")
-    began = {"select": "alone", "weigh": "tokens", "begin": None, "noise": (1.0, 1.0)} | state["recipe"]  # earlier states knew no others
-    for name, value in recipe.items():
+    gone = {"attend": (0.0, 0.0)}  # an earlier option, and what it has to have been
+    began = gone | {"select": "alone", "weigh": "tokens", "begin": None, "noise": (1.0, 1.0)} | state["recipe"]  # earlier states knew no others
+    for name, value in (gone | recipe).items():
         if began.get(name) != value:
             was = began.get(name)
             raise SystemExit(f"{folder} was begun with {name} = {was}, now it is {value}: use the same or another --output")

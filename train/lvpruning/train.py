@@ -1,10 +1,10 @@
 """Trains LVPruning's decision modules (arXiv 2501.13652) for a Hugging Face LLaVA folder; the model itself stays as it is.
 
 Loss = causal-weight * NLL of the answer tokens + ratio-weight * mean_s (rho_s - mean D_s)^2 [+ distill * KL to the unpruned
-model's answer]. D_s are hard Gumbel-Softmax masks, applied as attention
-masks; the ratio term is taken for each image by itself. With --select best the masks hold the best scores under the same noise,
-as many as inference will keep, and the ratio term has nothing to do. The defaults are the paper's recipe. An --output folder
-that holds a state.pt is gone on with.
+model's answer]. D_s are hard Gumbel-Softmax masks, applied as attention masks; the ratio term is taken for each image by itself.
+With --select best the masks hold the best scores under the same noise, as many as inference will keep, and the ratio term has nothing
+to do; --begin then fits the scores to the unpruned model's attention first. The defaults are the paper's recipe. An --output
+folder that holds a state.pt is gone on with.
 """
 
 from __future__ import annotations
@@ -26,11 +26,12 @@ from torch import Tensor
 from transformers import LlavaForConditionalGeneration
 
 from train.lvpruning import state
-from train.lvpruning.base import FlatGradients, World, load_base, rate
+from train.lvpruning.base import FlatGradients, World, load_base
 from train.lvpruning.batch import IGNORE, Batch, collate
 from train.lvpruning.begin import begin
 from train.lvpruning.data import Encoder, Loader, fingerprint, read_samples
 from train.lvpruning.masked_forward import ATTENTION, embed, gumbel_keep, masked_forward, top_keep
+from train.lvpruning.schedule import between, first_and_last, rate
 from train.pruner import Pruner, PrunerConfig, keep_count
 
 DRAINED = 75  # exit status: stopped by a signal, goes on with the same command
@@ -43,11 +44,6 @@ EXAMPLES = """examples:
       --images /data/llava --output run
   lvpipe caption --model llava-1.5-7b-hf --pruner-weights run/lvpruning.safetensors --input photos --output out
 """
-
-
-def schedule(text: str) -> tuple[float, float]:
-    first, _, last = text.partition(",")
-    return float(first), float(last or first)
 
 
 def options() -> argparse.ArgumentParser:
@@ -63,9 +59,10 @@ def options() -> argparse.ArgumentParser:
     add("--heads", type=int, default=8, help="of the modules (8)")
     add("--blocks", type=int, choices=(1, 2), default=2, help="cross-attention blocks of a module (2)")
     add("--init", type=Path, help="lvpruning.safetensors to begin with; it says points, width and heads")
-    add("--begin", type=int, default=0, metavar="SAMPLES", help="first fit the modules to where the unpruned model's answers look in so many samples (0)")
-    add("--begin-steps", type=int, default=1500, help="of --batch of them (1500)")
-    add("--begin-lr", type=float, default=4e-3, help="(4e-3)")
+    add("--begin", type=int, default=0, metavar="SAMPLES",
+        help="first fit the modules to where the unpruned model's answers look in so many samples; with --select best (0)")  # fmt: skip
+    add("--begin-steps", type=int, default=1500, help="of that fit, --batch images each (1500)")
+    add("--begin-lr", type=float, help="of that fit (0.16 / inner width: 4e-3 at 40, where it was tried)")
     add("--rho", type=float, default=0.5, help="share kept at the first point, 0.2 less at each later one (0.5)")
     add("--ratios", metavar="LOW,HIGH", help="draw rho anew for each step")
     add("--causal-weight", type=float, default=1.0, help="(1)")
@@ -74,7 +71,7 @@ def options() -> argparse.ArgumentParser:
     add("--select", choices=("alone", "best"), default="alone",
         help="each token by its own Gumbel-Softmax, or exactly rho_s of them: the best (alone)")  # fmt: skip
     add("--weigh", choices=WEIGHTS, default="tokens", help="an answer by its tokens, their root, or each alike (tokens)")
-    add("--noise", metavar="FIRST[,LAST]", type=schedule, default=(1.0, 1.0), help="share of the Gumbel noise in the first step and, changing evenly, in the last (1)")
+    add("--noise", metavar="FIRST[,LAST]", type=first_and_last, default=(1.0, 1.0), help="share of the Gumbel noise in the first step and, changing evenly, in the last (1)")
     add("--temperature", type=float, default=1.0, help="of the Gumbel-Softmax (1)")
     add("--lr", type=float, default=2e-6, help="(2e-6)")
     add("--warmup", type=float, default=0.03, help="share of the steps (0.03); a cosine to 0 follows")
@@ -143,6 +140,8 @@ class Trainer:
             print(f"{len(samples)} samples; left out: {left_out}", file=sys.stderr)
         if not samples:
             raise SystemExit("no samples: check --data and --images")
+        if args.begin and args.select != "best":
+            raise SystemExit("--begin orders the tokens of an image and says nothing of how many stay: it needs --select best")
         self.steps: int = args.steps or max(1, int(args.epochs * len(samples)) // args.batch)
         self.model = load_base(args.model, DTYPES[args.dtype], args.attention, world, args.fsdp)
         self.pruner = self.new_pruner().to(world.device)
@@ -154,6 +153,7 @@ class Trainer:
         names = ("rho", "ratios", "causal_weight", "ratio_weight", "distill", "noise", "select", "weigh", "temperature", "lr", "warmup", "batch",
                  "weight_decay", "clip", "max_rows", "seed", "dtype")  # fmt: skip
         self.recipe: dict[str, Any] = {name: getattr(args, name) for name in names}
+        args.begin_lr = args.begin_lr or 0.16 / self.pruner.config.inner_width
         self.recipe["begin"] = [args.begin, args.begin_steps, args.begin_lr] if args.begin else None
         self.recipe |= {"steps": self.steps, "data": fingerprint(samples), **asdict(self.pruner.config)}
         self.asked_to_stop = False  # by a signal to this rank
@@ -184,7 +184,7 @@ class Trainer:
         counts[3] = float(self.asked_to_stop)
         answers, images, replaced, stopping = self.world.sum(counts.to(device)).tolist()
         ratios = ratios_of(args, step, len(self.pruner.points))
-        noise = args.noise[0] + (args.noise[1] - args.noise[0]) * step / self.steps
+        noise = between(args.noise, step, self.steps)
         self.gradients.buffer.zero_()
         sums = torch.zeros(3 + len(ratios), device=device)
         for first in range(0, len(share), args.micro_batch):

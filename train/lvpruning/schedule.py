@@ -1,0 +1,24 @@
+"""What changes from a run's first step to its last."""
+
+from __future__ import annotations
+
+import math
+
+
+def rate(step: int, steps: int, warmup: float) -> float:
+    """Share of the full learning rate at a step, counted from 0: linear warm-up, then a cosine to 0."""
+    warm = math.ceil(warmup * steps)
+    if step < warm:
+        return (step + 1) / warm
+    return 0.5 * (1.0 + math.cos(math.pi * (step - warm) / max(1, steps - warm)))
+
+
+def first_and_last(text: str) -> tuple[float, float]:
+    """An option FIRST[,LAST]."""
+    first, _, last = text.partition(",")
+    return float(first), float(last or first)
+
+
+def between(ends: tuple[float, float], step: int, steps: int) -> float:
+    """Evenly from the first to the last."""
+    return ends[0] + (ends[1] - ends[0]) * step / steps
