@@ -1,8 +1,8 @@
 """Begins decision modules where the unpruned model's answers look, before any answer of a pruned one teaches them.
 
-The gradient of an answer, through three hard masks, says little about any one token. The unpruned model knows more: along which
-paths of attention an answer's rows are reached. A module is fitted to that alone, from rows that are computed once and
-kept, so a step costs what the modules cost. Every point sees the unpruned model's rows; training proper follows with pruned ones.
+The gradient of an answer, through three hard masks, says little about any one token. The unpruned model knows more: what the
+rows look at that predict an answer. A module is fitted to that alone, from rows that are computed once and kept, so
+a step costs what the modules cost. Every point sees the unpruned model's rows; training proper follows with pruned ones.
 
 Shapes: S prune points, m vision tokens of an image, n_t text rows of its prompt, B samples of n rows, C hidden width.
 """
@@ -28,12 +28,14 @@ from train.lvpruning.base import FlatGradients, World
 from train.lvpruning.batch import IGNORE, Batch, collate
 from train.lvpruning.data import Loader
 from train.lvpruning.masked_forward import embed, masked_forward, side_by_side
+from train.lvpruning.matching import begin_head, by_the_question, weights_of, whole
 from train.lvpruning.schedule import rate
 from train.pruner import Pruner
 
-FOCUS = 3.0  # paths count to this power: at the first, nearly all that is learned is about tokens that go anyhow (decision 0014)
+FOCUS = 3.0  # looks count to this power: at the first, nearly all that is learned is about tokens that go anyhow (decision 0014)
 HELD = 20  # one picture in so many is not fitted: it tells whether the fit holds for others
 EVERY = 50  # steps between two lines of the curve
+MATCHED = 256  # images of a rank by which heads are chosen
 
 
 @dataclass(frozen=True)
@@ -44,19 +46,6 @@ class Seen:
     text: Tensor  # [S, n_t, C] of 16 bits
     wanted: Tensor  # [S, m] f32, sums to 1
     held: bool  # the same for all questions about a picture
-
-
-def strongest_paths(looks: list[Tensor], answer: Tensor, after: tuple[int, ...]) -> list[Tensor]:
-    """looks: of each layer the most that a head lets row i look at row j [B, n, n]; answer [B, n] bool -> for each point, of
-    row j [B, n]: the largest product of looks along a path through the layers after it, from a row that predicts an answer's token."""
-    reached = answer.float()
-    found = {}
-    for layer in range(len(looks), -1, -1):
-        if layer in after:
-            found[layer] = reached
-        if layer:
-            reached = torch.maximum(reached, (reached[:, :, None] * looks[layer - 1]).amax(1))
-    return [found[layer] for layer in after]
 
 
 @torch.no_grad()
@@ -72,7 +61,9 @@ def look(model: LlavaForConditionalGeneration, batch: Batch, after: tuple[int, .
         for hook in hooks:
             hook.remove()
     assert len(looks) == len(layers)
-    paths = strongest_paths(looks, batch.target != IGNORE, after)
+    answer = (batch.target != IGNORE)[:, :, None]
+    # [B, n] for each point: the most that a head of a layer after it lets a row look that predicts an answer's token.
+    most = [torch.stack([(x * answer).amax(1) for x in looks[a:]] or [torch.ones_like(looks[0][:, 0])]).amax(0) for a in after]
 
     def kept(which: Tensor) -> Tensor:
         found = torch.stack([x[which] for x in rows]).cpu()
@@ -80,21 +71,51 @@ def look(model: LlavaForConditionalGeneration, batch: Batch, after: tuple[int, .
 
     seen = []
     for vision, text, pixels in zip(batch.vision, batch.text, batch.pixels):
-        reached = torch.stack([p.flatten()[vision] for p in paths])
-        reached = reached / reached.amax(-1, keepdim=True).clamp(min=1e-30)
-        reached = reached**FOCUS + 1e-9  # after the last layer there is no path: all alike
+        looked = torch.stack([x.flatten()[vision] for x in most])
+        looked = (looked / looked.amax(-1, keepdim=True).clamp(min=1e-30)) ** FOCUS + 1e-9
         held = zlib.crc32(pixels.cpu().numpy().tobytes()) % HELD == 0
-        seen.append(Seen(kept(vision), kept(text), (reached / reached.sum(-1, keepdim=True)).cpu(), held))
+        seen.append(Seen(kept(vision), kept(text), (looked / looked.sum(-1, keepdim=True)).cpu(), held))
     return seen
+
+
+def together(images: list[Seen], device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """vision [N, S, m, C], text [N, S, n_t, C], which of it is there [N, n_t], wanted [N, S, m]."""
+    vision, wanted = (torch.stack(t).to(device) for t in zip(*((s.vision, s.wanted) for s in images)))
+    text, there = (t.to(device) for t in side_by_side([s.text.transpose(0, 1) for s in images]))
+    return vision, text.transpose(1, 2), there, wanted
+
+
+@torch.no_grad()
+def begin_heads(model: LlavaForConditionalGeneration, pruner: Pruner, images: list[Seen], world: World, size: int) -> None:
+    """Gives each head of each point's block 0 a head of a later layer: those that tell most by the question."""
+    some = images[:MATCHED]
+
+    def rows(point: int) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
+        for first in range(0, len(some), size):
+            vision, text, there, wanted = together(some[first : first + size], world.device)
+            yield vision[:, point].float(), text[:, point].float(), there, wanted[:, point]
+
+    for point, (after, module) in enumerate(zip(pruner.config.after_layers, pruner.points)):
+        block = module.blocks[0]
+        lengths = [torch.stack([part.square().mean(-1).sqrt().mean() for part in (v, t[there])]) for v, t, there, _ in rows(point)]
+        vision_length, text_length = (world.sum(torch.stack(lengths).mean(0)) / world.size).tolist()
+        best: list[tuple[float, Tensor, Tensor]] = []
+        for layer in model.model.language_model.layers[after:]:
+            with whole(layer):
+                query, key = weights_of(layer)
+            told = [by_the_question(query, key, F.normalize(v, dim=-1), F.normalize(t, dim=-1), there, w) for v, t, there, w in rows(point)]
+            best += zip(world.sum(torch.stack(told).sum(0)).tolist(), query, key)
+            best = sorted(best, key=lambda head: head[0], reverse=True)[: block.heads]
+        for number, (_, query, key) in enumerate(best):
+            begin_head(block, number, query, key, vision_length, text_length)
 
 
 def divergence(pruner: Pruner, images: list[Seen], device: torch.device) -> Tensor:
     """KL of the scores' softmax over the tokens to what is wanted, summed over images and points."""
-    vision, wanted = (torch.stack(t).to(device) for t in zip(*((s.vision, s.wanted) for s in images)))
-    text, there = (t.to(device) for t in side_by_side([s.text.transpose(0, 1) for s in images]))  # [N, n_t, S, C], [N, n_t]
+    vision, text, there, wanted = together(images, device)
     total = torch.zeros((), device=device)
     for point, module in enumerate(pruner.points):
-        gamma = module(vision[:, point].float(), text[:, :, point].float(), there)
+        gamma = module(vision[:, point].float(), text[:, point].float(), there)
         total = total + F.kl_div((gamma[..., 0] - gamma[..., 1]).log_softmax(-1), wanted[:, point], reduction="sum")
     return total
 
@@ -144,6 +165,7 @@ def begin(model: LlavaForConditionalGeneration, pruner: Pruner, loader: Loader, 
 
     images = list(gather(model, loader, pruner.config.after_layers, world, args, stopped))
     held, fitted = ([s for s in images if s.held == side] or images for side in (True, False))
+    begin_heads(model, pruner, fitted, world, args.micro_batch)
     each = args.batch // world.size
     numbers = torch.Generator().manual_seed(args.seed * world.size + world.rank)
     optimizer = torch.optim.AdamW(pruner.parameters(), args.begin_lr, weight_decay=args.weight_decay)

@@ -62,7 +62,7 @@ def options() -> argparse.ArgumentParser:
     add("--begin", type=int, default=0, metavar="SAMPLES",
         help="first fit the modules to where the unpruned model's answers look in so many samples; with --select best (0)")  # fmt: skip
     add("--begin-steps", type=int, default=1500, help="of that fit, --batch images each (1500)")
-    add("--begin-lr", type=float, help="of that fit (0.16 / inner width: 4e-3 at 40, where it was tried)")
+    add("--begin-lr", type=float, help="of that fit (0.04 / inner width: 1e-3 at 40, where it was tried)")
     add("--rho", type=float, default=0.5, help="share kept at the first point, 0.2 less at each later one (0.5)")
     add("--ratios", metavar="LOW,HIGH", help="draw rho anew for each step")
     add("--causal-weight", type=float, default=1.0, help="(1)")
@@ -153,7 +153,7 @@ class Trainer:
         names = ("rho", "ratios", "causal_weight", "ratio_weight", "distill", "noise", "select", "weigh", "temperature", "lr", "warmup", "batch",
                  "weight_decay", "clip", "max_rows", "seed", "dtype")  # fmt: skip
         self.recipe: dict[str, Any] = {name: getattr(args, name) for name in names}
-        args.begin_lr = args.begin_lr or 0.16 / self.pruner.config.inner_width
+        args.begin_lr = args.begin_lr or 0.04 / self.pruner.config.inner_width
         self.recipe["begin"] = [args.begin, args.begin_steps, args.begin_lr] if args.begin else None
         self.recipe |= {"steps": self.steps, "data": fingerprint(samples), **asdict(self.pruner.config)}
         self.asked_to_stop = False  # by a signal to this rank

@@ -25,9 +25,10 @@ from train.lvpruning.batch import IGNORE, Example, collate
 from train.lvpruning.begin import FOCUS, divergence, look
 from train.lvpruning.data import Encoder, Loader, Sample, read_samples
 from train.lvpruning.masked_forward import ATTENTION, embed, gumbel_keep, masked_forward, top_keep, use_masked_attention, weigh
+from train.lvpruning.matching import begin_head, by_the_question, weights_of
 from train.lvpruning.state import Log
 from train.lvpruning.train import losses, main, options
-from train.pruner import Pruner, keep_count, keep_ratios, select_best
+from train.pruner import DecisionBlock, Pruner, keep_count, keep_ratios, select_best
 from train.reference import Reference
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -203,8 +204,8 @@ def test_the_best_are_kept_as_inference_keeps_them() -> None:
     assert not torch.equal(*noisy) and all(torch.equal(n.sum(1), torch.full((3,), 7.0)) for n in noisy)
 
 
-def test_paths_are_the_strongest_of_transformers_attention(model_folder: Path) -> None:
-    """What is seen of an image: the rows after each point, and the largest product of attention along any path from an answer's row."""
+def test_looks_are_transformers_attention(model_folder: Path) -> None:
+    """What is seen of an image: the rows after each point, and the most that an answer's rows look at a token in later layers."""
     model, plain = load_model(model_folder), load_model(model_folder)
     batch = collate(examples(Reference(model, None)), CASE.image_token)
     use_masked_attention(model, "sdpa")
@@ -215,29 +216,51 @@ def test_paths_are_the_strongest_of_transformers_attention(model_folder: Path) -
     plain.model.language_model.config._attn_implementation = "eager"
     found = plain.model.language_model(inputs_embeds=x, attention_mask=batch.real.long(), output_attentions=True, output_hidden_states=True)
     n = x.shape[1]
-
-    def reach(b: int, layer: int, row: int) -> dict[int, float]:
-        """Rows after layer `layer` that the last layer's `row` is reached from, and how strongly."""
-        most = {row: 1.0}
-        for weights in reversed(found.attentions[layer:]):
-            grown = dict(most)
-            for i, strength in most.items():
-                for j, weight in enumerate(weights[b, :, i].amax(0).tolist()):
-                    grown[j] = max(grown.get(j, 0.0), strength * weight)
-            most = grown
-        return most
-
     assert len(seen) == len(batch.vision)
     for vision, text, of_image in zip(batch.vision, batch.text, seen):
         b = int(vision[0]) // n
+        answer = batch.target[b] != IGNORE
         for point, layer in enumerate(after[:2]):
-            from_answer = [reach(b, layer, row) for row in range(n) if batch.target[b, row] != IGNORE]
-            strength = torch.tensor([max(r.get(int(v) - b * n, 0.0) for r in from_answer) for v in vision]) ** FOCUS
-            assert torch.allclose(of_image.wanted[point], strength / strength.sum(), atol=1e-4)
+            most = torch.stack([weights[b][:, answer][..., vision - b * n].amax((0, 1)) for weights in found.attentions[layer:]]).amax(0)
+            assert torch.allclose(of_image.wanted[point], most**FOCUS / (most**FOCUS).sum(), atol=1e-4)
             rows = found.hidden_states[layer].flatten(0, 1)
             assert torch.allclose(of_image.vision[point].float(), rows[vision], atol=1e-2)
             assert torch.allclose(of_image.text[point].float(), rows[text], atol=1e-2)
         assert torch.allclose(of_image.wanted[2], torch.full((len(vision),), 1 / len(vision)))  # no layer after it: all alike
+
+
+def test_a_head_begins_as_the_models(model_folder: Path) -> None:
+    """A module's head with as many channels gives the logits that the model's head would, were there no positions."""
+    layer = load_model(model_folder).model.language_model.layers[1]
+    attention, hidden = layer.self_attn, layer.input_layernorm.weight.shape[0]
+    vision, text = random_normal("vision", (7, hidden)), random_normal("text", (5, hidden))
+    vision, text = (rows / rows.square().mean(-1, keepdim=True).sqrt() * length for rows, length in ((vision, 3.0), (text, 2.0)))
+    block = DecisionBlock(hidden, hidden, 2 * attention.head_dim, 2)
+    query, key = weights_of(layer)
+    with torch.no_grad():
+        for index in range(len(query)):
+            begin_head(block, 1, query[index], key[index], 3.0, 2.0)
+            q, k = (rows[:, attention.head_dim :] for rows in (block.q_proj(vision), block.k_proj(text)))
+            of = slice(index * attention.head_dim, (index + 1) * attention.head_dim)
+            shared = index // attention.num_key_value_groups
+            of_key = slice(shared * attention.head_dim, (shared + 1) * attention.head_dim)
+            model_q, model_k = attention.q_proj(layer.input_layernorm(text))[:, of], attention.k_proj(layer.input_layernorm(vision))[:, of_key]
+            assert torch.allclose(q @ k.T, model_k @ model_q.T, atol=1e-4)
+
+
+def test_heads_that_match_the_question_are_found() -> None:
+    """Of three heads one finds the token whose content is a word of the prompt, one what stands out, one nothing."""
+    images, m, words, width = 24, 9, 4, 12
+    content = random_normal("content", (images, m, width))
+    text = random_normal("text", (images, words, width))
+    asked = torch.arange(images) % m
+    text[:, 2] = content[torch.arange(images), asked]
+    wanted = torch.nn.functional.one_hot(asked, m).float()
+    blind = torch.zeros(width, width)
+    blind[0, 0] = 1.0
+    query, key = (torch.stack([torch.eye(width), blind, random_normal(name, (width, width))]) for name in ("query", "key"))
+    scores = by_the_question(query, key, content, text, torch.ones(images, words, dtype=torch.bool), wanted) / images
+    assert scores.argmax() == 0 and scores[0] > 0.3 and scores[1:].abs().max() < 0.2
 
 
 def test_padding_is_not_looked_at(model_folder: Path) -> None:
