@@ -72,8 +72,8 @@ fi
 modules=$state/modules-$(sha256sum <"$model/model.safetensors" | cut -c1-12) # another model needs others
 "$python" -m torch.distributed.run --standalone --nproc-per-node 2 -m train.lvpruning.train --model "$model" \
   --data "$state/questions/questions.jsonl" --output "$modules" --dtype f32 --save-dtype bf16 --points 1,2,4 --inner-width 40 --heads 2 \
-  --begin "$(scaled 6000)" --begin-steps "$(scaled 1500)" --batch 48 --micro-batch 24 --no-recompute --lr 1e-3 --warmup 0.1 --seed 1 --select best \
-  --ratio-weight 0 --weigh roots --distill 1 --ratios 0.42,0.55 --noise 0.3,0 --steps "$(scaled 480)" --save-every 60
+  --begin "$(scaled 6000)" --begin-steps "$(scaled 1500)" --batch 48 --micro-batch 24 --no-recompute --lr 5e-4 --warmup 0.1 --seed 1 --select best \
+  --ratio-weight 0 --weigh roots --distill 1 --ratios 0.42,0.53 --noise 0.3,0 --steps "$(scaled 480)" --save-every 60
 cp "$modules/lvpruning.safetensors" "$model"
 "$python" -m train.demo.make_examples --output "$output/examples/images"
 "$python" -m train.demo.curves --state "$state" --output "$model/curves.svg"
