@@ -40,6 +40,11 @@ class World:
             dist.all_reduce(values)
         return values
 
+    def from_first(self, values: Tensor) -> None:
+        """Gives all ranks what rank 0 has."""
+        if self.size > 1:
+            dist.broadcast(values, 0)
+
     def leave(self) -> None:
         if self.size > 1:
             dist.destroy_process_group()

@@ -35,7 +35,8 @@ from train.pruner import Pruner
 FOCUS = 3.0  # looks count to this power: at the first, nearly all that is learned is about tokens that go anyhow (decision 0014)
 HELD = 20  # one picture in so many is not fitted: it tells whether the fit holds for others
 EVERY = 50  # steps between two lines of the curve
-MATCHED = 256  # images of a rank by which heads are chosen
+MATCHED = 256  # images of a rank by which heads are chosen,
+GROUP = 32  # each compared with its neighbour among so many
 
 
 @dataclass(frozen=True)
@@ -78,45 +79,49 @@ def look(model: LlavaForConditionalGeneration, batch: Batch, after: tuple[int, .
     return seen
 
 
-def together(images: list[Seen], device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """vision [N, S, m, C], text [N, S, n_t, C], which of it is there [N, n_t], wanted [N, S, m]."""
-    vision, wanted = (torch.stack(t).to(device) for t in zip(*((s.vision, s.wanted) for s in images)))
-    text, there = (t.to(device) for t in side_by_side([s.text.transpose(0, 1) for s in images]))
-    return vision, text.transpose(1, 2), there, wanted
+def together(images: list[Seen], point: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """At a point: vision [N, m, C], text [N, n_t, C], which of it is there [N, n_t], wanted [N, m]."""
+    vision, wanted = (torch.stack(rows).to(device) for rows in zip(*((s.vision[point], s.wanted[point]) for s in images)))
+    text, there = (t.to(device) for t in side_by_side([s.text[point] for s in images]))
+    return vision, text, there, wanted
 
 
 @torch.no_grad()
-def begin_heads(model: LlavaForConditionalGeneration, pruner: Pruner, images: list[Seen], world: World, size: int) -> None:
-    """Gives each head of each point's block 0 a head of a later layer: those that tell most by the question."""
-    some = images[:MATCHED]
-
-    def rows(point: int) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
-        for first in range(0, len(some), size):
-            vision, text, there, wanted = together(some[first : first + size], world.device)
-            yield vision[:, point].float(), text[:, point].float(), there, wanted[:, point]
-
+def begin_heads(model: LlavaForConditionalGeneration, pruner: Pruner, images: list[Seen], world: World) -> None:
+    """Gives each head of each point's block 0 a head of a later layer, as far as there are any: those that tell most by the question."""
+    groups = [images[i : i + GROUP] for i in range(0, min(len(images), MATCHED), GROUP)]
+    groups = [group for group in groups if len(group) > 1]
     for point, (after, module) in enumerate(zip(pruner.config.after_layers, pruner.points)):
         block = module.blocks[0]
-        lengths = [torch.stack([part.square().mean(-1).sqrt().mean() for part in (v, t[there])]) for v, t, there, _ in rows(point)]
-        vision_length, text_length = (world.sum(torch.stack(lengths).mean(0)) / world.size).tolist()
+        parts = [together(group, point, world.device) for group in groups]
+        lengths = [torch.stack([rows.float().square().mean(-1).sqrt().median() for rows in (v, t[there])]) for v, t, there, _ in parts]
+        number = world.sum(torch.tensor([float(len(lengths))], device=world.device)).item()
+        if number == 0:
+            raise SystemExit(f"--begin {len(images)}: too few samples to tell heads apart")
+        vision_length, text_length = (world.sum(torch.stack([torch.zeros(2, device=world.device), *lengths]).sum(0)) / number).tolist()
         best: list[tuple[float, Tensor, Tensor]] = []
         for layer in model.model.language_model.layers[after:]:
             with whole(layer):
                 query, key = weights_of(layer)
-            told = [by_the_question(query, key, F.normalize(v, dim=-1), F.normalize(t, dim=-1), there, w) for v, t, there, w in rows(point)]
-            best += zip(world.sum(torch.stack(told).sum(0)).tolist(), query, key)
+            told = torch.zeros(len(query), device=world.device)
+            for v, t, there, wanted in parts:
+                told += by_the_question(query, key, F.normalize(v.float(), dim=-1), F.normalize(t.float(), dim=-1), there, wanted)
+            best += zip(world.sum(told).tolist(), query, key)
             best = sorted(best, key=lambda head: head[0], reverse=True)[: block.heads]
-        for number, (_, query, key) in enumerate(best):
-            begin_head(block, number, query, key, vision_length, text_length)
+            best = [(score, q.clone(), k.clone()) for score, q, k in best]  # not views that keep the whole layer
+        for head, (_, query, key) in enumerate(best):
+            begin_head(block, head, query, key, vision_length, text_length)
+        for weight in (block.q_proj.weight, block.k_proj.weight):
+            world.from_first(weight)  # two machines may find other, equally right, singular vectors
 
 
 def divergence(pruner: Pruner, images: list[Seen], device: torch.device) -> Tensor:
     """KL of the scores' softmax over the tokens to what is wanted, summed over images and points."""
-    vision, text, there, wanted = together(images, device)
     total = torch.zeros((), device=device)
     for point, module in enumerate(pruner.points):
-        gamma = module(vision[:, point].float(), text[:, point].float(), there)
-        total = total + F.kl_div((gamma[..., 0] - gamma[..., 1]).log_softmax(-1), wanted[:, point], reduction="sum")
+        vision, text, there, wanted = together(images, point, device)
+        gamma = module(vision.float(), text.float(), there)
+        total = total + F.kl_div((gamma[..., 0] - gamma[..., 1]).log_softmax(-1), wanted, reduction="sum")
     return total
 
 
@@ -147,13 +152,14 @@ class Curve:
         self.file = open(folder / "begin.jsonl", "w", buffering=1)
         self.steps, self.interval, self.began, self.shown = steps, interval, time.monotonic(), 0.0
 
-    def point(self, step: int, kl: float, held: float) -> None:
+    def point(self, step: int, kl: float, held: float | None) -> None:
         now = time.monotonic()
         self.file.write(json.dumps({"step": step, "kl": kl, "held": held, "seconds": now - self.began}) + "\n")
         if step == self.steps or now - self.shown > self.interval:
             self.shown = now
             left = int((now - self.began) / step * (self.steps - step))
-            print(f"begin: step {step}/{self.steps}  KL {kl:.4f}  held out {held:.4f}  {left // 60}:{left % 60:02} left", file=sys.stderr)
+            others = "" if held is None else f"  held out {held:.4f}"
+            print(f"begin: step {step}/{self.steps}  KL {kl:.4f}{others}  {left // 60}:{left % 60:02} left", file=sys.stderr)
 
 
 def begin(model: LlavaForConditionalGeneration, pruner: Pruner, loader: Loader, gradients: FlatGradients, world: World,
@@ -164,10 +170,14 @@ def begin(model: LlavaForConditionalGeneration, pruner: Pruner, loader: Loader, 
         return world.sum(torch.tensor([float(stop())], device=world.device)).item() > 0
 
     images = list(gather(model, loader, pruner.config.after_layers, world, args, stopped))
-    held, fitted = ([s for s in images if s.held == side] or images for side in (True, False))
-    begin_heads(model, pruner, fitted, world, args.micro_batch)
-    each = args.batch // world.size
+    if stopped():
+        return False
     numbers = torch.Generator().manual_seed(args.seed * world.size + world.rank)
+    images = [images[i] for i in torch.randperm(len(images), generator=numbers).tolist()]  # they came sorted by length
+    held, fitted = [s for s in images if s.held], [s for s in images if not s.held] or images
+    if not args.init:
+        begin_heads(model, pruner, fitted, world)
+    each = args.batch // world.size
     optimizer = torch.optim.AdamW(pruner.parameters(), args.begin_lr, weight_decay=args.weight_decay)
     curve = Curve(args.output, args.begin_steps, args.progress) if world.rank == 0 else None
     since = torch.zeros(4, device=world.device)  # KL of the steps and of what is held out, and of how many images
@@ -195,7 +205,7 @@ def begin(model: LlavaForConditionalGeneration, pruner: Pruner, loader: Loader, 
             kl, drawn_number, kl_held, held_number = world.sum(since).tolist()
             since.zero_()
             if curve is not None:
-                curve.point(step + 1, kl / drawn_number, kl_held / held_number)
+                curve.point(step + 1, kl / drawn_number, kl_held / held_number if held_number else None)
     if curve is not None:
         curve.file.close()
     return True

@@ -53,8 +53,8 @@ def told(found: Tensor, wanted: Tensor) -> Tensor:
 
 
 def by_the_question(query: Tensor, key: Tensor, vision: Tensor, text: Tensor, there: Tensor, wanted: Tensor) -> Tensor:
-    """[H]: how much better a head tells what is wanted by an image's own prompt than by its neighbour's. What it tells without
-    any question, that something stands out, is in both."""
+    """[H]: how much better a head tells what is wanted by an image's own prompt than by its neighbour's: what it tells whatever the
+    words, that something stands out, is in both. (What text rows have taken from their own picture by then is not.)"""
 
     def found(shift: int) -> Tensor:
         return told(likeness(query, key, vision, text.roll(shift, 0), there.roll(shift, 0)), wanted)
@@ -63,7 +63,7 @@ def by_the_question(query: Tensor, key: Tensor, vision: Tensor, text: Tensor, th
 
 
 def begin_head(block: DecisionBlock, head: int, query: Tensor, key: Tensor, vision_length: float, text_length: float) -> None:
-    """Makes a head of the module match as the model's head does: query, key [C / H, C]; lengths: root mean squares of rows. Of the
+    """Makes a head of the module match as the model's head does: query, key [C / H, C]; lengths: root mean squares of typical rows. Of the
     product, the module's channels hold as much as they can (SVD)."""
     channels = block.q_proj.weight.shape[0] // block.heads
     # The model: logit = (query t / |t|) . (key v / |v|) / sqrt(C / H); the module: (Wq v) . (Wk t) / sqrt(channels).
@@ -74,3 +74,4 @@ def begin_head(block: DecisionBlock, head: int, query: Tensor, key: Tensor, visi
     with torch.no_grad():
         block.q_proj.weight[rows] = (vision_side @ u[:, :n] * s[:n].sqrt()).T
         block.k_proj.weight[rows] = (text_side @ v[:n].T * s[:n].sqrt()).T
+        block.k_proj.weight[rows.stop : (head + 1) * channels] = 0.0  # wider than the model's: the rest begins without a say

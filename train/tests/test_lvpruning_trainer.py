@@ -21,14 +21,15 @@ from torch import Tensor
 from train.checkpoint import load_model
 from train.golden_cases import Case, Pruning, Text, Vision
 from train.golden_folder import random_normal, write_folder
+from train.lvpruning.base import World
 from train.lvpruning.batch import IGNORE, Example, collate
-from train.lvpruning.begin import FOCUS, divergence, look
+from train.lvpruning.begin import FOCUS, Seen, begin_heads, divergence, look
 from train.lvpruning.data import Encoder, Loader, Sample, read_samples
 from train.lvpruning.masked_forward import ATTENTION, embed, gumbel_keep, masked_forward, top_keep, use_masked_attention, weigh
 from train.lvpruning.matching import begin_head, by_the_question, weights_of
 from train.lvpruning.state import Log
 from train.lvpruning.train import losses, main, options
-from train.pruner import DecisionBlock, Pruner, keep_count, keep_ratios, select_best
+from train.pruner import DecisionBlock, Pruner, PrunerConfig, keep_count, keep_ratios, select_best
 from train.reference import Reference
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -229,23 +230,50 @@ def test_looks_are_transformers_attention(model_folder: Path) -> None:
         assert torch.allclose(of_image.wanted[2], torch.full((len(vision),), 1 / len(vision)))  # no layer after it: all alike
 
 
-def test_a_head_begins_as_the_models(model_folder: Path) -> None:
-    """A module's head with as many channels gives the logits that the model's head would, were there no positions."""
+@pytest.mark.parametrize("channels", (4, 8, 12))
+def test_a_head_begins_as_the_models(model_folder: Path, channels: int) -> None:
+    """A module's head gives the logits that the model's head would, were there no positions: as near as its channels allow."""
     layer = load_model(model_folder).model.language_model.layers[1]
     attention, hidden = layer.self_attn, layer.input_layernorm.weight.shape[0]
-    vision, text = random_normal("vision", (7, hidden)), random_normal("text", (5, hidden))
+    assert attention.head_dim == 8
+    vision, text = random_normal("vision", (70, hidden)), random_normal("text", (50, hidden))
     vision, text = (rows / rows.square().mean(-1, keepdim=True).sqrt() * length for rows, length in ((vision, 3.0), (text, 2.0)))
-    block = DecisionBlock(hidden, hidden, 2 * attention.head_dim, 2)
+    block = DecisionBlock(hidden, hidden, 2 * channels, 2)
     query, key = weights_of(layer)
     with torch.no_grad():
         for index in range(len(query)):
             begin_head(block, 1, query[index], key[index], 3.0, 2.0)
-            q, k = (rows[:, attention.head_dim :] for rows in (block.q_proj(vision), block.k_proj(text)))
-            of = slice(index * attention.head_dim, (index + 1) * attention.head_dim)
-            shared = index // attention.num_key_value_groups
-            of_key = slice(shared * attention.head_dim, (shared + 1) * attention.head_dim)
-            model_q, model_k = attention.q_proj(layer.input_layernorm(text))[:, of], attention.k_proj(layer.input_layernorm(vision))[:, of_key]
-            assert torch.allclose(q @ k.T, model_k @ model_q.T, atol=1e-4)
+            found = block.q_proj.weight[channels:].T @ block.k_proj.weight[channels:] / channels**0.5  # [C of vision, C of text]
+            of, shared = (slice(i * 8, (i + 1) * 8) for i in (index, index // attention.num_key_value_groups))
+            model_q, model_k = attention.q_proj(layer.input_layernorm(text))[:, of], attention.k_proj(layer.input_layernorm(vision))[:, shared]
+            if channels >= 8:
+                assert torch.allclose(vision @ found @ text.T, model_k @ model_q.T / 8**0.5, atol=1e-4)
+            u, s, v = torch.linalg.svd(key[index].T @ query[index] / 6.0 / 8**0.5)
+            assert torch.allclose(found, u[:, :channels] * s[:channels] @ v[:channels], atol=1e-5)
+
+
+def test_the_head_that_matches_is_taken(model_folder: Path) -> None:
+    """One head of one layer is made to match contents; the modules before that layer begin as it."""
+    model = load_model(model_folder)
+    hidden = model.config.text_config.hidden_size
+    layer = model.model.language_model.layers[2]
+    with torch.no_grad():
+        layer.input_layernorm.weight.fill_(1.0)
+        for proj in (layer.self_attn.q_proj, layer.self_attn.k_proj):
+            proj.weight[:8] = torch.eye(8, hidden)
+    seen = []
+    for i in range(40):
+        vision, text = random_normal(f"vision{i}", (3, 9, hidden)), random_normal(f"text{i}", (3, 3 + i % 4, hidden))
+        text[:, 1] = vision[:, i % 9]
+        wanted = torch.nn.functional.one_hot(torch.tensor(i % 9), 9).float().expand(3, 9)
+        seen.append(Seen(vision.half(), text.half(), wanted, False))
+    pruner = Pruner(PrunerConfig((1, 2, 3), hidden, 16, 2))
+    begin_heads(model, pruner, seen, World(0, 1, torch.device("cpu")))
+    expected = torch.zeros(hidden, hidden)
+    expected[range(8), range(8)] = 1.0
+    for module in pruner.points[:2]:
+        product = module.blocks[0].q_proj.weight[:8].T @ module.blocks[0].k_proj.weight[:8]
+        assert torch.allclose(product / product[0, 0], expected, atol=1e-4)
 
 
 def test_heads_that_match_the_question_are_found() -> None:
@@ -259,7 +287,10 @@ def test_heads_that_match_the_question_are_found() -> None:
     blind = torch.zeros(width, width)
     blind[0, 0] = 1.0
     query, key = (torch.stack([torch.eye(width), blind, random_normal(name, (width, width))]) for name in ("query", "key"))
-    scores = by_the_question(query, key, content, text, torch.ones(images, words, dtype=torch.bool), wanted) / images
+    content, text = (torch.nn.functional.normalize(rows, dim=-1) for rows in (content, text))
+    there = torch.arange(words + 1) < torch.randint(3, words + 1, (images, 1), generator=torch.Generator().manual_seed(0))
+    text = torch.cat([text, text[:, :1]], 1).masked_fill(~there[..., None], 1e3)  # padding that would match anything
+    scores = by_the_question(query, key, content, text, there, wanted) / images
     assert scores.argmax() == 0 and scores[0] > 0.3 and scores[1:].abs().max() < 0.2
 
 
