@@ -99,13 +99,14 @@ def begin_heads(model: LlavaForConditionalGeneration, pruner: Pruner, images: li
         if number == 0:
             raise SystemExit(f"--begin {len(images)}: too few samples to tell heads apart")
         vision_length, text_length = (world.sum(torch.stack([torch.zeros(2, device=world.device), *lengths]).sum(0)) / number).tolist()
+        parts = [(F.normalize(v.float(), dim=-1), F.normalize(t.float(), dim=-1), there, wanted) for v, t, there, wanted in parts]
         best: list[tuple[float, Tensor, Tensor]] = []
         for layer in model.model.language_model.layers[after:]:
             with whole(layer):
                 query, key = weights_of(layer)
             told = torch.zeros(len(query), device=world.device)
-            for v, t, there, wanted in parts:
-                told += by_the_question(query, key, F.normalize(v.float(), dim=-1), F.normalize(t.float(), dim=-1), there, wanted)
+            for part in parts:
+                told += by_the_question(query, key, *part)
             best += zip(world.sum(told).tolist(), query, key)
             best = sorted(best, key=lambda head: head[0], reverse=True)[: block.heads]
             best = [(score, q.clone(), k.clone()) for score, q, k in best]  # not views that keep the whole layer
