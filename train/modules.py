@@ -132,8 +132,8 @@ def main() -> None:
         raise SystemExit("no variant is trained")
     unpruned = dense["settings"][0]
     page = ["# Decision modules: widths and recipes", "",
-            f"Begun with {int(OURS['begin']):,} questions of the validation split and trained on {args.steps * 48:,} each, then asked {dense['questions']:,} questions about {dense['images']:,} scenes of the test",
-            f"split at keep {KEEP}. The unpruned model's NLL is {nll(unpruned):.4f}. Scoring: its share of the FLOPs of a pruned prompt with {TEXT_TOKENS} text tokens. Made by", "",
+            f"Begun with {int(OURS['begin']):,} questions of the validation split (but for not-begun, paper and alone) and trained on {args.steps * 48:,}",
+            f"each, then asked {dense['questions']:,} questions about {dense['images']:,} scenes of the test split at keep {KEEP}. The unpruned model's NLL is {nll(unpruned):.4f}. Scoring: its share of the FLOPs of a pruned prompt with {TEXT_TOKENS} text tokens. Made by", "",
             f"    python3 -m train.modules --work DIR --steps {args.steps} --images {args.images}", "",
             "| variant | | parameters | scoring | vision rows | mean relative loss, % | better / worse | NLL per token |",
             "|---|---|---|---|---|---|---|---|", *rows]  # fmt: skip

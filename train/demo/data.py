@@ -109,7 +109,7 @@ def draw_scenes(rng: random.Random, number: int, high: int = 6) -> list[Scene]:
 
 
 # How often a question of each family is drawn beside the caption.
-SHARES = {"attribute": 5, "relation": 5, "unanswerable": 2, "choice": 5, "text": 4, "existence": 2, "circular": 6, "mixed": 6}
+SHARES = {"attribute": 5, "relation": 5, "unanswerable": 2, "choice": 5, "text": 6, "existence": 2, "circular": 12, "mixed": 6}
 
 
 def draw_questions(rng: random.Random, scene: Scene, number: int) -> list[Question]:

@@ -29,14 +29,15 @@ from train.lvpruning.batch import IGNORE, Batch, collate
 from train.lvpruning.data import Loader
 from train.lvpruning.masked_forward import embed, masked_forward, side_by_side
 from train.lvpruning.matching import begin_head, by_the_question, weights_of, whole
+from train.lvpruning.progress import Progress
 from train.lvpruning.schedule import rate
 from train.pruner import Pruner
 
 FOCUS = 3.0  # looks count to this power: at the first, nearly all that is learned is about tokens that go anyhow (decision 0014)
 HELD = 20  # one picture in so many is not fitted: it tells whether the fit holds for others
 EVERY = 50  # steps between two lines of the curve
-MATCHED = 256  # images of a rank by which heads are chosen,
-GROUP = 32  # each compared with its neighbour among so many
+MATCHED = 256  # questions of a rank by which heads are chosen,
+GROUP = 32  # so many at once
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,11 @@ class Seen:
     vision: Tensor  # [S, m, C] of 16 bits
     text: Tensor  # [S, n_t, C] of 16 bits
     wanted: Tensor  # [S, m] f32, sums to 1
-    held: bool  # the same for all questions about a picture
+    picture: int  # the same for all questions about a picture
+
+    @property
+    def held(self) -> bool:
+        return self.picture % HELD == 0
 
 
 @torch.no_grad()
@@ -74,8 +79,8 @@ def look(model: LlavaForConditionalGeneration, batch: Batch, after: tuple[int, .
     for vision, text, pixels in zip(batch.vision, batch.text, batch.pixels):
         looked = torch.stack([x.flatten()[vision] for x in most])
         looked = (looked / looked.amax(-1, keepdim=True).clamp(min=1e-30)) ** FOCUS + 1e-9
-        held = zlib.crc32(pixels.cpu().numpy().tobytes()) % HELD == 0
-        seen.append(Seen(kept(vision), kept(text), (looked / looked.sum(-1, keepdim=True)).cpu(), held))
+        picture = zlib.crc32(pixels.cpu().numpy().tobytes())
+        seen.append(Seen(kept(vision), kept(text), (looked / looked.sum(-1, keepdim=True)).cpu(), picture))
     return seen
 
 
@@ -86,11 +91,25 @@ def together(images: list[Seen], point: int, device: torch.device) -> tuple[Tens
     return vision, text, there, wanted
 
 
+def pairs(images: list[Seen]) -> list[Seen]:
+    """An even number: two questions about one picture side by side, as far as there are any, then others by twos."""
+    found: list[Seen] = []
+    alone: dict[int, Seen] = {}
+    for seen in images:
+        other = alone.pop(seen.picture, None)
+        if other is None:
+            alone[seen.picture] = seen
+        else:
+            found += [other, seen]
+    found += alone.values()
+    return found[: len(found) // 2 * 2]
+
+
 @torch.no_grad()
 def begin_heads(model: LlavaForConditionalGeneration, pruner: Pruner, images: list[Seen], world: World) -> None:
     """Gives each head of each point's block 0 a head of a later layer, as far as there are any: those that tell most by the question."""
-    groups = [images[i : i + GROUP] for i in range(0, min(len(images), MATCHED), GROUP)]
-    groups = [group for group in groups if len(group) > 1]
+    matched = pairs(images)[:MATCHED]
+    groups = [matched[i : i + GROUP] for i in range(0, len(matched), GROUP)]
     for point, (after, module) in enumerate(zip(pruner.config.after_layers, pruner.points)):
         block = module.blocks[0]
         parts = [together(group, point, world.device) for group in groups]
@@ -130,7 +149,7 @@ def gather(model: LlavaForConditionalGeneration, loader: Loader, after: tuple[in
            stopped: Callable[[], bool]) -> Iterator[Seen]:  # fmt: skip
     """This rank's share of --begin samples. Ranks go in step: a sharded model computes nothing alone."""
     steps = math.ceil(args.begin / args.batch)
-    began, shown, size = time.monotonic(), 0.0, 0
+    progress, size = Progress(steps, args.progress), 0
     for done, share in enumerate(loader.steps(0, steps, args.loaders), 1):
         for first in range(0, len(share), args.micro_batch):
             for seen in look(model, collate(share[first : first + args.micro_batch], loader.encoder.image_token).to(world.device), after):
@@ -138,11 +157,9 @@ def gather(model: LlavaForConditionalGeneration, loader: Loader, after: tuple[in
                 yield seen
         if stopped():
             return
-        now = time.monotonic()
-        if world.rank == 0 and now - shown > args.progress:
-            shown = now
-            left = int((now - began) / done * (steps - done))
-            print(f"begin: looking at samples, {done * args.batch}/{steps * args.batch}  {left // 60}:{left % 60:02} left, "
+        due = progress.due(done) if world.rank == 0 else None
+        if due is not None:
+            print(f"begin: looking at samples, {done * args.batch}/{steps * args.batch}  {due[1]}, "
                   f"{size / done * steps / 1e9:.1f} GB of each rank's memory in the end", file=sys.stderr)  # fmt: skip
 
 
@@ -151,16 +168,14 @@ class Curve:
 
     def __init__(self, folder: Path, steps: int, interval: float) -> None:
         self.file = open(folder / "begin.jsonl", "w", buffering=1)
-        self.steps, self.interval, self.began, self.shown = steps, interval, time.monotonic(), 0.0
+        self.progress, self.began = Progress(steps, interval), time.monotonic()
 
     def point(self, step: int, kl: float, held: float | None) -> None:
-        now = time.monotonic()
-        self.file.write(json.dumps({"step": step, "kl": kl, "held": held, "seconds": now - self.began}) + "\n")
-        if step == self.steps or now - self.shown > self.interval:
-            self.shown = now
-            left = int((now - self.began) / step * (self.steps - step))
+        self.file.write(json.dumps({"step": step, "kl": kl, "held": held, "seconds": time.monotonic() - self.began}) + "\n")
+        due = self.progress.due(step)
+        if due is not None:
             others = "" if held is None else f"  held out {held:.4f}"
-            print(f"begin: step {step}/{self.steps}  KL {kl:.4f}{others}  {left // 60}:{left % 60:02} left", file=sys.stderr)
+            print(f"begin: step {step}/{self.progress.steps}  KL {kl:.4f}{others}  {due[1]}", file=sys.stderr)
 
 
 def begin(model: LlavaForConditionalGeneration, pruner: Pruner, loader: Loader, gradients: FlatGradients, world: World,

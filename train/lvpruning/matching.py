@@ -53,13 +53,16 @@ def told(found: Tensor, wanted: Tensor) -> Tensor:
 
 
 def by_the_question(query: Tensor, key: Tensor, vision: Tensor, text: Tensor, there: Tensor, wanted: Tensor) -> Tensor:
-    """[H]: how much better a head tells what is wanted by an image's own prompt than by its neighbour's: what it tells whatever the
-    words, that something stands out, is in both. (What text rows have taken from their own picture by then is not.)"""
+    """[H]: how much better a head tells what is wanted by an image's own prompt than by that of the other of its pair: what it tells
+    whatever the words, that something stands out, is in both. Two prompts about one picture have also taken the same from it by then."""
 
-    def found(shift: int) -> Tensor:
-        return told(likeness(query, key, vision, text.roll(shift, 0), there.roll(shift, 0)), wanted)
+    def found(text: Tensor, there: Tensor) -> Tensor:
+        return told(likeness(query, key, vision, text, there), wanted)
 
-    return found(0) - found(1)
+    def other(rows: Tensor) -> Tensor:
+        return rows.unflatten(0, (-1, 2)).flip(1).flatten(0, 1)
+
+    return found(text, there) - found(other(text), other(there))
 
 
 def begin_head(block: DecisionBlock, head: int, query: Tensor, key: Tensor, vision_length: float, text_length: float) -> None:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import os
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from train.lvpruning.progress import Progress
 from train.pruner import Pruner
 
 VERSION = 1
@@ -55,8 +55,7 @@ class Log:
     """One line a step in log.jsonl, TensorBoard where it is installed, a progress line now and then."""
 
     def __init__(self, folder: Path, done: int, steps: int, interval: float) -> None:
-        self.steps, self.interval = steps, interval
-        self.first, self.began, self.shown = done, time.monotonic(), 0.0
+        self.progress = Progress(steps, interval, done)
         path = folder / "log.jsonl"
         # A run that was killed has logged steps after its last state: they come again.
         lines = path.read_text().splitlines() if path.exists() else []
@@ -76,15 +75,13 @@ class Log:
         if self.board is not None:
             for name, value in values.items():
                 self.board.add_scalar(name, value, done)
-        now = time.monotonic()
-        if now - self.shown < self.interval and done < self.steps:
+        due = self.progress.due(done)
+        if due is None:
             return
-        self.shown = now
-        each = (now - self.began) / (done - self.first)
-        left = int(each * (self.steps - done))
+        each, left = due
         keep = " ".join(f"{v:.2f}" for name, v in values.items() if name.startswith("keep_"))
-        print(f"step {done}/{self.steps}  loss {values['loss']:.4f}  answer {values['nll']:.4f}  kept {keep}  "
-              f"{each:.2f} s/step  {left // 3600}:{left // 60 % 60:02}:{left % 60:02} left", file=sys.stderr)  # fmt: skip
+        print(f"step {done}/{self.progress.steps}  loss {values['loss']:.4f}  answer {values['nll']:.4f}  kept {keep}  "
+              f"{each:.2f} s/step  {left}", file=sys.stderr)  # fmt: skip
 
     def close(self) -> None:
         self.file.close()

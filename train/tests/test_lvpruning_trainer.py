@@ -253,7 +253,8 @@ def test_a_head_begins_as_the_models(model_folder: Path, channels: int) -> None:
 
 
 def test_the_head_that_matches_is_taken(model_folder: Path) -> None:
-    """One head of one layer is made to match contents; the modules before that layer begin as it."""
+    """One head of a layer is made to match contents; the modules before that layer begin as it, and not as one that matches what the
+    prompt has taken from its picture whatever was asked."""
     model = load_model(model_folder)
     hidden = model.config.text_config.hidden_size
     layer = model.model.language_model.layers[2]
@@ -261,12 +262,15 @@ def test_the_head_that_matches_is_taken(model_folder: Path) -> None:
         layer.input_layernorm.weight.fill_(1.0)
         for proj in (layer.self_attn.q_proj, layer.self_attn.k_proj):
             proj.weight[:8] = torch.eye(8, hidden)
+        marks = torch.eye(16, hidden)[8:]
+        layer.self_attn.q_proj.weight[-8:], layer.self_attn.k_proj.weight[-8:] = marks, marks
     seen = []
-    for i in range(40):
-        vision, text = random_normal(f"vision{i}", (3, 9, hidden)), random_normal(f"text{i}", (3, 3 + i % 4, hidden))
-        text[:, 1] = vision[:, i % 9]
-        wanted = torch.nn.functional.one_hot(torch.tensor(i % 9), 9).float().expand(3, 9)
-        seen.append(Seen(vision.half(), text.half(), wanted, False))
+    for i in range(40):  # two questions about each of 20 pictures, whose last token stands out
+        vision, text = random_normal(f"vision{i % 20}", (3, 9, hidden)), random_normal(f"text{i}", (3, 3 + i % 4, hidden))
+        text[:, 1, :8] = vision[:, i % 8, :8]
+        text[:, 1, 8:16] = vision[:, 8, 8:16]
+        asked, stands_out = (torch.nn.functional.one_hot(torch.tensor(token), 9).float() for token in (i % 8, 8))
+        seen.append(Seen(vision.half(), text.half(), (0.4 * asked + 0.6 * stands_out).expand(3, 9), i % 20))
     pruner = Pruner(PrunerConfig((1, 2, 3), hidden, 16, 2))
     begin_heads(model, pruner, seen, World(0, 1, torch.device("cpu")))
     expected = torch.zeros(hidden, hidden)
