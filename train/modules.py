@@ -2,7 +2,7 @@
 
     python3 -m train.modules --work DIR [--steps 240] [--images 400] [--only NAME ...]
 
-Each variant is trained by train.lvpruning on the same questions of the validation split and asked the same questions of the test split by
+Each variant is trained by train.lvpruning on the same questions of the validation split and asked the same questions about other scenes of it by
 `lvpipe eval` at keep 0.5. What is done in DIR stays: the same command goes on, and writes the page from the variants that are there.
 """
 
@@ -13,10 +13,11 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from train.accuracy import counts_of, nll, one_thread_each, percent
-from train.pruner import Pruner, PrunerConfig
+from train.pruner import BLOCKS, Pruner, PrunerConfig
 
 KEEP = "0.5"
 TEXT_TOKENS = 30
@@ -31,7 +32,7 @@ VARIANTS = {
     "width-40": ({}, "C / 4, the default"),
     "width-20": ({"inner-width": "20"}, "C / 8"),
     "width-10": ({"inner-width": "10"}, "C / 16"),
-    "one-block": ({"blocks": "1"}, "C / 4, one block"),
+    "one-block": ({"blocks": "1"}, "C / 4, one block trained: the second hands its input on"),
     "heads-8": ({"heads": "8"}, "C / 4, eight heads of five channels"),
     "not-begun": (ANSWERS, "C / 4, not begun where the unpruned model's answers look"),
     "paper": (ALONE | {"inner-width": "160", "heads": "8", "ratio-weight": "2", "distill": "0", "weigh": "tokens", "ratios": "0.5,0.5"}, "C, the paper's loss"),
@@ -47,14 +48,15 @@ VARIANTS = {
 
 
 def parameters(config: PrunerConfig) -> int:
-    return sum(p.numel() for p in Pruner(config).parameters())
+    """Of the file, which always holds two blocks: one that is not trained hands its input on."""
+    return sum(p.numel() for p in Pruner(replace(config, blocks=BLOCKS)).parameters())
 
 
 def scoring_flops(config: PrunerConfig, tokens: int, texts: int) -> float:
     """Of one image's prompt: at each point the tokens that are there look at the text rows."""
     c, d, total = config.hidden, config.inner_width, 0
     for n in counts_of(KEEP, list(config.after_layers), tokens)[:-1]:
-        for block in range(config.blocks):
+        for block in range(BLOCKS):
             width = c if block == 0 else d
             total += 2 * n * width * d + 4 * texts * c * d + 4 * n * texts * d + 2 * n * d * d + 8 * n * d * d
         total += 4 * n * d
@@ -112,13 +114,13 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True, help="questions, modules and scores go here")
     parser.add_argument("--model", type=Path, default=Path("models/demo"))
     parser.add_argument("--steps", type=int, default=240, help="of 48 questions")
-    parser.add_argument("--images", type=int, default=400, help="of the test split")
+    parser.add_argument("--images", type=int, default=400, help="of the validation split, other ones than those trained on")
     parser.add_argument("--only", nargs="+", choices=list(VARIANTS), default=list(VARIANTS))
     parser.add_argument("--output", type=Path, default=Path("docs/modules.md"))
     parser.add_argument("--lvpipe", default="build/release/lvpipe")
     args = parser.parse_args()
     args.work.mkdir(parents=True, exist_ok=True)
-    for folder, more in (("questions", ["--split", "validation", "--images", "1200"]), ("tasks", ["--images", str(args.images)])):
+    for folder, more in (("questions", ["--split", "validation", "--images", "1200"]), ("tasks", ["--split", "validation", "--seed", "2", "--images", str(args.images)])):
         if not (args.work / folder / "questions.jsonl").exists():
             subprocess.run([sys.executable, "-m", "train.tasks.make", "--output", str(args.work / folder), *more], check=True)
     rows, dense = [], None
@@ -132,8 +134,8 @@ def main() -> None:
         raise SystemExit("no variant is trained")
     unpruned = dense["settings"][0]
     page = ["# Decision modules: widths and recipes", "",
-            f"Begun with {int(OURS['begin']):,} questions of the validation split (but for not-begun, paper and alone) and trained on {args.steps * 48:,}",
-            f"each, then asked {dense['questions']:,} questions about {dense['images']:,} scenes of the test split at keep {KEEP}. The unpruned model's NLL is {nll(unpruned):.4f}. Scoring: its share of the FLOPs of a pruned prompt with {TEXT_TOKENS} text tokens. Made by", "",
+            f"Begun with {int(OURS['begin']):,} questions (but for not-begun, paper and alone) and trained on {args.steps * 48:,}",
+            f"each, then asked {dense['questions']:,} questions about {dense['images']:,} other scenes of the validation split at keep {KEEP}. The unpruned model's NLL is {nll(unpruned):.4f}. Scoring: its share of the FLOPs of a pruned prompt with {TEXT_TOKENS} text tokens. Made by", "",
             f"    python3 -m train.modules --work DIR --steps {args.steps} --images {args.images}", "",
             "| variant | | parameters | scoring | vision rows | mean relative loss, % | better / worse | NLL per token |",
             "|---|---|---|---|---|---|---|---|", *rows]  # fmt: skip

@@ -118,7 +118,7 @@ class Pruner(nn.Module):
         for point in range(len(self.points)):
             for block in range(self.config.blocks, BLOCKS):
                 state |= {f"points.{point}.blocks.{block}.{name}": t for name, t in passing_block(self.config).items()}
-        tensors = {"modules." + name.removeprefix("points."): t.detach().to(dtype) for name, t in state.items()}
+        tensors = {"modules." + name.removeprefix("points."): t.detach().cpu().to(dtype) for name, t in state.items()}
         metadata = {
             "format": "pt",
             "lvpruning.after_layers": ",".join(map(str, self.config.after_layers)),

@@ -93,12 +93,14 @@ def _conversations(file: Path, folder: Path, turns: str, skipped: Counter[str]) 
 
 
 def _manifest(file: Path, skipped: Counter[str]) -> Iterator[Sample]:
-    for line in file.read_text().splitlines():
+    for line in file.read_text().split("\n"):
         if not line.strip():
             continue
         try:
             row = json.loads(line)
         except ValueError:
+            row = None
+        if not isinstance(row, dict):
             skipped["bad line"] += 1
             continue
         images = _as_list(row.get("image"))
@@ -110,10 +112,10 @@ def _manifest(file: Path, skipped: Counter[str]) -> Iterator[Sample]:
 
 
 def fingerprint(samples: list[Sample]) -> str:
-    """Tells two sample lists apart, so that a run does not go on with other data."""
+    """Tells two sample lists apart, so that a run does not go on with other data; where the images are does not matter."""
     digest = hashlib.sha256()
     for sample in samples:
-        digest.update(repr(sample).encode())
+        digest.update(repr(([Path(image).name for image in sample.images], sample.prompt, sample.answer)).encode())
     return digest.hexdigest()[:16]
 
 
@@ -145,8 +147,9 @@ def image_processor(folder: Path) -> CLIPImageProcessor | LlavaImageProcessor:
 class Encoder:
     """From samples to ids and pixels, with what the model's folder says."""
 
-    def __init__(self, folder: Path, max_rows: int) -> None:
+    def __init__(self, folder: Path, max_rows: int, system: str | None = None) -> None:
         config = read_config(folder)
+        self.system = system
         vision = config.vision_config
         self.image_token: int = config.image_token_index
         self.vision_tokens = (vision.image_size // vision.patch_size) ** 2 + (config.vision_feature_select_strategy == "full")
@@ -158,10 +161,11 @@ class Encoder:
     def prompt_text(self, text: str, n_images: int) -> str:
         if self.template is None:
             images = "<image>\n" * n_images
-            return f"USER: {images}{text} ASSISTANT:"
+            return f"{self.system + ' ' if self.system else ''}USER: {images}{text} ASSISTANT:"
         content = [{"type": "image"}] * n_images + [{"type": "text", "text": text}]
-        message = [{"role": "user", "content": content}]
-        return render_jinja_template([message], chat_template=self.template, add_generation_prompt=True)[0][0]
+        system = [{"role": "system", "content": [{"type": "text", "text": self.system}]}] if self.system else []
+        messages = [*system, {"role": "user", "content": content}]
+        return render_jinja_template([messages], chat_template=self.template, add_generation_prompt=True)[0][0]
 
     def encode(self, sample: Sample) -> tuple[list[int], int] | None:
         """Ids of prompt, answer and end of sequence, each image's token repeated, and the rows of the prompt. None where the

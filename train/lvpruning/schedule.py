@@ -21,4 +21,4 @@ def first_and_last(text: str) -> tuple[float, float]:
 
 def between(ends: tuple[float, float], step: int, steps: int) -> float:
     """Evenly from the first to the last."""
-    return ends[0] + (ends[1] - ends[0]) * step / steps
+    return ends[0] + (ends[1] - ends[0]) * step / max(1, steps - 1)

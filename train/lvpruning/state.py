@@ -14,7 +14,7 @@ import torch
 from train.lvpruning.progress import Progress
 from train.pruner import Pruner
 
-VERSION = 1
+VERSION = 2
 
 
 def write_whole(path: Path, write: Callable[[Path], object]) -> None:
@@ -27,10 +27,10 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
 
 
 def save(folder: Path, step: int, recipe: dict[str, Any], pruner: Pruner, optimizer: torch.optim.Optimizer, dtype: torch.dtype) -> None:
-    """No random state: noise, order and ratios follow from the seed and the step."""
+    """No random state: noise, order and ratios follow from the seed and the step. The state last: one that says "done" has its modules."""
     state = {"version": VERSION, "step": step, "recipe": recipe, "pruner": pruner.state_dict(), "optimizer": optimizer.state_dict()}
-    write_whole(folder / "state.pt", lambda path: torch.save(state, path))
     write_whole(folder / "lvpruning.safetensors", lambda path: pruner.save(path, dtype))
+    write_whole(folder / "state.pt", lambda path: torch.save(state, path))
 
 
 def load(folder: Path, recipe: dict[str, Any], pruner: Pruner, optimizer: torch.optim.Optimizer) -> int | None:
@@ -40,11 +40,9 @@ def load(folder: Path, recipe: dict[str, Any], pruner: Pruner, optimizer: torch.
     state = torch.load(folder / "state.pt", map_location="cpu", weights_only=True)
     if state["version"] != VERSION:
         raise SystemExit(f"{folder}/state.pt is of version {state['version']}, this trainer writes {VERSION}")
-    gone = {"attend": (0.0, 0.0)}  # an earlier option, and what it has to have been
-    began = gone | {"select": "alone", "weigh": "tokens", "begin": None, "noise": (1.0, 1.0)} | state["recipe"]  # earlier states knew no others
-    for name, value in (gone | recipe).items():
-        if began.get(name) != value:
-            was = began.get(name)
+    for name, value in recipe.items():
+        was = state["recipe"].get(name)
+        if was != value:
             raise SystemExit(f"{folder} was begun with {name} = {was}, now it is {value}: use the same or another --output")
     pruner.load_state_dict(state["pruner"])
     optimizer.load_state_dict(state["optimizer"])
@@ -65,6 +63,7 @@ class Log:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError:
             self.board = None
+            print(f"no tensorboard here: the curve is in {path} alone", file=sys.stderr)
         else:
             self.board = SummaryWriter(folder / "tensorboard", purge_step=done)
 

@@ -53,6 +53,7 @@ def options() -> argparse.ArgumentParser:
     add("--data", type=Path, nargs="+", required=True, help="LLaVA instruction lists (.json), manifests (.jsonl)")
     add("--images", type=Path, help="where the images of .json lists are (default: beside the list)")
     add("--turns", choices=["first", "each"], default="first", help="questions of a conversation that become samples (first)")
+    add("--system", help="text before every prompt, as lvpipe's --system will be: modules read it too")
     add("--output", type=Path, required=True, help="state.pt, log.jsonl and lvpruning.safetensors go here")
     add("--points", default="1,8,16", help="decoder layers after which to prune (1,8,16)")
     add("--inner-width", type=int, help="of the modules (default: the model's width)")
@@ -146,12 +147,12 @@ class Trainer:
         self.model = load_base(args.model, DTYPES[args.dtype], args.attention, world, args.fsdp)
         self.pruner = self.new_pruner().to(world.device)
         points = len(self.pruner.config.after_layers)
-        self.encoder = Encoder(args.model, args.max_rows)
+        self.encoder = Encoder(args.model, args.max_rows, args.system)
         self.loader = Loader(samples, self.encoder, points, args.seed, args.batch, world.rank, world.size)
         self.gradients = FlatGradients(self.pruner, world.device)
         self.optimizer = torch.optim.AdamW(self.pruner.parameters(), args.lr, weight_decay=args.weight_decay)
         names = ("rho", "ratios", "causal_weight", "ratio_weight", "distill", "noise", "select", "weigh", "temperature", "lr", "warmup", "batch",
-                 "weight_decay", "clip", "max_rows", "seed", "dtype")  # fmt: skip
+                 "weight_decay", "clip", "max_rows", "system", "seed", "dtype")  # fmt: skip
         self.recipe: dict[str, Any] = {name: getattr(args, name) for name in names}
         args.begin_lr = args.begin_lr or 0.04 / self.pruner.config.inner_width
         self.recipe["begin"] = [args.begin, args.begin_steps, args.begin_lr] if args.begin else None

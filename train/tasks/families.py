@@ -2,7 +2,7 @@
 
 | family | mirrors | asks | metric |
 |---|---|---|---|
-| attribute | VQAv2 | colour, size, number, place of an object | soft accuracy |
+| attribute | VQAv2 | colour, size, number, place of an object | soft accuracy (of ten who agree) |
 | relation | GQA | what is beside an object; left, right, above, below | exact |
 | unanswerable | VizWiz | the same of blurred scenes or absent objects, half of the time | soft accuracy |
 | choice | ScienceQA | one of four letters, theme knowledge or place | exact |

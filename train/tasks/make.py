@@ -18,6 +18,7 @@ from train.tasks import families, scenes
 from train.tasks.families import FAMILIES, Question
 from train.tasks.scenes import Scene, Thing
 
+PEOPLE = 10  # VQA's annotators; here they agree
 METRICS = {"attribute": "soft", "unanswerable": "soft", "text": "soft", "caption": "facts", "mixed": "parts"}
 
 
@@ -32,7 +33,7 @@ def answers(scene: Scene, question: Question) -> list:
         return [["blurred"]] if scene.blurred else [facts(t) for t in scene.things]
     if question.family == "mixed":
         return question.answer.split(" and ")
-    return [question.answer]
+    return [question.answer] * (PEOPLE if METRICS.get(question.family) == "soft" else 1)
 
 
 def rows(index: int, scene: Scene, rng: random.Random, wanted: list[str]) -> Iterator[dict]:
@@ -72,13 +73,15 @@ def main() -> None:
     args = parser.parse_args()
     (args.output / "images").mkdir(parents=True, exist_ok=True)
     n = 0
-    with (args.output / "questions.jsonl").open("w", encoding="utf-8") as file:
+    part = args.output / "questions.jsonl.part"  # a reader finds all questions or none
+    with part.open("w", encoding="utf-8") as file:
         for index in range(args.images):
             scene, picture, rng = draw(args.split, args.seed, index, args.size)
             picture.save(args.output / "images" / f"{index:05d}.png", compress_level=1)
             for row in rows(index, scene, rng, args.families):
                 file.write(json.dumps(row) + "\n")
                 n += 1
+    part.rename(args.output / "questions.jsonl")
     print(f"{n} questions about {args.images} images in {args.output}")
 
 

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from xml.etree import ElementTree
 
+import openpyxl
 import pytest
 from eval_files import JPEG, PNG, SHORT, Bench, llava, run, write_gqa, write_json, write_lines
 
@@ -255,7 +256,6 @@ def test_mmbench_submission(mmbench: Path, bench: Callable[..., Bench]) -> None:
     assert [row[6] for row in table[1:]] == ["B", "<D> & co", "A", ""]
     assert table[2] == ["8", "Who?", "Ann", "Bob", "Cid", "Dan", "<D> & co", "D", "dev"]
     assert bench("mmbench", mmbench).exported({"7": "B", "8": "<D> & \x0bco", "1000007": "A"}) == data
-    openpyxl = pytest.importorskip("openpyxl")
     read = openpyxl.load_workbook(io.BytesIO(data))["Sheet1"]
     assert [cell.value for cell in read[2]] == [7, "Which?", "red", "blue", None, None, "B", "B", "dev"]
 

@@ -28,7 +28,7 @@ from train.lvpruning.data import Encoder, Loader, Sample, read_samples
 from train.lvpruning.masked_forward import ATTENTION, embed, gumbel_keep, masked_forward, top_keep, use_masked_attention, weigh
 from train.lvpruning.matching import begin_head, by_the_question, weights_of
 from train.lvpruning.state import Log
-from train.lvpruning.train import losses, main, options
+from train.lvpruning.train import WEIGHTS, losses, main, options
 from train.pruner import DecisionBlock, Pruner, PrunerConfig, keep_count, keep_ratios, select_best
 from train.reference import Reference
 
@@ -311,12 +311,13 @@ def test_padding_is_not_looked_at(model_folder: Path) -> None:
     assert together == pytest.approx(alone, rel=1e-5)
 
 
-def test_answers_weigh_alike(model_folder: Path) -> None:
-    """A long answer weighs as much as a short one."""
+@pytest.mark.parametrize("weigh", ["roots", "alike"])
+def test_answers_weigh(model_folder: Path, weigh: str) -> None:
+    """A long answer weighs as much as a short one, or by the root of its tokens."""
     pruner = Pruner.load(model_folder / "lvpruning.safetensors")
     model = load_model(model_folder)
     use_masked_attention(model, "sdpa")
-    args = options().parse_args(["--model", "", "--data", "", "--output", "", "--weigh", "alike", "--select", "best"])
+    args = options().parse_args(["--model", "", "--data", "", "--output", "", "--weigh", weigh, "--select", "best"])
     given = examples(Reference(load_model(model_folder), pruner))
     with torch.no_grad():
         alone = [losses(model, pruner, collate([e], CASE.image_token), [0.5, 0.3, 0.1], 1.0, args)[0] for e in given]
@@ -324,7 +325,7 @@ def test_answers_weigh_alike(model_folder: Path) -> None:
         args.weigh = "tokens"
         summed = [losses(model, pruner, collate([e], CASE.image_token), [0.5, 0.3, 0.1], 1.0, args)[0] for e in given]
     assert together[0].item() == pytest.approx(sum(alone).item(), rel=1e-4)
-    assert [n.item() for n in alone] == pytest.approx([n.item() / e.n_answer for n, e in zip(summed, given)], rel=1e-4)
+    assert [n.item() for n in alone] == pytest.approx([n.item() * e.n_answer ** (WEIGHTS[weigh] - 1) for n, e in zip(summed, given)], rel=1e-4)
 
 
 def test_a_removed_column_has_a_bounded_gradient() -> None:
@@ -414,7 +415,7 @@ def test_a_signal_ends_a_step_and_saves(model_folder: Path, data: Path, tmp_path
 
 
 def test_ranks_shards_and_micro_batches_do_not_change_the_loss(model_folder: Path, data: Path, tmp_path: Path) -> None:
-    options = ("--steps", "3", "--lr", "1e-3", "--distill", "0.5", "--weigh", "alike", "--select", "best")
+    options = ("--steps", "3", "--lr", "1e-3", "--distill", "0.5", "--weigh", "roots", "--select", "best")
     assert main(command(model_folder, data, tmp_path / "one", *options)) == 0
     end_ranks(start_ranks(2, command(model_folder, data, tmp_path / "two", *options, "--micro-batch", "3", "--fsdp")), 0)
     for one, two in zip(curve(tmp_path / "one"), curve(tmp_path / "two"), strict=True):
@@ -449,6 +450,8 @@ def test_prompts_are_the_engines(model_folder: Path, data: Path) -> None:
     encoder = Encoder(model_folder, 2048)
     samples, _ = read_samples([data / "list.json", data / "rows.jsonl"], None, "each")
     samples.append(Sample(samples[0].images, "  Zwei  Wörter\nund: <s> 12?", "Ja."))
+    polite = Encoder(model_folder, 2048, "Be polite.")
+    assert polite.prompt_text("Who?", 1) == "Be polite. USER: <image>\nWho? ASSISTANT:"
     texts = []
     for sample in samples:
         images = "<image>\n" * len(sample.images)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from train.tasks import families, scenes
+from train.tasks import families, make, scenes
 from train.tasks.families import FAMILIES, UNSURE, ask
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -76,8 +76,13 @@ def test_answers_are_true() -> None:
                         assert options[q.answer] == told(scene, q.text[: q.text.index("?")].split())
                 elif family == "attribute":
                     assert q.answer == told(scene, words)
-                elif q.answer == UNSURE and not scene.blurred:
-                    assert not any(name in words for name in counts)
+                elif family == "unanswerable" and (scene.blurred or q.answer == UNSURE):
+                    assert q.answer == UNSURE and (scene.blurred or not any(name in words for name in counts))
+                elif family == "unanswerable":
+                    assert q.answer == told(scene, q.text.removesuffix(families.UNSURE_HINT).removesuffix("?").split())
+                elif family == "caption" and not scene.blurred:
+                    said = q.answer.removeprefix("The image shows ").removesuffix(".").replace(" and ", ", ").split(", ")
+                    assert all(all(fact in phrase for fact in make.facts(t)) for t, phrase in zip(scene.things, said, strict=True))
                 elif q.kind == "side":
                     one, two = things[words[2]], things[words[-1]]
                     assert (q.answer == "left") == ("left" in words and one.column < two.column)
