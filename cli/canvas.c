@@ -8,10 +8,16 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
+
+enum { MAX_BYTES = 1 << 30 };
 
 enum lvp_status lvp_canvas_create(int width, int height, struct lvp_canvas *canvas)
 {
     size_t n = (size_t)width * (size_t)height * 3;
+    *canvas = (struct lvp_canvas){0};
+    if (n > MAX_BYTES)
+        return lvp_fail(LVP_ERR_USAGE, "a picture of %d x %d would be too large: give fewer prompts", width, height);
     *canvas = (struct lvp_canvas){.width = width, .height = height, .pixels = malloc(n)};
     if (canvas->pixels == NULL)
         return lvp_fail(LVP_ERR_MEMORY, "out of memory for a picture of %d x %d", width, height);
@@ -43,11 +49,13 @@ static void draw_letter(struct lvp_canvas *canvas, int x, int y, char letter)
 // Bytes of the next line of at most `most` letters: to the last space that fits, or as many letters as do.
 static int line_length(const char *text, int most)
 {
-    int n = (int)strcspn(text, "\n");
-    if (n <= most) return n;
-    for (int i = most; i > 0; i--)
-        if (text[i] == ' ') return i;
-    return most;
+    int n = 0, space = 0;
+    for (int letters = 0; text[n] != '\0' && text[n] != '\n'; n++) {
+        bool starts = ((unsigned char)text[n] & 0xc0) != 0x80;
+        if (text[n] == ' ') space = n;
+        if (starts && letters++ == most) return space > 0 ? space : n;
+    }
+    return n;
 }
 
 int lvp_canvas_text(struct lvp_canvas *canvas, int x, int y, int width, const char *text)
@@ -68,7 +76,10 @@ int lvp_canvas_text(struct lvp_canvas *canvas, int x, int y, int width, const ch
 
 enum lvp_status lvp_canvas_write(const struct lvp_canvas *canvas, const char *path)
 {
-    FILE *file = fopen(path, "wb");
+    char part[4096];
+    int length = snprintf(part, sizeof part, "%s.tmp", path);
+    if (length < 0 || (size_t)length >= sizeof part) return lvp_fail(LVP_ERR_USAGE, "--output: the path is too long");
+    FILE *file = fopen(part, "wb");
     if (file == NULL) return lvp_fail(LVP_ERR_IO, "--output %s: %s", path, strerror(errno));
     spng_ctx *context = spng_ctx_new(SPNG_CTX_ENCODER);
     struct spng_ihdr header = {.width = (uint32_t)canvas->width,
@@ -80,8 +91,10 @@ enum lvp_status lvp_canvas_write(const struct lvp_canvas *canvas, const char *pa
     if (code == 0) code = spng_set_png_file(context, file);
     if (code == 0) code = spng_encode_image(context, canvas->pixels, n, SPNG_FMT_PNG, SPNG_ENCODE_FINALIZE);
     spng_ctx_free(context);
-    bool closed = fclose(file) == 0;
-    if (code != 0 || !closed)
-        return lvp_fail(LVP_ERR_IO, "--output %s: %s", path, code != 0 ? spng_strerror(code) : strerror(errno));
-    return LVP_OK;
+    bool there = fclose(file) == 0 && code == 0 && rename(part, path) == 0;
+    if (there) return LVP_OK;
+    enum lvp_status status =
+        lvp_fail(LVP_ERR_IO, "--output %s: %s", path, code != 0 ? spng_strerror(code) : strerror(errno));
+    (void)unlink(part);
+    return status;
 }

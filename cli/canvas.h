@@ -13,7 +13,7 @@ struct lvp_canvas {
     uint8_t *pixels; // [height, width, 3]; owned
 };
 
-// White. LVP_ERR_MEMORY.
+// White. LVP_ERR_MEMORY, LVP_ERR_USAGE above 1 GiB.
 enum lvp_status lvp_canvas_create(int width, int height, struct lvp_canvas *canvas) LVP_MUST_CHECK;
 void lvp_canvas_free(struct lvp_canvas *canvas); // safe on a zeroed one
 
@@ -24,7 +24,7 @@ void lvp_canvas_dot(struct lvp_canvas *canvas, int x, int y, const uint8_t colou
 // What is not ASCII shows as a question mark.
 int lvp_canvas_text(struct lvp_canvas *canvas, int x, int y, int width, const char *text);
 
-// LVP_ERR_IO.
+// Replaces what is there as a whole, by way of path.tmp. LVP_ERR_IO.
 enum lvp_status lvp_canvas_write(const struct lvp_canvas *canvas, const char *path) LVP_MUST_CHECK;
 
 #endif

@@ -3,12 +3,15 @@
 #include "cli/eval_report.h"
 #include "cli/launch.h"
 #include "cli/options.h"
+#include "cli/signals.h"
 #include "common/json.h"
 #include "common/log.h"
+#include "coordinator/cost.h"
 #include "coordinator/output/output_folder.h"
 
 #include <errno.h>
 #include <limits.h>
+#include <math.h>
 #include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
@@ -27,7 +30,9 @@ static const char help_text[] =
     "  --tasks DIR            questions.jsonl: a manifest (id, image, prompt) with the fields answers, metric (exact,\n"
     "                         soft, parts, facts), family, group and answer; see docs/eval.md\n"
     "  --output DIR           folder for the runs and the tables\n"
-    "  --keep LIST            shares kept at the first prune point (0.5); the unpruned run comes first by itself\n"
+    "  --keep LIST            shares kept at the first prune point, or 0.5/0.3/0.1 for every point's (the pruner's "
+    "own);\n"
+    "                         the unpruned run comes first by itself\n"
     "  --pruner LIST          pruners (lvpruning); each with every share\n"
     "  --limit N              the first N questions\n"
     "  --no-nll               leave the log-probabilities out: half the time\n"
@@ -35,7 +40,8 @@ static const char help_text[] =
     "\n"
     "Options are written in full. All others are handed to lvpipe caption: --stages, --threads, --dtype, --device, "
     "...;\n"
-    "not those that change what is asked: --input, --prompt, --score, --shard.\n"
+    "not those that change what is asked (--input, --prompt, --score, --shard), nor --partition prune, which the\n"
+    "unpruned run has no points for. Not under mpirun or srun: docs/eval.md says how to ask on several nodes.\n"
     "\n"
     "examples:\n"
     "  lvpipe eval --model models/demo --tasks tasks --output scores --keep 0.6,0.5 --pruner lvpruning,random\n"
@@ -53,6 +59,7 @@ struct command {
     struct lvp_eval_setting settings[MAX_SETTINGS];
     int n_settings;
     int exit_status; // of the caption that did not end well
+    struct lvp_model_config config;
 };
 
 // --- options
@@ -134,6 +141,10 @@ static enum lvp_status parse(int argc, char **argv, struct command *command)
         LVP_TRY(find_own(argv[i], &own));
         if (own == OWN_NONE) {
             if (command->n_passed == MAX_PASSED) return lvp_fail(LVP_ERR_USAGE, "too many options");
+            bool next = strcmp(argv[i], "--partition") == 0 && i + 1 < argc && strcmp(argv[i + 1], "prune") == 0;
+            if (next || strcmp(argv[i], "--partition=prune") == 0)
+                return lvp_fail(LVP_ERR_USAGE, "--partition prune: the unpruned run has no prune points to cut at; "
+                                               "give --stages, or the blocks to cut at");
             command->passed[command->n_passed++] = argv[i];
             continue;
         }
@@ -161,14 +172,16 @@ static enum lvp_status add_setting(struct command *command, const char *pruner, 
     (void)snprintf(setting->pruner, sizeof setting->pruner, "%s", pruner);
     (void)snprintf(setting->keep, sizeof setting->keep, "%s", keep);
     (void)snprintf(setting->name, sizeof setting->name, "%.31s%s%.23s", pruner, keep[0] == '\0' ? "" : "-", keep);
+    for (char *c = setting->name; (c = strchr(c, '/')) != NULL; c++) *c = '_';
+    for (char *c = setting->keep; (c = strchr(c, '/')) != NULL; c++) *c = ','; // as caption has it
     return LVP_OK;
 }
 
 static enum lvp_status make_settings(struct command *command)
 {
-    static char lvpruning[] = "lvpruning", half[] = "0.5";
+    static char lvpruning[] = "lvpruning", own[] = "";
     if (command->n_pruners == 0) command->pruners[command->n_pruners++] = lvpruning;
-    if (command->n_keeps == 0) command->keeps[command->n_keeps++] = half;
+    if (command->n_keeps == 0) command->keeps[command->n_keeps++] = own;
     LVP_TRY(add_setting(command, "none", ""));
     for (int p = 0; p < command->n_pruners; p++)
         for (int k = 0; k < command->n_keeps; k++) {
@@ -178,13 +191,25 @@ static enum lvp_status make_settings(struct command *command)
     return LVP_OK;
 }
 
-// What caption would say of the last setting is said before hours of the first.
-static enum lvp_status check_settings(const struct command *command)
+// What a question costs is counted from its mean lengths once they are known.
+static enum lvp_status choose_workload(const struct command *command, const struct lvp_pruner_choice *choice,
+                                       struct lvp_eval_setting *setting)
 {
-    struct lvp_model_config config;
-    LVP_TRY(lvp_model_config_load(command->model, &config));
+    struct lvp_pruner_weights weights = {0};
+    setting->workload = (struct lvp_workload){.config = &command->config, .prune = choice->plan};
+    if (!lvp_pruners[choice->kind].needs_weights) return LVP_OK;
+    LVP_TRY(lvp_pruner_weights_open(choice->weights, &command->config, &weights));
+    setting->workload.pruner_width = weights.inner_width;
+    lvp_pruner_weights_close(&weights);
+    return LVP_OK;
+}
+
+// What caption would say of the last setting is said before hours of the first.
+static enum lvp_status check_settings(struct command *command)
+{
+    LVP_TRY(lvp_model_config_load(command->model, &command->config));
     for (int s = 0; s < command->n_settings; s++) {
-        const struct lvp_eval_setting *setting = &command->settings[s];
+        struct lvp_eval_setting *setting = &command->settings[s];
         const struct {
             int code;
             const char *value;
@@ -198,7 +223,8 @@ static enum lvp_status check_settings(const struct command *command)
         lvp_options_init(&options);
         for (size_t i = 0; i < sizeof given / sizeof *given; i++)
             if (given[i].value != NULL) LVP_TRY(lvp_options_set(&options, given[i].code, given[i].value, NULL));
-        LVP_TRY(lvp_options_choose_pruner(&options, &config, &choice));
+        LVP_TRY(lvp_options_choose_pruner(&options, &command->config, &choice));
+        LVP_TRY(choose_workload(command, &choice, setting));
     }
     return LVP_OK;
 }
@@ -248,6 +274,9 @@ static enum lvp_status evaluate(struct command *command, struct lvp_eval_setting
     if (nll) LVP_TRY(run_caption(command, setting, scores, true));
     LVP_TRY(lvp_json_load(report, false, &setting->run));
     LVP_TRY(lvp_outcome_read(&command->task, answers, nll ? scores : NULL, &setting->outcome));
+    int text_tokens = (int)lround(setting->outcome.prompt_rows) - lvp_vision_tokens(&command->config);
+    setting->workload.text_tokens = text_tokens > 0 ? text_tokens : 0;
+    setting->workload.new_tokens = (int)lround(setting->outcome.new_tokens);
     return lvp_compare(&command->task, &command->settings[0].outcome, &setting->outcome, &setting->comparison);
 }
 
@@ -280,6 +309,9 @@ static enum lvp_status write_table(const struct command *command)
 
 static enum lvp_status run(struct command *command)
 {
+    if (lvp_launcher() != LVP_LAUNCHER_NONE)
+        return lvp_fail(LVP_ERR_USAGE, "lvpipe eval starts its own ranks, one run after the other: start it without "
+                                       "mpirun or srun; docs/eval.md says how to ask on several nodes");
     LVP_TRY(make_settings(command));
     LVP_TRY(check_settings(command));
     LVP_TRY(lvp_task_load(command->tasks, command->limit, &command->task));

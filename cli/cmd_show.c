@@ -1,5 +1,6 @@
 #include "cli/cmd_show.h"
 
+#include "cli/machine.h"
 #include "cli/options.h"
 #include "cli/show_picture.h"
 #include "common/prompt.h"
@@ -14,6 +15,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 #include <xxhash.h>
 
@@ -201,21 +203,24 @@ static enum lvp_status print(const struct command *command, const struct lvp_cha
         return LVP_OK;
     }
     json_t *points = json_array(), *ids = json_array();
-    for (int t = 0; t < n_tokens; t++) json_array_append_new(ids, json_integer(tokens[t]));
+    bool whole = true;
+    for (int t = 0; t < n_tokens; t++) whole = json_array_append_new(ids, json_integer(tokens[t])) == 0 && whole;
     for (int p = 0; p < chain->prune.n_points; p++) {
         const struct lvp_shown_point *point = &shown->points[p];
         json_t *kept = json_array(), *scores = json_array();
         for (int i = 0; i < lvp_patch_count(chain->config); i++) {
-            if (point->kept[i]) json_array_append_new(kept, json_integer(i));
-            if (!isnan(point->scores[i]))
-                json_array_append_new(scores, json_pack("[i, f]", i, (double)point->scores[i]));
+            if (point->kept[i]) whole = json_array_append_new(kept, json_integer(i)) == 0 && whole;
+            if (isnan(point->scores[i])) continue;
+            json_t *score = json_pack("[i, f]", i, (double)point->scores[i]);
+            whole = json_array_append_new(scores, score) == 0 && whole;
         }
-        json_array_append_new(
-            points, json_pack("{s:i, s:o, s:o}", "after_layer", chain->prune.after[p], "kept", kept, "scores", scores));
+        json_t *row =
+            json_pack("{s:i, s:o, s:o}", "after_layer", chain->prune.after[p], "kept", kept, "scores", scores);
+        whole = json_array_append_new(points, row) == 0 && whole;
     }
     json_t *row = json_pack("{s:s, s:s, s:o, s:o}", "prompt", shown->text, "answer", shown->answer, "token_ids", ids,
                             "points", points);
-    if (row == NULL) return lvp_fail(LVP_ERR_MEMORY, "out of memory for an answer");
+    if (row == NULL || !whole) return json_decref(row), lvp_fail(LVP_ERR_MEMORY, "out of memory for an answer");
     (void)json_dumpf(row, stdout, JSON_COMPACT | JSON_REAL_PRECISION(9));
     (void)putchar('\n');
     json_decref(row);
@@ -290,13 +295,19 @@ static enum lvp_status fill_prompts(struct command *command, struct lvp_shown_pr
 }
 
 // A picture that cannot be written is refused before the model runs for it.
-static enum lvp_status check_output(const char *path)
+static enum lvp_status check_output(const struct command *command)
 {
-    bool there = access(path, F_OK) == 0;
-    FILE *file = fopen(path, "ab");
-    if (file == NULL) return lvp_fail(LVP_ERR_IO, "--output %s: %s", path, strerror(errno));
-    (void)fclose(file);
-    if (!there) (void)unlink(path);
+    const char *path = command->output;
+    struct stat image, output;
+    char folder[4096];
+    const char *slash = strrchr(path, '/');
+    int length = slash == NULL ? 1 : (int)(slash - path) + 1;
+    (void)snprintf(folder, sizeof folder, "%.*s", length, slash == NULL ? "." : path);
+    if (access(folder, W_OK | X_OK) != 0) return lvp_fail(LVP_ERR_IO, "--output %s: %s", path, strerror(errno));
+    if (stat(path, &output) != 0) return LVP_OK;
+    if (!S_ISREG(output.st_mode)) return lvp_fail(LVP_ERR_USAGE, "--output %s: not a regular file", path);
+    if (stat(command->image, &image) == 0 && image.st_dev == output.st_dev && image.st_ino == output.st_ino)
+        return lvp_fail(LVP_ERR_USAGE, "--output %s: it is the --image", path);
     return LVP_OK;
 }
 
@@ -313,9 +324,10 @@ static enum lvp_status show(struct command *command)
     struct lvp_chain_options options = {.model = command->shared.model,
                                         .kernel_set = lvp_cpu_best_kernel_set(),
                                         .dtype = command->shared.dtype,
-                                        .threads = command->shared.threads > 0 ? command->shared.threads : 1,
+                                        .threads = command->shared.threads,
                                         .max_seqs = 1};
     if (options.kernel_set == NULL) return LVP_ERR_USAGE;
+    if (options.threads == 0) options.threads = lvp_available_cores();
     LVP_CHECK(lvp_model_config_load(options.model, &config));
     LVP_CHECK(lvp_options_choose_pruner(&command->shared, &config, &command->pruner));
     if (command->pruner.kind == LVP_PRUNER_NONE) {
@@ -328,7 +340,7 @@ static enum lvp_status show(struct command *command)
     if (options.pruner == LVP_PRUNER_LVPRUNING) options.weights = command->pruner.weights;
     options.max_rows = config.text.max_positions;
     LVP_CHECK(fill_prompts(command, shown));
-    LVP_CHECK(check_output(command->output));
+    LVP_CHECK(check_output(command));
     LVP_CHECK(lvp_tokenizer_open(options.model, &tokenizer));
     LVP_CHECK(lvp_chat_template_load(options.model, &chat));
     LVP_CHECK(load_pixels(command, &config, &pixels));

@@ -13,6 +13,29 @@ static double rows_share(const struct lvp_eval_setting *setting)
     return all > 0 ? json_number_value(json_object_get(plan, "mean_vision_rows")) / all : 1;
 }
 
+// Of a question with its image: prefill, modules included, and decoding.
+static double flops(const struct lvp_eval_setting *setting)
+{
+    const struct lvp_workload *w = &setting->workload;
+    struct lvp_block_cost cost = lvp_range_cost(w, 0, lvp_block_count(w->config));
+    return cost.prefill_flops + cost.decode_flops;
+}
+
+static void print_counts(FILE *out, const struct lvp_eval_setting *setting)
+{
+    const json_t *rows = json_object_get(json_object_get(setting->run, "plan"), "vision_rows");
+    for (size_t i = 0; i < json_array_size(rows); i++)
+        (void)fprintf(out, "%s %" JSON_INTEGER_FORMAT, i > 0 ? "," : "", json_integer_value(json_array_get(rows, i)));
+}
+
+// The rate of a run is that of its last life: of one that was begun before it says nothing.
+static bool whole_run(const struct lvp_eval_setting *setting)
+{
+    const json_t *counts = json_object_get(setting->run, "counts");
+    return json_integer_value(json_object_get(counts, "resumed")) == 0 &&
+           json_integer_value(json_object_get(counts, "restarts")) == 0;
+}
+
 static void print_family(FILE *out, const struct lvp_task *task, int f, const struct lvp_eval_setting *setting)
 {
     const struct lvp_family_comparison *c = &setting->comparison.families[f];
@@ -48,13 +71,16 @@ void lvp_eval_print(FILE *out, const struct lvp_task *task, const struct lvp_eva
                        "|---|---|---|---|---|---|---|\n");
     for (int f = 0; f < task->n_families; f++)
         for (int s = 0; s < n; s++) print_family(out, task, f, &settings[s]);
-    (void)fprintf(out, "\n| setting | mean relative loss, %% | vision rows | questions/s | without an answer |\n"
-                       "|---|---|---|---|---|\n");
+    (void)fprintf(out, "\n| setting | mean relative loss, %% | vision tokens | vision rows | GFLOPs | questions/s | "
+                       "without an answer |\n|---|---|---|---|---|---|---|\n");
     for (int s = 0; s < n; s++) {
         const struct lvp_interval *loss = &settings[s].comparison.loss;
-        (void)fprintf(out, "| %s | %.2f (%.2f to %.2f) | %.1f %% | %.2f | %d |\n", settings[s].name, 100 * loss->value,
-                      100 * loss->low, 100 * loss->high, 100 * rows_share(&settings[s]),
-                      of_run(&settings[s], "requests_per_second"), settings[s].outcome.unanswered);
+        (void)fprintf(out, "| %s | %.2f (%.2f to %.2f) |", settings[s].name, 100 * loss->value, 100 * loss->low,
+                      100 * loss->high);
+        print_counts(out, &settings[s]);
+        (void)fprintf(out, " | %.1f %% | %.3g | ", 100 * rows_share(&settings[s]), flops(&settings[s]) / 1e9);
+        if (whole_run(&settings[s])) (void)fprintf(out, "%.2f", of_run(&settings[s], "requests_per_second"));
+        (void)fprintf(out, " | %d |\n", settings[s].outcome.unanswered);
     }
     for (int f = 0; f < task->n_families; f++) print_yes(out, task, f, settings, n);
 }
@@ -64,28 +90,38 @@ static json_t *pack(const struct lvp_interval *interval)
     return json_pack("{s:f, s:f, s:f}", "value", interval->value, "low", interval->low, "high", interval->high);
 }
 
+static json_t *family_json(const struct lvp_task *task, int f, const struct lvp_eval_setting *setting)
+{
+    const struct lvp_family_comparison *c = &setting->comparison.families[f];
+    double f1 = f1_of_yes(task, f, setting);
+    return json_pack("{s:i, s:o, s:o, s:i, s:i, s:o*, s:f, s:o*}", "n", c->n, "score", pack(&c->score), "change",
+                     pack(&c->change), "better", c->better, "worse", c->worse, "nll",
+                     c->tokens > 0 ? json_real(c->nll) : NULL, "tokens", c->tokens, "f1_of_yes",
+                     f1 < 0 ? NULL : json_real(f1));
+}
+
+static json_t *setting_json(const struct lvp_task *task, const struct lvp_eval_setting *setting)
+{
+    json_t *families = json_object();
+    bool whole = families != NULL;
+    for (int f = 0; f < task->n_families; f++)
+        whole = whole && json_object_set_new(families, task->families[f], family_json(task, f, setting)) == 0;
+    if (!whole) return json_decref(families), NULL;
+    json_t *rows = json_object_get(json_object_get(setting->run, "plan"), "vision_rows");
+    double per_second = of_run(setting, "requests_per_second");
+    return json_pack("{s:s, s:s, s:s, s:o, s:o, s:O*, s:f, s:f, s:o*, s:i}", "setting", setting->name, "pruner",
+                     setting->pruner, "keep", setting->keep, "families", families, "relative_loss",
+                     pack(&setting->comparison.loss), "vision_tokens", rows, "vision_rows_share", rows_share(setting),
+                     "flops_per_question", flops(setting), "questions_per_second",
+                     whole_run(setting) ? json_real(per_second) : NULL, "unanswered", setting->outcome.unanswered);
+}
+
 json_t *lvp_eval_json(const struct lvp_task *task, const struct lvp_eval_setting *settings, int n)
 {
     json_t *list = json_array();
-    for (int s = 0; s < n; s++) {
-        const struct lvp_eval_setting *setting = &settings[s];
-        json_t *families = json_object();
-        for (int f = 0; f < task->n_families; f++) {
-            const struct lvp_family_comparison *c = &setting->comparison.families[f];
-            double f1 = f1_of_yes(task, f, setting);
-            json_object_set_new(families, task->families[f],
-                                json_pack("{s:i, s:o, s:o, s:i, s:i, s:f, s:f, s:o*}", "n", c->n, "score",
-                                          pack(&c->score), "change", pack(&c->change), "better", c->better, "worse",
-                                          c->worse, "nll", c->nll, "tokens", c->tokens, "f1_of_yes",
-                                          f1 < 0 ? NULL : json_real(f1)));
-        }
-        json_array_append_new(list,
-                              json_pack("{s:s, s:s, s:s, s:o, s:o, s:f, s:f, s:i}", "setting", setting->name, "pruner",
-                                        setting->pruner, "keep", setting->keep, "families", families, "relative_loss",
-                                        pack(&setting->comparison.loss), "vision_rows_share", rows_share(setting),
-                                        "questions_per_second", of_run(setting, "requests_per_second"), "unanswered",
-                                        setting->outcome.unanswered));
-    }
+    bool whole = list != NULL;
+    for (int s = 0; s < n; s++) whole = whole && json_array_append_new(list, setting_json(task, &settings[s])) == 0;
+    if (!whole) return json_decref(list), NULL;
     return json_pack("{s:i, s:i, s:i, s:o}", "questions", task->n, "images", task->n_images, "units", task->n_units,
                      "settings", list);
 }

@@ -2,6 +2,7 @@
 #ifndef LVP_CLI_EVAL_REPORT_H
 #define LVP_CLI_EVAL_REPORT_H
 
+#include "coordinator/cost.h"
 #include "coordinator/eval/compare.h"
 
 #include <stdio.h>
@@ -10,7 +11,8 @@
 struct lvp_eval_setting {
     char name[64]; // "none", "lvpruning-0.5"
     char pruner[32], keep[24];
-    json_t *run; // run.json of its answers; owned
+    json_t *run;                  // run.json of its answers; owned
+    struct lvp_workload workload; // a question of the mean lengths, with its image
     struct lvp_outcome outcome;
     struct lvp_comparison comparison; // with the first setting, which is unpruned
 };

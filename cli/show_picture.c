@@ -3,6 +3,7 @@
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 enum { MARGIN = 12, LEAST_SIDE = 300, MAX_TEXT = 4000 };
 
@@ -87,7 +88,9 @@ static void draw_panel(const struct layout *layout, struct lvp_canvas *canvas, i
 
 static void text_below(const struct lvp_shown_prompt *prompt, char *text)
 {
-    (void)snprintf(text, MAX_TEXT, "Q: %.1900s\nA: %.1900s", prompt->text, prompt->answer);
+    enum { MOST = 1900 };
+    const char *cut_q = strlen(prompt->text) > MOST ? "..." : "", *cut_a = strlen(prompt->answer) > MOST ? "..." : "";
+    (void)snprintf(text, MAX_TEXT, "Q: %.*s%s\nA: %.*s%s", MOST, prompt->text, cut_q, MOST, prompt->answer, cut_a);
 }
 
 static int row_height(const struct layout *layout, const struct lvp_shown_prompt *prompt)

@@ -75,11 +75,11 @@ def nll(setting: dict) -> float:
 
 def summary(settings: list[dict], what: dict[str, str]) -> list[str]:
     dense = settings[0]
-    lines = ["| setting | | vision rows | mean relative loss, % | better / worse | NLL per token | F1 of yes, % |", "|---|---|---|---|---|---|---|"]
+    lines = ["| setting | | vision rows | GFLOPs | mean relative loss, % | better / worse | NLL per token | F1 of yes, % |", "|---|---|---|---|---|---|---|---|"]
     for s in settings:
         better, worse = (sum(f[k] for f in s["families"].values()) for k in ("better", "worse"))
         loss = "" if s is dense else percent(s["relative_loss"])
-        lines.append(f"| {s['setting']} | {what.get(s['setting'], '')} | {100 * s['vision_rows_share']:.1f} % | {loss} | "
+        lines.append(f"| {s['setting']} | {what.get(s['setting'], '')} | {100 * s['vision_rows_share']:.1f} % | {s['flops_per_question'] / 1e9:.3f} | {loss} | "
                      f"{'' if s is dense else f'{better} / {worse}'} | {nll(s):.4f} | {100 * s['families']['existence']['f1_of_yes']:.2f} |")  # fmt: skip
     return lines
 
@@ -133,7 +133,7 @@ def main() -> None:
             f"{first['questions']:,} questions of nine families about {first['images']:,} scenes of the test split ([train/tasks](../train/tasks/README.md)),",
             f"`models/{args.model.resolve().name}`, by `lvpipe eval`. Made by", "",
             f"    python3 -m train.accuracy --work DIR --images {args.images}", "",
-            "Vision rows: what a decoder layer reads on the mean, as a share of the unpruned run's. Relative loss: mean over the families of the",
+            "Vision rows: what a decoder layer reads on the mean, as a share of the unpruned run's. GFLOPs: of a question with its image, vision encoder and modules included. Relative loss: mean over the families of the",
             "share of the unpruned score that is lost. Intervals are of 95 %, by a bootstrap over images. Better and worse: questions",
             "whose score changed. NLL: of the right answers, per token. F1 of yes: existence, as POPE has it.", "", *summary(settings, what), *guesses(settings), "", "## By family", "", *by_family(settings)]  # fmt: skip
     args.output.write_text("\n".join(page) + "\n", encoding="utf-8")

@@ -3,7 +3,7 @@
 //   random          numbers from a counter-based generator keyed by the sequence
 //   last-attention  what the prompt's last row attended to in the layer just computed
 //   adaptprune      the same times a Gaussian around the image's centre, then a greedy choice of rows that lie apart:
-//                   1 for the chosen
+//                   keep + 1 for the first that is chosen, 2 for the last
 // Thread: the compute thread.
 #ifndef LVP_WORKER_PRUNER_H
 #define LVP_WORKER_PRUNER_H
@@ -18,7 +18,7 @@ struct lvp_prune_view {
     const struct lvp_depth_layout *layout;
     const float *x;            // [n_rows, hidden] residual stream
     const int32_t *positions;  // [n_rows] original ones
-    const float *qkv;          // of the layer: queries rotated, keys not
+    const float *qkv;          // [n_rows, (heads + 2 kv_heads) * head_dim] of the layer: queries rotated, keys not
     struct lvp_kv_layer cache; // of the layer
     int max_pages;             // of its block tables
 };

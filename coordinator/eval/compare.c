@@ -80,7 +80,7 @@ enum lvp_status lvp_compare(const struct lvp_task *task, const struct lvp_outcom
     double *draws = calloc((2 * n_families + 1) * ROUNDS, sizeof *draws);
     struct sums all = {0};
     uint64_t counter = 1;
-    int n_draws[LVP_MAX_FAMILIES] = {0};
+    int n_draws[LVP_MAX_FAMILIES] = {0}, n_losses = 0;
     enum lvp_status status = LVP_OK;
     *comparison = (struct lvp_comparison){0};
     if (first == NULL || order == NULL || draws == NULL) {
@@ -105,14 +105,16 @@ enum lvp_status lvp_compare(const struct lvp_task *task, const struct lvp_outcom
             draws[2 * f * ROUNDS + at] = drawn.score[f] / n;
             draws[(2 * f + 1) * ROUNDS + at] = (drawn.score[f] - drawn.dense[f]) / n;
         }
-        losses[round] = mean_loss(task, &drawn);
+        bool whole = true; // families that are not in the draw would make it a mean over others
+        for (size_t f = 0; f < n_families; f++) whole = whole && (drawn.dense[f] > 0 || !(all.dense[f] > 0));
+        if (whole) losses[n_losses++] = mean_loss(task, &drawn);
     }
     for (size_t f = 0; f < n_families; f++) {
         struct lvp_family_comparison *family = &comparison->families[f];
         family->score = interval(all.score[f] / all.n[f], draws + 2 * f * ROUNDS, n_draws[f]);
         family->change = interval((all.score[f] - all.dense[f]) / all.n[f], draws + (2 * f + 1) * ROUNDS, n_draws[f]);
     }
-    comparison->loss = interval(mean_loss(task, &all), losses, ROUNDS);
+    comparison->loss = interval(mean_loss(task, &all), losses, n_losses);
 fail:
     free(first);
     free(order);

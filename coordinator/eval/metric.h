@@ -8,12 +8,12 @@
 #include <stdbool.h>
 
 enum lvp_metric {
-    LVP_METRIC_EXACT, // equal to one of the answers after normalising (GQA, ScienceQA, POPE, MMBench)
+    LVP_METRIC_EXACT, // equal to one of the answers after normalising, after GQA, ScienceQA, POPE and MMBench
     LVP_METRIC_SOFT,  // VQA accuracy (Antol et al. 2015): mean over leaving one answer out of min(1, equal ones / 3)
     LVP_METRIC_PARTS, // share of the answers that the text's parts, cut at "and", commas and full stops outside
-                      // numbers, give in order (MM-Vet)
+                      // numbers, give in order; in place of MM-Vet's judge
     LVP_METRIC_FACTS  // F1 of facts: answers are lists [object, attribute, ...], and the text a list of phrases
-                      // (LLaVA-W)
+                      // in place of LLaVA-W's judge
 };
 
 // "exact", "soft", "parts", "facts".

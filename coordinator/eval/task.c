@@ -3,9 +3,11 @@
 #include "coordinator/input/sample.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 enum { MAX_LINE_BYTES = 16 << 20 }; // as caption's manifests
 
@@ -39,10 +41,13 @@ static bool is_blank(const char *text, long n)
 static enum lvp_status each_line(const char *path, enum lvp_status bad,
                                  enum lvp_status (*take)(void *context, int line, json_t *row), void *context)
 {
-    FILE *file = fopen(path, "r");
+    struct stat info;
+    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); // opening a FIFO must not wait for its writer
+    FILE *file = fd < 0 ? NULL : fdopen(fd, "r");
     if (file == NULL) return lvp_fail(bad, "%s: %s", path, strerror(errno));
     char *text = malloc(MAX_LINE_BYTES); // pages that no line reaches are never touched
     enum lvp_status status = text != NULL ? LVP_OK : no_memory();
+    if (fstat(fd, &info) != 0 || !S_ISREG(info.st_mode)) status = lvp_fail(bad, "%s: not a regular file", path);
     long n = 0;
     for (int line = 1; status == LVP_OK; line++) {
         json_error_t error;
@@ -267,7 +272,7 @@ struct reading {
     const struct lvp_task *task;
     struct lvp_outcome *outcome;
     const char *path;
-    bool *answered; // [n]
+    bool *answered; // [n] has a row in the file that is read
 };
 
 static enum lvp_status question_of(const struct reading *reading, int line, const json_t *row, int *question)
@@ -277,6 +282,9 @@ static enum lvp_status question_of(const struct reading *reading, int line, cons
     if (known == NULL)
         return lvp_fail(LVP_ERR_FORMAT, "%s, line %d: its id is none of %s", reading->path, line, reading->task->path);
     *question = (int)json_integer_value(known);
+    if (reading->answered[*question])
+        return lvp_fail(LVP_ERR_FORMAT, "%s, line %d: a second row of %s", reading->path, line, id);
+    reading->answered[*question] = true;
     return LVP_OK;
 }
 
@@ -306,7 +314,8 @@ static enum lvp_status take_answer(void *context, int line, json_t *row)
     int family = reading->task->units[question->unit].family;
     if (reading->task->yes_no[family]) LVP_TRY(count_yes(&outcome->yes[family], text, question));
     if (score < outcome->score[question->unit]) outcome->score[question->unit] = score;
-    reading->answered[q] = true;
+    outcome->prompt_rows += json_number_value(json_object_get(row, "prompt_tokens"));
+    outcome->new_tokens += (double)json_array_size(json_object_get(row, "token_ids"));
     return LVP_OK;
 }
 
@@ -335,6 +344,7 @@ static enum lvp_status read_rows(struct reading *reading, const char *dir,
     char *path = NULL;
     if (asprintf(&path, "%s/captions.jsonl", dir) < 0) return no_memory();
     reading->path = path;
+    memset(reading->answered, 0, (size_t)reading->task->n * sizeof *reading->answered);
     enum lvp_status status = each_line(path, LVP_ERR_FORMAT, take, reading);
     free(path);
     return status;
@@ -361,6 +371,10 @@ enum lvp_status lvp_outcome_read(const struct lvp_task *task, const char *answer
             outcome->score[task->questions[q].unit] = 0;
             outcome->unanswered++;
         }
+    if (outcome->unanswered < task->n) {
+        outcome->prompt_rows /= task->n - outcome->unanswered;
+        outcome->new_tokens /= task->n - outcome->unanswered;
+    }
     if (status == LVP_OK && scores != NULL) status = read_rows(&reading, scores, take_scores);
     free(reading.answered);
     return status;

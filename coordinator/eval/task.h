@@ -41,7 +41,7 @@ struct lvp_task {
 };
 
 // The first `limit` questions, or all where it is negative. All are checked, and facts known from all of them.
-// LVP_ERR_USAGE naming file, line and field.
+// LVP_ERR_USAGE naming file, line and field, LVP_ERR_MEMORY; to be freed after a failure too.
 enum lvp_status lvp_task_load(const char *dir, long limit, struct lvp_task *task) LVP_MUST_CHECK;
 void lvp_task_free(struct lvp_task *task); // safe on a zeroed one
 
@@ -53,14 +53,15 @@ struct lvp_yes_count {
 
 // One setting's results, by unit.
 struct lvp_outcome {
-    double *score;        // [n_units] 0..1; a question without an answer has 0
-    double *nll, *tokens; // [n_units] summed; tokens 0 where nothing was scored
-    int unanswered;       // questions without a row
+    double *score;                  // [n_units] 0..1; a question without an answer has 0
+    double *nll, *tokens;           // [n_units] summed; tokens 0 where nothing was scored
+    int unanswered;                 // questions without a row
+    double prompt_rows, new_tokens; // of a question, on the mean over the answers; 0 where there are none
     struct lvp_yes_count yes[LVP_MAX_FAMILIES];
 };
 
-// answers, scores: folders of lvpipe caption; scores NULL: not measured. LVP_ERR_IO, LVP_ERR_FORMAT naming file and
-// line.
+// answers, scores: folders of lvpipe caption; scores NULL: not measured. LVP_ERR_MEMORY, LVP_ERR_FORMAT naming file and
+// line. To be freed after a failure too, as a task.
 enum lvp_status lvp_outcome_read(const struct lvp_task *task, const char *answers, const char *scores,
                                  struct lvp_outcome *outcome) LVP_MUST_CHECK;
 void lvp_outcome_free(struct lvp_outcome *outcome);

@@ -17,6 +17,9 @@ expect "the modules keep more than chance does" \
   "$(jq '[.settings[1:][].families.caption.score.value] | .[0] > .[1]' "$work/scores/eval.json")" true
 expect "vision rows" "$(jq '.settings[1].vision_rows_share * 1000 | round' "$work/scores/eval.json")" 311
 expect "log-probabilities" "$(jq '[.settings[].families.caption | .nll > 0 and .tokens > 50] | all' "$work/scores/eval.json")" true
+expect "tokens" "$(jq -c '[.settings[].vision_tokens]' "$work/scores/eval.json")" '[[144],[144,72,43,14],[144,72,43,14]]'
+expect "FLOPs: pruning saves some, modules cost some" \
+  "$(jq '[.settings[].flops_per_question] | .[0] > .[1] and .[1] > .[2] and .[2] > 1e8' "$work/scores/eval.json")" true
 cmp -s "$work/table" "$work/scores/eval.md" || fail "stdout is not eval.md"
 
 cp "$work/scores/none/run.json" "$work/first.json"
@@ -38,6 +41,15 @@ expect "--name=value" "$(jq -c '[.questions, [.settings[].setting]]' "$work/stdo
 for option in --input=x --prompt=x --score=x --shard=0/2; do run 2 "${ask[@]}" "$option" && says "what is asked is in --tasks"; done
 for option in --lim=1 --scor=answer --pruner-w=x --; do run 2 "${ask[@]}" "$option" && says "write options in full"; done
 run 2 "${ask[@]}" --json=1 && says "--json takes no value"
+run 2 "${ask[@]}" --partition prune && says "no prune points to cut at"
+run 2 mpirun -n 1 "${ask[@]}" && says "start it without mpirun"
+
+# Every point's share; what caption has finished, with other ranks, is taken as it is.
+"$LVPIPE" caption --model "$MODEL" --input "$work/tasks/questions.jsonl" --output "$work/by_hand/none" --pruner none --limit 2 --stages 2 --threads 1 -q
+cp "$work/by_hand/none/run.json" "$work/first.json"
+run 0 "${ask[@]}" --limit 2 --no-nll --output "$work/by_hand" --pruner random --keep 0.5/0.5/0.1 --json
+expect "its own shares" "$(jq -c '.settings[1] | [.setting, .vision_tokens]' "$work/stdout")" '["random-0.5_0.5_0.1",[144,72,72,14]]'
+cmp -s "$work/first.json" "$work/by_hand/none/run.json" || fail "what caption has finished is captioned again"
 
 # Settings that cannot run are refused before the first run.
 mkdir "$work/bare" && ln -s "$MODEL"/* "$work/bare" && rm "$work/bare/lvpruning.safetensors"

@@ -197,12 +197,52 @@ static void test_comparison(void **state)
     assert_true(same.families[2].score.low == 1 && same.families[2].score.high == 1);
     lvp_outcome_free(&dense);
     lvp_outcome_free(&pruned);
+    put_file(folder, "captions.jsonl", "{\"id\":\"1\",\"caption\":\"red\"}\n{\"id\":\"1\",\"caption\":\"red\"}\n");
+    assert_int_equal(lvp_outcome_read(&task, folder, NULL, &dense), LVP_ERR_FORMAT);
+    assert_non_null(strstr(lvp_error_text(), "captions.jsonl, line 2: a second row of 1"));
+    lvp_error_clear();
+    lvp_outcome_free(&dense);
     put_file(folder, "captions.jsonl", "{\"id\":\"1\",\"caption\":\"red\",\"logprobs\":[-0.5,null]}\n");
     assert_int_equal(lvp_outcome_read(&task, folder, folder, &dense), LVP_ERR_FORMAT);
     assert_non_null(strstr(lvp_error_text(), "captions.jsonl, line 1: a log-probability is not a number"));
     lvp_error_clear();
     lvp_outcome_free(&dense);
     lvp_task_free(&task);
+}
+
+// Of `n_images` images with `each` questions: every other image is answered wrongly as a whole.
+static double width_of_interval(int n_images, int each)
+{
+    int n = n_images * each;
+    struct lvp_task task = {.n = n, .n_units = n, .n_images = n_images, .n_families = 1, .families = {"all"}};
+    double *scores = calloc((size_t)n, sizeof *scores), *ones = calloc((size_t)n, sizeof *ones);
+    double *zeros = calloc((size_t)n, sizeof *zeros);
+    struct lvp_comparison comparison;
+    task.units = calloc((size_t)n, sizeof *task.units);
+    assert_true(scores != NULL && ones != NULL && zeros != NULL && task.units != NULL);
+    for (int u = 0; u < n; u++) {
+        task.units[u].image = u / each;
+        scores[u] = u / each % 2;
+        ones[u] = 1;
+    }
+    const struct lvp_outcome dense = {.score = ones, .nll = zeros, .tokens = zeros};
+    const struct lvp_outcome pruned = {.score = scores, .nll = zeros, .tokens = zeros};
+    assert_int_equal(lvp_compare(&task, &dense, &pruned, &comparison), LVP_OK);
+    free(task.units);
+    free(scores);
+    free(ones);
+    free(zeros);
+    assert_true(comparison.loss.value == 0.5 && comparison.families[0].score.value == 0.5);
+    return comparison.loss.high - comparison.loss.low;
+}
+
+static void test_questions_about_an_image_fall_together(void **state)
+{
+    (void)state;
+    double alone = width_of_interval(200, 1), together = width_of_interval(40, 5);
+    // 1.96 standard errors to both sides, of 200 and of 40 draws of one half.
+    assert_true(fabs(alone - 2 * 1.96 * 0.5 / sqrt(200)) < 0.02);
+    assert_true(fabs(together - 2 * 1.96 * 0.5 / sqrt(40)) < 0.04);
 }
 
 static void expect_refused(const char *text, const char *says)
@@ -274,6 +314,7 @@ int main(void)
                                        cmocka_unit_test(test_scores),
                                        cmocka_unit_test(test_forms),
                                        cmocka_unit_test_setup_teardown(test_comparison, make_folder, remove_folder),
+                                       cmocka_unit_test(test_questions_about_an_image_fall_together),
                                        cmocka_unit_test_setup_teardown(test_bad_questions, make_folder, remove_folder),
                                        cmocka_unit_test_setup_teardown(test_limits, make_folder, remove_folder)};
     return cmocka_run_group_tests(tests, NULL, NULL);

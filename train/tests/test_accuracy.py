@@ -29,8 +29,8 @@ def test_tables_hold_the_figures() -> None:
     def setting(name: str, better: int, worse: int) -> dict:
         interval = {"value": 0.5, "low": 0.25, "high": 0.75}
         family = {"n": 10, "score": interval, "change": interval, "better": better, "worse": worse, "nll": 0.2, "tokens": 30, "f1_of_yes": 0.9}
-        return {"setting": name, "vision_rows_share": 0.4, "relative_loss": interval, "families": {"text": family, "existence": family}}
+        return {"setting": name, "vision_rows_share": 0.4, "flops_per_question": 2.5e9, "relative_loss": interval, "families": {"text": family, "existence": family}}
 
     settings = [setting("none", 0, 0), setting("lvpruning-0.5", 3, 4)]
-    assert summary(settings, {"lvpruning-0.5": "why"})[-1] == "| lvpruning-0.5 | why | 40.0 % | 50.00 (25.00 to 75.00) | 6 / 8 | 0.2000 | 90.00 |"
+    assert summary(settings, {"lvpruning-0.5": "why"})[-1] == "| lvpruning-0.5 | why | 40.0 % | 2.500 | 50.00 (25.00 to 75.00) | 6 / 8 | 0.2000 | 90.00 |"
     assert by_family(settings)[3] == "| text | lvpruning-0.5 | 10 | 50.00 (25.00 to 75.00) | +50.00 (+25.00 to +75.00) | 3 / 4 | 0.2000 |"
