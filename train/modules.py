@@ -21,7 +21,7 @@ from train.pruner import BLOCKS, Pruner, PrunerConfig
 
 KEEP = "0.5"
 TEXT_TOKENS = 30
-OURS = {"inner-width": "40", "points": "1,2,4", "heads": "2", "begin": "6000", "lr": "5e-4", "warmup": "0.1", "seed": "1", "select": "best",
+OURS = {"inner-width": "40", "points": "1,2,4", "heads": "2", "begin": "12000", "begin-steps": "3000", "lr": "5e-4", "warmup": "0.1", "seed": "1", "select": "best",
         "ratio-weight": "0", "weigh": "roots", "distill": "1", "ratios": "0.42,0.53", "noise": "0.3,0"}  # fmt: skip
 ANSWERS = {"begin": "0", "noise": "1", "lr": "1e-3"}  # nothing but the answers' gradient, as in the paper
 ALONE = ANSWERS | {"select": "alone", "ratio-weight": "8"}
