@@ -1,6 +1,6 @@
 """Writes docs/accuracy.md: what pruning costs on the nine families, by pruner and share, at equal cost and at equal final count.
 
-    python -m train.accuracy --work DIR [--model models/demo] [--images 1800] [--output docs/accuracy.md]
+    python3 -m train.accuracy --work DIR [--model models/demo] [--images 1800] [--output docs/accuracy.md]
 
 Questions are drawn from committed code and glyphs (train/tasks); lvpipe eval asks them. Runs are resumed: the same command again goes on,
 and writes the page anew from what is there. 1,800 images are 20,600 questions. Recipes and weights are chosen on other scenes (train/modules.py).

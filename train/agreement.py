@@ -1,6 +1,6 @@
 """Does lvpipe decide what the reference decides? Kept patches and answers of `lvpipe show` against train/reference.py, in f32.
 
-    python -m train.agreement --model DIR --tasks DIR [--questions 500] [--pruners lvpruning last-attention adaptprune] [--keep R]
+    python3 -m train.agreement --model DIR --tasks DIR [--questions 500] [--pruners lvpruning last-attention adaptprune] [--keep R]
 
 Prints for each pruner how many prune decisions and answers are equal, and every decision that is not, with its gap: how far the
 nearest other choice was. Status 1 below 99.9 % of decisions or where an answer differs after equal decisions.

@@ -1,6 +1,6 @@
 """Draw the learning curves of the stages from what they printed: an SVG for the model card.
 
-    python -m train.demo.curves --state FOLDER --output models/demo/curves.svg
+    python3 -m train.demo.curves --state FOLDER --output models/demo/curves.svg
 
 Reads vision.log, language.log and joint.log, as build.sh leaves them.
 """

@@ -1,6 +1,6 @@
 """Accuracy and NLL by family of the unpruned model; a quick look while training goes on.
 
-    python -m train.demo.evaluate [--model DIR | --state FOLDER] [--images 200] [--kindwise]
+    python3 -m train.demo.evaluate [--model DIR | --state FOLDER] [--images 200] [--kindwise]
 
 Answers count as right when greedy decoding would give them whole. Scenes are drawn as training's are. `lvpipe eval` has the benchmark's
 own metrics, on the test split, and pruning.

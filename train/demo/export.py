@@ -1,6 +1,6 @@
 """Write the demo model as a Hugging Face LLaVA folder.
 
-    python -m train.demo.export --output DIR [--state FOLDER]
+    python3 -m train.demo.export --output DIR [--state FOLDER]
 
 Takes the joint stage's weights; decision modules are left alone. Settings and weights are written under another name and renamed;
 a tokenizer.model that is there is kept.

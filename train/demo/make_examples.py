@@ -1,6 +1,6 @@
 """Write the pictures of examples/images and their manifest.
 
-    python -m train.demo.make_examples --output examples/images
+    python3 -m train.demo.make_examples --output examples/images
 
 Ten scenes of the test split, the second with several things for `lvpipe show`; the manifest's `objects` names what is there. The same
 pictures each time. Needs Pillow and NumPy.

@@ -1,6 +1,6 @@
 """The demo's tokenizer: how tokenizer.model was made, and the ids training uses.
 
-    python -m train.demo.tokenizer --output DIR        writes the tokenizer files of a folder
+    python3 -m train.demo.tokenizer --output DIR        writes the tokenizer files of a folder
 
 LLaMA's recipe at a small scale: sentencepiece BPE, 1024 pieces, byte fallback,
 digits apart, identity normalisation. `<image>` and `<pad>` are added tokens.

@@ -1,9 +1,9 @@
 """Train the demo model's dense weights, in stages, on one or two CPU cores.
 
-    python -m train.demo.train vision    --minutes 19                A: tower on patch labels
-    python -m train.demo.train language  --minutes 19                B: LLaMA on the labels themselves (beside A)
-    python -m train.demo.train projector --steps 1500                C: projector imitates B's label embedding
-    python -m train.demo.train joint     --minutes 90 --workers 2    D: everything on pixels
+    python3 -m train.demo.train vision    --minutes 19                A: tower on patch labels
+    python3 -m train.demo.train language  --minutes 19                B: LLaMA on the labels themselves (beside A)
+    python3 -m train.demo.train projector --steps 1500                C: projector imitates B's label embedding
+    python3 -m train.demo.train joint     --minutes 90 --workers 2    D: everything on pixels
 
 Each stage reads its predecessors' state from --state and resumes its own. The rate follows the time spent (--minutes) or, for the same
 result anywhere, --steps. build.sh runs all of them, and trains the decision modules on the result.

@@ -38,7 +38,7 @@ DRAINED = 75  # exit status: stopped by a signal, goes on with the same command
 WEIGHTS = {"tokens": 1.0, "roots": 0.5, "alike": 0.0}  # an answer of n tokens counts as n to this power
 DTYPES = {"bf16": torch.bfloat16, "f16": torch.float16, "f32": torch.float32}
 EXAMPLES = """examples:
-  python -m train.lvpruning.train --model models/demo --data photos.jsonl --output run --points 1,2,4 --inner-width 40 \\
+  python3 -m train.lvpruning.train --model models/demo --data photos.jsonl --output run --points 1,2,4 --inner-width 40 \\
       --heads 2 --begin 12000 --begin-steps 3000 --batch 48 --lr 5e-4 --warmup 0.1 --select best --weigh roots --ratio-weight 0 --distill 1 --noise 0.3,0 --dtype f32
   torchrun --nproc-per-node 8 -m train.lvpruning.train --model llava-1.5-7b-hf --data llava_v1_5_mix665k.json \\
       --images /data/llava --output run

@@ -1,6 +1,6 @@
 """What can be guessed without looking: the share of answers right for one who has learned how often each is.
 
-    python -m train.tasks.blind [--scenes 12000]
+    python3 -m train.tasks.blind [--scenes 12000]
 
 A guesser of letters takes the listed option that was right most often where it was listed; of other families, the question's most
 frequent answer. Learned on half of the questions and asked the other half, both ways.

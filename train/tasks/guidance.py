@@ -1,7 +1,7 @@
 """Is pruning guided by the question? Two questions about two objects of one picture: how many of each object's patches are left at the
 last prune point when it is asked for, and when the other one is.
 
-    python -m train.tasks.guidance --model DIR [--images 200] [--keep 0.5] [--pruner lvpruning] [--picture FILE.png]
+    python3 -m train.tasks.guidance --model DIR [--images 200] [--keep 0.5] [--pruner lvpruning] [--picture FILE.png]
 
 Shares are of the asked object's own patches, with 95 % intervals by a bootstrap over pictures, beside what a random choice of as
 many tokens leaves. Needs lvpipe, Pillow and NumPy.

@@ -1,6 +1,6 @@
 """Write questions of the nine families about rendered scenes, for lvpipe eval.
 
-    python -m train.tasks.make --output DIR [--images 2500] [--seed 1] [--split test] [--size 224] [--families ...]
+    python3 -m train.tasks.make --output DIR [--images 2500] [--seed 1] [--split test] [--size 224] [--families ...]
 
 DIR gets images/*.png and questions.jsonl (docs/eval.md). Scenes follow from split, seed and index alone; those of the test split hold
 classes together that training never does. 2,500 images give about 28,000 questions in a minute. Needs Pillow and NumPy.

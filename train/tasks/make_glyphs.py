@@ -1,6 +1,6 @@
 """Draw the sheet of glyphs that scenes are pasted from: train/tasks/glyphs.png.
 
-    python -m train.tasks.make_glyphs [--emoji FONT] [--letters FONT]
+    python3 -m train.tasks.make_glyphs [--emoji FONT] [--letters FONT]
 
 One row of 64 x 64 cells: the objects of `scenes.CLASSES` in their order, from Noto Color Emoji (SIL Open Font License 1.1),
 then the signs of `scenes.CHARACTERS` as alpha masks, from DejaVu Sans Bold. The sheet is committed, so that a scene looks the
