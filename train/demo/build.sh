@@ -3,7 +3,7 @@
 #
 #   train/demo/build.sh [--scale X] [--state DIR] [--output DIR]
 #
-# Needs train/requirements.txt, two cores and 14 GB of memory. A to D take 112 minutes on any machine, E 11 to 30; train/demo/README.md
+# Needs train/requirements.txt, two cores and 14 GB of memory. A to D take 112 minutes on any machine, E 18 to 60; train/demo/README.md
 # says what came out on which one. --scale X lengthens all of them: a machine half as fast needs --scale 2 for the same model.
 # State is kept in DIR (default /var/tmp/lvp-demo): the same command goes on after a stop, and a larger --scale then lengthens D and E.
 # --output DIR writes DIR/models/demo and DIR/examples/images instead, for a trial: --scale 0.01 --state /tmp/trial --output /tmp/trial.
@@ -73,7 +73,7 @@ modules=$state/modules-$(sha256sum <"$model/model.safetensors" | cut -c1-12) # a
 "$python" -m torch.distributed.run --standalone --nproc-per-node 2 -m train.lvpruning.train --model "$model" \
   --data "$state/questions/questions.jsonl" --output "$modules" --dtype f32 --save-dtype bf16 --points 1,2,4 --inner-width 40 --heads 2 \
   --begin "$(scaled 12000)" --begin-steps "$(scaled 3000)" --batch 48 --micro-batch 24 --no-recompute --lr 5e-4 --warmup 0.1 --seed 1 --select best \
-  --ratio-weight 0 --weigh roots --distill 1 --ratios 0.42,0.53 --noise 0.3,0 --steps "$(scaled 300)" --save-every 60
+  --ratio-weight 0 --weigh roots --distill 1 --ratios 0.42,0.53 --noise 0.3,0 --steps "$(scaled 600)" --save-every 60
 cp "$modules/lvpruning.safetensors" "$model"
 "$python" -m train.demo.make_examples --output "$output/examples/images"
 "$python" -m train.demo.curves --state "$state" --output "$model/curves.svg"
