@@ -106,7 +106,8 @@ static const char help_text[] =
 static const char help_examples[] =
     "\nexamples:\n"
     "  lvpipe caption --model models/demo --input examples/images --output captions\n"
-    "  lvpipe caption --model llava-1.5-7b-hf --input photos --output out --stages 4 --partition prune\n"
+    "  lvpipe caption --model llava-1.5-7b-hf --input photos --output out --stages 4 --partition prune \\\n"
+    "      --pruner-weights lvpruning.safetensors\n"
     "  lvpipe caption --model llava-1.5-7b-hf --input 'cc3m/shard-{0000..0331}.tar' --output out \\\n"
     "      --prompt 'Describe the image. Its caption was: {txt}'\n"
     "  mpirun -n 9 lvpipe caption --model llava-1.5-7b-hf --input rows.jsonl --output out --replicas 2\n"
@@ -287,9 +288,14 @@ static void warn_about_pruner(const struct command *command)
     const struct lvp_prune_plan *plan = &command->pruner.plan;
     bool none = command->pruner.kind == LVP_PRUNER_NONE;
     if (none && shared->pruner == NULL)
-        lvp_info("%s has no lvpruning.safetensors: nothing is pruned; modules are named with --pruner-weights",
+        lvp_info("%s has no lvpruning.safetensors: nothing is pruned; name modules with --pruner-weights, or take "
+                 "--pruner last-attention, which needs none",
                  shared->model);
     if (none && shared->keep != NULL) lvp_warn("--keep has no meaning with --pruner none");
+    int n_whole = 0;
+    for (int s = 0; s < plan->n_points; s++) n_whole += plan->keep[s] == LVP_KEEP_ONE;
+    if (!none && n_whole == plan->n_points)
+        lvp_warn("no vision token is removed; --keep says which share of them stays, 0 to 1");
     for (int s = 0; s < plan->n_points; s++)
         if (plan->keep[s] == 0)
             lvp_warn("no vision token is left after decoder layer %d; --keep says how many stay", plan->after[s]);

@@ -45,7 +45,8 @@ static const char help_text[] =
     "\n"
     "examples:\n"
     "  lvpipe eval --model models/demo --tasks tasks --output scores --keep 0.6,0.5 --pruner lvpruning,random\n"
-    "  lvpipe eval --model llava-1.5-7b-hf --tasks gqa --output gqa-scores --keep 0.5 --device cuda --stages 4\n";
+    "  lvpipe eval --model llava-1.5-7b-hf --tasks gqa --output gqa-scores --pruner last-attention --keep 0.5 \\\n"
+    "      --device cuda --stages 4\n";
 
 struct command {
     const char *model, *tasks, *output, *limit_text, *pruner_weights, *prune_after; // NULL: not given

@@ -51,7 +51,7 @@ static const char help_text[] =
 static const char help_examples[] =
     "\nexamples:\n"
     "  lvpipe show --model models/demo --image examples/images/scene-0001.png --output kept.png\n"
-    "  lvpipe show --model models/demo --image photo.jpg --keep 0.4 --output kept.png \\\n"
+    "  lvpipe show --model models/demo --image photo.jpg --keep 0.6 --output kept.png \\\n"
     "      --prompt 'What color is the dog?' --prompt 'Where is the cat?'\n";
 
 struct command {

@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 enum { MAX_LINE_BYTES = 16 << 20 }; // as caption's manifests
 
@@ -245,6 +246,11 @@ enum lvp_status lvp_task_load(const char *dir, long limit, struct lvp_task *task
     if (asprintf(&task->path, "%s/questions.jsonl", dir) < 0) {
         task->path = NULL;
         status = no_memory();
+        goto fail;
+    }
+    if (access(task->path, F_OK) != 0) {
+        status = lvp_fail(LVP_ERR_USAGE, "%s: %s; --tasks is a folder with questions.jsonl, docs/eval.md says which",
+                          task->path, strerror(errno));
         goto fail;
     }
     LVP_CHECK(each_line(task->path, LVP_ERR_USAGE, take_question, &loading));

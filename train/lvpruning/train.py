@@ -135,6 +135,9 @@ class Trainer:
         self.args, self.world = args, world
         if args.batch % world.size:
             raise SystemExit(f"--batch {args.batch} is not divisible by {world.size} ranks")
+        for path in (args.model / "config.json", *args.data):
+            if not path.is_file():
+                raise SystemExit(f"{path}: no such file")
         samples, skipped = read_samples(args.data, args.images, args.turns)
         if world.rank == 0:
             left_out = ", ".join(f"{n} {why}" for why, n in sorted(skipped.items())) or "none"
@@ -231,6 +234,9 @@ class Trainer:
                 break
         if log is not None:
             log.close()
+        if self.world.rank == 0:
+            said = "done" if done == self.steps else "stopped: the same command goes on"
+            print(f"{done} of {self.steps} steps {said}; modules so far: {self.args.output}/lvpruning.safetensors", file=sys.stderr)
         # A rank that ends with a status other than 0 has the others killed: all wait for the one that writes.
         self.world.sum(torch.zeros(1, device=self.world.device)).item()
         return DRAINED if self.stop and done < self.steps else 0
