@@ -14,7 +14,8 @@ if [[ -z $python ]]; then
   python=.venv/bin/python
   stamp=.venv/requirements.sha256
   if ! sha256sum --check --status "$stamp" 2>/dev/null; then
-    base=$(command -v python3.11 || command -v python3) && "$base" -c 'import ensurepip, venv' ||
+    base=$(command -v python3.11 || command -v python3 || echo python3)
+    "$base" -c 'import ensurepip, venv' 2>/dev/null ||
       { echo "test-train.sh: no Python to make .venv with: apt-get install python3 python3-venv" >&2; exit 2; }
     "$base" -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
       { echo "test-train.sh: python 3.11 or later is needed, $base is $("$base" --version)" >&2; exit 2; }

@@ -133,9 +133,10 @@ def main() -> None:
             f"{first['questions']:,} questions of nine families about {first['images']:,} scenes of the test split ([train/tasks](../train/tasks/README.md)),",
             f"`models/{args.model.resolve().name}`, by `lvpipe eval`. Made by", "",
             f"    python3 -m train.accuracy --work DIR --images {args.images}", "",
-            "Vision rows: what a decoder layer reads on the mean, as a share of the unpruned run's. GFLOPs: of a question with its image, vision encoder and modules included.",
-            "Relative loss: mean over the families of the share of the unpruned score that is lost. Intervals are of 95 %, by a bootstrap over images. Better and worse: questions",
-            "whose score changed. NLL: of the right answers, per token. F1 of yes: existence, as POPE has it.", "", *summary(settings, what), *guesses(settings), "", "## By family", "", *by_family(settings)]  # fmt: skip
+            "Vision rows: what a decoder layer reads on the mean, as a share of the unpruned run's. GFLOPs: of a question with its image, vision encoder",
+            "and modules included. Relative loss: mean over the families of the share of the unpruned score that is lost. Intervals are of 95 %, by a",
+            "bootstrap over images. Better and worse: questions whose score changed. NLL: of the right answers, per token. F1 of yes: existence, as POPE",
+            "has it.", "", *summary(settings, what), *guesses(settings), "", "## By family", "", *by_family(settings)]  # fmt: skip
     args.output.write_text("\n".join(page) + "\n", encoding="utf-8")
 
 

@@ -135,7 +135,8 @@ def main() -> None:
     unpruned = dense["settings"][0]
     page = ["# Decision modules: widths and recipes", "",
             f"Begun with {int(OURS['begin']):,} questions (but for not-begun, paper and alone) and trained on {args.steps * 48:,}",
-            f"each, then asked {dense['questions']:,} questions about {dense['images']:,} other scenes of the validation split at keep {KEEP}. The unpruned model's NLL is {nll(unpruned):.4f}. Scoring: its share of the FLOPs of a pruned prompt with {TEXT_TOKENS} text tokens. Made by", "",
+            f"each, then asked {dense['questions']:,} questions about {dense['images']:,} other scenes of the validation split at keep {KEEP}. The unpruned",
+            f"model's NLL is {nll(unpruned):.4f}. Scoring: its share of the FLOPs of a pruned prompt with {TEXT_TOKENS} text tokens. Made by", "",
             f"    python3 -m train.modules --work DIR --steps {args.steps} --images {args.images}", "",
             "| variant | | parameters | scoring | vision rows | mean relative loss, % | better / worse | NLL per token |",
             "|---|---|---|---|---|---|---|---|", *rows]  # fmt: skip
