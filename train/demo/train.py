@@ -267,6 +267,8 @@ def work(rank: int, args: argparse.Namespace) -> None:
         store = f"file://{Path(args.state).resolve()}/rendezvous-{args.stage}-{args.token}"
         dist.init_process_group("gloo", init_method=store, rank=rank, world_size=args.workers)
     STAGES[args.stage](args)
+    if args.workers > 1:
+        dist.destroy_process_group()  # else its threads may outlive it, which aborts the process
 
 
 def main() -> None:
