@@ -192,19 +192,6 @@ static enum lvp_status make_settings(struct command *command)
     return LVP_OK;
 }
 
-// What a question costs is counted from its mean lengths once they are known.
-static enum lvp_status choose_workload(const struct command *command, const struct lvp_pruner_choice *choice,
-                                       struct lvp_eval_setting *setting)
-{
-    struct lvp_pruner_weights weights = {0};
-    setting->workload = (struct lvp_workload){.config = &command->config, .prune = choice->plan};
-    if (!lvp_pruners[choice->kind].needs_weights) return LVP_OK;
-    LVP_TRY(lvp_pruner_weights_open(choice->weights, &command->config, &weights));
-    setting->workload.pruner_width = weights.inner_width;
-    lvp_pruner_weights_close(&weights);
-    return LVP_OK;
-}
-
 // What caption would say of the last setting is said before hours of the first.
 static enum lvp_status check_settings(struct command *command)
 {
@@ -225,7 +212,9 @@ static enum lvp_status check_settings(struct command *command)
         for (size_t i = 0; i < sizeof given / sizeof *given; i++)
             if (given[i].value != NULL) LVP_TRY(lvp_options_set(&options, given[i].code, given[i].value, NULL));
         LVP_TRY(lvp_options_choose_pruner(&options, &command->config, &choice));
-        LVP_TRY(choose_workload(command, &choice, setting));
+        // The mean lengths of a question follow once they are known.
+        setting->workload =
+            (struct lvp_workload){.config = &command->config, .prune = choice.plan, .pruner_width = choice.inner_width};
     }
     return LVP_OK;
 }

@@ -148,7 +148,5 @@ enum lvp_status lvp_cmd_inspect(int argc, char **argv)
         (void)fputs(help, stdout);
         return LVP_OK;
     }
-    LVP_TRY(options.text != NULL ? tokenize(&options) : report(&options));
-    if (fflush(stdout) != 0 || ferror(stdout)) return lvp_fail(LVP_ERR_IO, "stdout: %s", strerror(errno));
-    return LVP_OK;
+    return options.text != NULL ? tokenize(&options) : report(&options);
 }

@@ -12,6 +12,7 @@
 #include "common/record.h"
 #include "common/status.h"
 
+#include <errno.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
@@ -78,7 +79,7 @@ static const struct command *find_command(const char *name)
 static int finish(enum lvp_status status, int exit_status)
 {
     if (status == LVP_OK && (fflush(stdout) != 0 || ferror(stdout) != 0))
-        status = lvp_fail(LVP_ERR_IO, "what goes to stdout could not be written");
+        status = lvp_fail(LVP_ERR_IO, "stdout: %s", strerror(errno));
     bool asked_for = status == LVP_DRAINED || status == LVP_STOPPED; // by a signal: no error
     if (status == LVP_OK) return exit_status;
     if (lvp_error_text()[0] != '\0') lvp_log(asked_for ? LVP_LOG_INFO : LVP_LOG_ERROR, "%s", lvp_error_text());

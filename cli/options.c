@@ -214,6 +214,7 @@ enum lvp_status lvp_options_choose_pruner(const struct lvp_options *options, con
                             "--pruner that needs none, like last-attention",
                             options->model);
         LVP_TRY(lvp_pruner_weights_open(choice->weights, config, &weights));
+        choice->inner_width = weights.inner_width;
     }
     enum lvp_status status = lvp_options_prune_plan(options, choice->kind, has_weights ? &weights : NULL,
                                                     config->text.layers, &choice->plan);

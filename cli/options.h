@@ -93,6 +93,7 @@ enum lvp_status lvp_options_find_weights(const struct lvp_options *options, char
 struct lvp_pruner_choice {
     enum lvp_pruner_kind kind;
     char weights[4096];         // file of the modules; "" where the pruner has none
+    int inner_width;            // of the modules; 0 where the pruner has none
     struct lvp_prune_plan plan; // n_points 0 for none
 };
 

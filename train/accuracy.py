@@ -57,8 +57,7 @@ def one_thread_each() -> list[str]:
 
 
 def evaluate(args: argparse.Namespace, pruners: str, keeps: list[str]) -> dict:
-    command = [args.lvpipe, "eval", "--model", str(args.model), "--tasks", str(args.work / f"tasks-{args.images}"),
-               "--output", str(args.work / f"scores-{args.images}"),
+    command = [args.lvpipe, "eval", "--model", str(args.model), "--tasks", str(args.work / "tasks"), "--output", str(args.work / "scores"),
                "--pruner", pruners, "--keep", ",".join(keeps), "--json", "-q", *one_thread_each()]  # fmt: skip
     return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
 
@@ -117,10 +116,10 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("docs/accuracy.md"))
     parser.add_argument("--lvpipe", default="build/release/lvpipe")
     args = parser.parse_args()
+    args.work /= f"{args.images}-images"  # another number makes another table
     args.work.mkdir(parents=True, exist_ok=True)
-    tasks = args.work / f"tasks-{args.images}"
-    if not (tasks / "questions.jsonl").exists():
-        make = [sys.executable, "-m", "train.tasks.make", "--seed", SEED, "--images", str(args.images), "--output", str(tasks)]
+    if not (args.work / "tasks" / "questions.jsonl").exists():
+        make = [sys.executable, "-m", "train.tasks.make", "--seed", SEED, "--images", str(args.images), "--output", str(args.work / "tasks")]
         subprocess.run(make, check=True)
     shares = equal_shares(args.model)
     first = evaluate(args, "lvpruning,random", list(KEEPS))

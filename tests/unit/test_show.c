@@ -54,11 +54,11 @@ static void draw(bool scores, char *answer)
     (void)fclose(file);
 }
 
-// The dot in the middle of the image's pixel x, y in a panel, or `off` dots left of it.
-static const uint8_t *dot(int panel, int x, int y, int off)
+// The dot in the middle of the image's pixel x, y in a panel.
+static const uint8_t *dot(int panel, int x, int y)
 {
     int scale = PANEL / SIDE;
-    int left = MARGIN + panel * (PANEL + MARGIN) + x * scale + scale / 2 - off;
+    int left = MARGIN + panel * (PANEL + MARGIN) + x * scale + scale / 2;
     int top = MARGIN + LVP_LINE_HEIGHT + y * scale + scale / 2;
     return picture + ((size_t)top * WIDTH + (size_t)left) * 3;
 }
@@ -78,11 +78,11 @@ static void test_removed_patches_are_dimmed(void **state)
         for (int x = 0; x < SIDE; x++) {
             bool removed = x < PATCH && y >= PATCH;
             int red = 100, green = 50 * x, blue = 60 * y;
-            expect_colour(dot(0, x, y, 0), red, green, blue);
+            expect_colour(dot(0, x, y), red, green, blue);
             if (removed)
-                expect_colour(dot(1, x, y, 0), 205 + (red - 128) / 8, 205 + (green - 128) / 8, 205 + (blue - 128) / 8);
+                expect_colour(dot(1, x, y), 205 + (red - 128) / 8, 205 + (green - 128) / 8, 205 + (blue - 128) / 8);
             else
-                expect_colour(dot(1, x, y, 0), red, green, blue);
+                expect_colour(dot(1, x, y), red, green, blue);
         }
 }
 
@@ -92,10 +92,10 @@ static void test_scores_are_colours(void **state)
     char answer[] = "Nobody.";
     draw(true, answer);
     // A patch is two pixels wide here, all of it edge: what is kept is all frame, the lowest score of all is blue.
-    expect_colour(dot(1, 0, 0, 0), 20, 20, 20);
-    expect_colour(dot(1, 3, 3, 0), 20, 20, 20);
+    expect_colour(dot(1, 0, 0), 20, 20, 20);
+    expect_colour(dot(1, 3, 3), 20, 20, 20);
     double grey = (100 + 0 + 120) / 3.0;
-    expect_colour(dot(1, 0, 2, 0), (int)lround(0.55 * 40 + 0.45 * grey), (int)lround(0.55 * 70 + 0.45 * grey),
+    expect_colour(dot(1, 0, 2), (int)lround(0.55 * 40 + 0.45 * grey), (int)lround(0.55 * 70 + 0.45 * grey),
                   (int)lround(0.55 * 200 + 0.45 * grey));
 }
 
