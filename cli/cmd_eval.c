@@ -264,6 +264,9 @@ static enum lvp_status evaluate(struct command *command, struct lvp_eval_setting
     if (nll) LVP_TRY(run_caption(command, setting, scores, true));
     LVP_TRY(lvp_json_load(report, false, &setting->run));
     LVP_TRY(lvp_outcome_read(&command->task, answers, nll ? scores : NULL, &setting->outcome));
+    if (setting->outcome.unanswered == command->task.n)
+        return lvp_fail(LVP_ERR_USAGE, "%s: no question got an answer; %s/errors.jsonl says why", command->task.path,
+                        answers);
     int text_tokens = (int)lround(setting->outcome.prompt_rows) - lvp_vision_tokens(&command->config);
     setting->workload.text_tokens = text_tokens > 0 ? text_tokens : 0;
     setting->workload.new_tokens = (int)lround(setting->outcome.new_tokens);

@@ -5,6 +5,7 @@
 #include "cli/show_picture.h"
 #include "common/prompt.h"
 #include "common/text.h"
+#include "coordinator/input/name_list.h"
 #include "coordinator/input/request.h"
 #include "worker/chain.h"
 #include "worker/image/image.h"
@@ -15,6 +16,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 #include <sys/stat.h>
 #include <unistd.h>
 #include <xxhash.h>
@@ -137,6 +139,10 @@ static enum lvp_status parse(int argc, char **argv, struct command *command)
         return lvp_fail(LVP_ERR_USAGE, "--model is missing: the folder of a LLaVA checkpoint");
     if (command->image == NULL) return lvp_fail(LVP_ERR_USAGE, "--image is missing: the picture to ask about");
     if (command->output == NULL) return lvp_fail(LVP_ERR_USAGE, "--output is missing: the PNG to write");
+    size_t length = strlen(command->output);
+    bool png = length > 4 && strcasecmp(command->output + length - 4, ".png") == 0;
+    if (lvp_is_image_name(command->output) && !png)
+        return lvp_fail(LVP_ERR_USAGE, "--output %s: what is drawn is a PNG, call it .png", command->output);
     if (command->n_prompts == 0) command->prompts[command->n_prompts++] = LVP_DEFAULT_PROMPT;
     return check_shared(&command->shared);
 }

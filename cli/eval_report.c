@@ -65,8 +65,8 @@ static void print_yes(FILE *out, const struct lvp_task *task, int f, const struc
 
 void lvp_eval_print(FILE *out, const struct lvp_task *task, const struct lvp_eval_setting *settings, int n)
 {
-    (void)fprintf(out, "%d questions about %d images, 95 %% intervals by a bootstrap over images\n\n", task->n,
-                  task->n_images);
+    (void)fprintf(out, "%d question%s about %d image%s, 95 %% intervals by a bootstrap over images\n\n", task->n,
+                  task->n == 1 ? "" : "s", task->n_images, task->n_images == 1 ? "" : "s");
     (void)fprintf(out, "| family | setting | n | score, %% | change, points | better / worse | NLL per token |\n"
                        "|---|---|---|---|---|---|---|\n");
     for (int f = 0; f < task->n_families; f++)

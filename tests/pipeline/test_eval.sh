@@ -69,6 +69,11 @@ wait $eval_pid || status=$?
 [[ $status == 75 || $status == 143 ]] || fail "status $status after TERM" "$work/stderr"
 nobody_left "eval after TERM"
 
+# Where no picture can be read there is nothing to score.
+jq -c '.image = "nowhere.png"' "$work/kept" >"$work/tasks/questions.jsonl"
+run 2 "${ask[@]}" --output "$work/nothing" && says "no question got an answer; $work/nothing/none/errors.jsonl"
+cp "$work/kept" "$work/tasks/questions.jsonl"
+
 run 2 "${ask[@]}" --stages 99 && says "lvpipe caption into"
 run 2 "$LVPIPE" eval --model "$MODEL" --output "$work/x" && says "--tasks is missing"
 echo '{"id": 1}' >"$work/tasks/questions.jsonl"
