@@ -116,7 +116,7 @@ int lvp_vision_rows_at(const struct lvp_prune_plan *plan, int layer, int n_token
 
 void lvp_prune_counts(const struct lvp_prune_plan *plan, int n_tokens, struct lvp_prune_counts *counts)
 {
-    *counts = (struct lvp_prune_counts){.n_points = plan->n_points, .rows = {n_tokens}};
+    *counts = (struct lvp_prune_counts){.n_points = plan->n_points, .rows = {n_tokens}, .vary = plan->counts_vary};
     for (int s = 0; s < plan->n_points; s++) {
         counts->after[s] = plan->after[s];
         counts->rows[s + 1] = lvp_keep_count(plan, s, n_tokens);

@@ -21,6 +21,7 @@ struct lvp_prune_plan {
     int n_points;                              // 0: nothing is pruned
     int after[LVP_MAX_PRUNE_POINTS];           // decoder layers that have run; strictly increasing, 1..text.layers
     lvp_keep_share keep[LVP_MAX_PRUNE_POINTS]; // share of the ORIGINAL count kept at the point
+    bool counts_vary;                          // an image may keep less: the pruner decides; no pruner does yet
 };
 
 // The points where neither the user nor a weights file names any: L/32, L/4, L/2 rounded half up, at least 1, strictly

@@ -1,6 +1,8 @@
 // What one step computes, as every stage is told: a ragged batch of sequences, each either prefilled whole or decoded
 // by one row. Everything about shapes follows from it: keep ratios are fixed shares, so a stage knows each sequence's
-// row count at every depth without asking, and a receiver knows the size of what will arrive.
+// row count at every depth without asking, and a receiver knows the size of what will arrive. Where counts vary by
+// image, the shares are the most that an image keeps: memory is reserved for that, and what is there follows from the
+// positions that arrive with the rows (worker/layout.h).
 //
 // Depth d counts the prune points passed: depth 0 before the first, n_points after the last. A layer group is the
 // decoder layers of one depth; a sequence's KV cache has its own length in each.
@@ -13,11 +15,12 @@
 
 enum { LVP_MAX_DEPTHS = LVP_MAX_PRUNE_POINTS + 1 };
 
-// Prune points of a model and the rows one image keeps at each depth; the same for every image of the model.
+// Prune points of a model and the rows one image keeps at each depth, or the most that it keeps.
 struct lvp_prune_counts {
     int n_points;
     int after[LVP_MAX_PRUNE_POINTS]; // decoder layers that have run, strictly increasing
     int rows[LVP_MAX_DEPTHS];        // vision rows of one image at depth d; rows[0] = vision tokens
+    bool vary;                       // an image may keep fewer than rows[d], d > 0
 };
 
 struct lvp_step_seq {
@@ -46,10 +49,10 @@ struct lvp_step {
 // Depth of decoder layer `layer` (from 0): prune points that have been passed when it runs.
 int lvp_depth_of_layer(const struct lvp_prune_counts *prune, int layer);
 
-// Rows of a sequence in this step at a depth.
+// Rows of a sequence in this step at a depth; where counts vary, the most.
 int lvp_seq_rows(const struct lvp_prune_counts *prune, const struct lvp_step_seq *seq, int depth);
 
-// Rows of the whole step at a depth.
+// Rows of the whole step at a depth, likewise.
 int lvp_step_rows(const struct lvp_prune_counts *prune, const struct lvp_step *step, int depth);
 
 // KV slots a sequence reserves at a depth when it is prefilled: its rows there and every token that may follow.

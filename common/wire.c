@@ -70,14 +70,19 @@ static enum lvp_status expect(const char *field, uint64_t arrived, uint64_t anno
                     (unsigned long long)announced);
 }
 
-enum lvp_status lvp_hop_header_expect(const struct lvp_hop_header *arrived, const struct lvp_hop_header *announced)
+enum lvp_status lvp_hop_header_expect(const struct lvp_hop_header *arrived, const struct lvp_hop_header *announced,
+                                      bool vision_rows_vary)
 {
     LVP_TRY(expect("kind", (uint64_t)arrived->kind, (uint64_t)announced->kind));
     LVP_TRY(expect("number", arrived->number, announced->number));
-    LVP_TRY(expect("rows", arrived->n_rows, announced->n_rows));
+    uint64_t fewer = 0;
+    if (vision_rows_vary && arrived->vision_rows < announced->vision_rows)
+        fewer = announced->vision_rows - arrived->vision_rows;
+    uint64_t row_bytes = announced->width * lvp_dtype_size(announced->dtype);
+    LVP_TRY(expect("rows", arrived->n_rows, announced->n_rows - fewer));
     LVP_TRY(expect("width", arrived->width, announced->width));
     LVP_TRY(expect("dtype", (uint64_t)arrived->dtype, (uint64_t)announced->dtype));
     LVP_TRY(expect("parts", arrived->n_parts, announced->n_parts));
-    LVP_TRY(expect("vision rows", arrived->vision_rows, announced->vision_rows));
-    return expect("payload bytes", arrived->payload_bytes, announced->payload_bytes);
+    LVP_TRY(expect("vision rows", arrived->vision_rows, announced->vision_rows - fewer));
+    return expect("payload bytes", arrived->payload_bytes, announced->payload_bytes - fewer * row_bytes);
 }

@@ -16,12 +16,14 @@
 //       56     8  XXH3-64 of bytes 0..55
 //
 // A step's header is followed by int32 positions [rows] in the same message; the activations come in a message of their
-// own.
+// own. Where the rows of an image vary, its positions say how many there are: they lie where the image was.
 #ifndef LVP_COMMON_WIRE_H
 #define LVP_COMMON_WIRE_H
 
 #include "common/dtype.h"
 #include "common/status.h"
+
+#include <stdbool.h>
 
 enum { LVP_HOP_HEADER_BYTES = 64, LVP_HOP_VERSION = 1 };
 
@@ -41,8 +43,9 @@ void lvp_hop_header_pack(const struct lvp_hop_header *header, unsigned char byte
 // LVP_ERR_FORMAT naming the field for anything but a well-formed header of this version.
 enum lvp_status lvp_hop_header_unpack(const void *bytes, size_t n_bytes, struct lvp_hop_header *header) LVP_MUST_CHECK;
 
-// Whether what arrived is what was announced; LVP_ERR_FORMAT naming the first field that differs.
-enum lvp_status lvp_hop_header_expect(const struct lvp_hop_header *arrived,
-                                      const struct lvp_hop_header *announced) LVP_MUST_CHECK;
+// Whether what arrived is what was announced; LVP_ERR_FORMAT naming the first field that differs. vision_rows_vary:
+// images may have fewer rows than announced, text may not.
+enum lvp_status lvp_hop_header_expect(const struct lvp_hop_header *arrived, const struct lvp_hop_header *announced,
+                                      bool vision_rows_vary) LVP_MUST_CHECK;
 
 #endif

@@ -160,6 +160,7 @@ enum lvp_status lvp_deployment_set_up(const struct lvp_deployment *deployment, s
     setup->prune_after = after;
     setup->n_prune_rows = setup->n_kv_pages = (size_t)prune->n_points + 1;
     setup->prune_rows = rows;
+    setup->prune_rows_vary = prune->vary;
     setup->kv_pages = pages;
     setup->max_rows = deployment->max_rows;
     setup->max_seqs = deployment->scheduler.max_seqs;

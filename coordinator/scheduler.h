@@ -1,6 +1,6 @@
 // Continuous batching for one replica: which sequences run in the next step. A pure state machine: it counts KV pages
-// and sequence slots exactly as the stages do (keep ratios are fixed shares), so admission here means room there. No
-// MPI.
+// and sequence slots exactly as the stages do (by keep ratios, even where an image keeps less), so admission here means
+// room there. No MPI.
 //
 // - A request is prefilled whole, in one step, and decoded one row at a time in later ones; never in two steps at once.
 // - Its KV for prompt and answer is reserved before the prefill, on every layer group; nothing is preempted.

@@ -117,7 +117,7 @@ static enum lvp_status step(struct calibration *c, int n, int rows, bool prefill
     struct lvp_step what = {.number = ++c->number, .n_seqs = n, .seqs = c->seqs};
     struct lvp_step_output output = {.x = c->x_out, .positions = c->positions_out};
     double start = lvp_now();
-    LVP_TRY(lvp_stage_step(c->layers, &what, c->x, c->positions, &output));
+    LVP_TRY(lvp_stage_step(c->layers, &what, c->x, c->positions, n * rows, &output));
     *seconds += (lvp_now() - start) / c->config.text.layers;
     return LVP_OK;
 }

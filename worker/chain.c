@@ -101,7 +101,7 @@ enum lvp_status lvp_chain_step(struct lvp_chain *chain, const struct lvp_step_se
                                float *logprobs)
 {
     struct lvp_step step = {.number = ++chain->number, .n_seqs = n_seqs, .seqs = seqs};
-    int from = 0;
+    int from = 0, n_rows = 0;
     for (int s = 0; s < chain->partition.n_stages; s++) {
         if (!lvp_stage_has_decoder(chain->stages[s])) continue;
         struct lvp_step_output output = {.x = chain->payload[1 - from],
@@ -110,7 +110,8 @@ enum lvp_status lvp_chain_step(struct lvp_chain *chain, const struct lvp_step_se
                                          .logprobs = logprobs};
         bool first = chain->ranges[s].merge;
         LVP_TRY(lvp_stage_step(chain->stages[s], &step, first ? NULL : chain->payload[from],
-                               first ? NULL : chain->positions[from], &output));
+                               first ? NULL : chain->positions[from], n_rows, &output));
+        n_rows = output.n_rows;
         from = 1 - from;
     }
     return LVP_OK;

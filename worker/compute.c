@@ -35,6 +35,7 @@ static enum lvp_status create_lanes(struct lvp_compute *compute)
     LVP_TRY(lvp_lane_init(&compute->steps, compute->backend, LVP_HOP_STEP, step_head,
                           (struct lvp_lane_end){first > merge ? before : -1, setup->direct_from, step_body},
                           (struct lvp_lane_end){end > merge ? after : -1, setup->direct_to, step_body}));
+    compute->steps.vision_rows_vary = setup->prune.vary;
     return lvp_lane_init(&compute->encodes, compute->backend, LVP_HOP_ENCODE, LVP_HOP_HEADER_BYTES,
                          (struct lvp_lane_end){encodes_in ? before : -1, setup->direct_from, images * image_in},
                          (struct lvp_lane_end){encodes_out ? after : -1, setup->direct_to, images * image_out});
@@ -134,7 +135,9 @@ static enum lvp_status run_step(struct lvp_compute *compute, struct lvp_job *job
         output.x = lane->out[i].body;
         output.positions = lvp_lane_positions(lane->out[i].head);
     }
-    return lvp_stage_step(compute->stage, &job->step, x, positions, &output);
+    LVP_TRY(lvp_stage_step(compute->stage, &job->step, x, positions, (int)job->in.n_rows, &output));
+    job->out = lvp_compute_step_header(compute, &job->step, output.n_rows, output.n_vision_rows);
+    return LVP_OK;
 }
 
 static enum lvp_status run_encode(struct lvp_compute *compute, struct lvp_job *job, uint64_t index)
@@ -173,7 +176,6 @@ static bool has_prefill(const struct lvp_step *step)
 static void count_step(struct lvp_compute *compute, const struct lvp_job *job, double seconds)
 {
     Lvp__Statistics *stats = &compute->statistics;
-    const struct lvp_prune_counts *prune = &compute->setup.prune;
     stats->steps++;
     double select = lvp_stage_select_seconds(compute->stage); // this thread's own
     stats->select_seconds += select - compute->select_seconds;
@@ -186,25 +188,19 @@ static void count_step(struct lvp_compute *compute, const struct lvp_job *job, d
     }
     if (compute->steps.to.rank < 0) return;
     int64_t row_bytes = (int64_t)compute->config.text.hidden * (int64_t)lvp_dtype_size(compute->setup.dtype);
-    int depth = lvp_depth_of_layer(prune, lvp_stage_range_of(&compute->config,
-                                                             compute->setup.partition.first[compute->setup.stage],
-                                                             compute->setup.partition.first[compute->setup.stage + 1])
-                                              .dec_end);
-    int64_t n_rows = 0;
+    int64_t n_rows = job->out.n_rows, decoded = 0;
     for (int s = 0; s < job->step.n_seqs; s++) {
         const struct lvp_step_seq *seq = &job->step.seqs[s];
-        int64_t rows = lvp_seq_rows(prune, seq, depth);
-        n_rows += rows;
-        if (seq->prefill) {
-            stats->prefill_rows += rows;
-            stats->prefill_vision_rows += (int64_t)seq->n_images * prune->rows[depth];
-            stats->prefill_bytes += rows * row_bytes;
-            stats->unpruned_prefill_rows += lvp_seq_rows(prune, seq, 0);
-        } else {
-            stats->decode_rows++;
-            stats->decode_bytes += row_bytes;
-        }
+        if (seq->prefill)
+            stats->unpruned_prefill_rows += lvp_seq_rows(&compute->setup.prune, seq, 0);
+        else
+            decoded++;
     }
+    stats->prefill_rows += n_rows - decoded;
+    stats->prefill_vision_rows += (int64_t)job->out.vision_rows;
+    stats->prefill_bytes += (n_rows - decoded) * row_bytes;
+    stats->decode_rows += decoded;
+    stats->decode_bytes += decoded * row_bytes;
     stats->framing_bytes += LVP_HOP_HEADER_BYTES + n_rows * (int64_t)sizeof(int32_t);
 }
 

@@ -69,6 +69,10 @@ bool lvp_compute_stop(struct lvp_compute *compute, struct lvp_transports transpo
 // Statistics since the last call, with spans that are valid until something else is done. With the lock held.
 Lvp__Statistics lvp_compute_measure(struct lvp_compute *compute);
 
+// What goes in front of a step's rows.
+struct lvp_hop_header lvp_compute_step_header(const struct lvp_compute *compute, const struct lvp_step *step,
+                                              int n_rows, int n_vision_rows);
+
 // Announce work; the message becomes the lane's. Called with the lock held.
 enum lvp_status lvp_compute_step(struct lvp_compute *compute, Lvp__ToWorker *message) LVP_MUST_CHECK;
 enum lvp_status lvp_compute_encode(struct lvp_compute *compute, Lvp__ToWorker *message) LVP_MUST_CHECK;

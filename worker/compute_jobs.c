@@ -45,13 +45,10 @@ static enum lvp_status read_sequences(const struct lvp_worker_setup *setup, int 
     return LVP_OK;
 }
 
-static struct lvp_hop_header step_header(const struct lvp_compute *compute, const struct lvp_step *step, int n_rows,
-                                         int depth)
+struct lvp_hop_header lvp_compute_step_header(const struct lvp_compute *compute, const struct lvp_step *step,
+                                              int n_rows, int n_vision_rows)
 {
-    const struct lvp_prune_counts *prune = &compute->setup.prune;
-    uint64_t width = (uint64_t)compute->config.text.hidden, vision_rows = 0;
-    for (int s = 0; s < step->n_seqs; s++)
-        vision_rows += (uint64_t)step->seqs[s].n_images * (uint64_t)prune->rows[depth];
+    uint64_t width = (uint64_t)compute->config.text.hidden;
     return (struct lvp_hop_header){.kind = LVP_HOP_STEP,
                                    .number = step->number,
                                    .n_rows = (uint32_t)n_rows,
@@ -59,7 +56,18 @@ static struct lvp_hop_header step_header(const struct lvp_compute *compute, cons
                                    .n_parts = (uint32_t)step->n_seqs,
                                    .dtype = compute->setup.dtype,
                                    .payload_bytes = (uint64_t)n_rows * width * lvp_dtype_size(compute->setup.dtype),
-                                   .vision_rows = vision_rows};
+                                   .vision_rows = (uint64_t)n_vision_rows};
+}
+
+// What the stage before will send, or the most that it may.
+static struct lvp_hop_header announced_rows(const struct lvp_compute *compute, const struct lvp_step *step)
+{
+    const struct lvp_worker_setup *setup = &compute->setup;
+    struct lvp_stage_range range = lvp_stage_range_of(&compute->config, setup->partition.first[setup->stage],
+                                                      setup->partition.first[setup->stage + 1]);
+    int depth = lvp_depth_of_layer(&setup->prune, range.dec_first), n_vision_rows = 0;
+    for (int s = 0; s < step->n_seqs; s++) n_vision_rows += step->seqs[s].n_images * setup->prune.rows[depth];
+    return lvp_compute_step_header(compute, step, lvp_step_rows(&setup->prune, step, depth), n_vision_rows);
 }
 
 enum lvp_status lvp_compute_step(struct lvp_compute *compute, Lvp__ToWorker *message)
@@ -74,13 +82,7 @@ enum lvp_status lvp_compute_step(struct lvp_compute *compute, Lvp__ToWorker *mes
     }
     job->message = message;
     LVP_TRY(read_sequences(&compute->setup, compute->config.text.vocab, message->step, job));
-    const struct lvp_worker_setup *setup = &compute->setup;
-    struct lvp_stage_range range = lvp_stage_range_of(&compute->config, setup->partition.first[setup->stage],
-                                                      setup->partition.first[setup->stage + 1]);
-    job->in = step_header(compute, &job->step, lvp_stage_rows_in(compute->stage, &job->step),
-                          lvp_depth_of_layer(&setup->prune, range.dec_first));
-    job->out = step_header(compute, &job->step, lvp_stage_rows_out(compute->stage, &job->step),
-                           lvp_depth_of_layer(&setup->prune, range.dec_end));
+    if (compute->steps.from.rank >= 0) job->in = announced_rows(compute, &job->step);
     compute->last_announced = job->step.number;
     compute->steps.announced++;
     pthread_cond_signal(&compute->wake); // from now on the compute thread's waiting counts as waiting for this job

@@ -131,13 +131,13 @@ static enum lvp_status post_receives(struct lvp_lane *lane, struct lvp_transport
 
 // Compares the head that arrived with what was announced. A direct body is asked for only then: a receive that waits
 // for long would keep the GPU busy.
-static enum lvp_status take_head(struct lvp_lane *lane, struct lvp_transports transports, size_t i,
-                                 const struct lvp_job *job)
+static enum lvp_status take_head(struct lvp_lane *lane, struct lvp_transports transports, size_t i, struct lvp_job *job)
 {
     struct lvp_hop_header header;
     size_t arrived = lane->in[i].head_transfer.n_received;
     LVP_TRY(lvp_hop_header_unpack(lane->in[i].head, arrived, &header));
-    LVP_TRY(lvp_hop_header_expect(&header, &job->in));
+    LVP_TRY(lvp_hop_header_expect(&header, &job->in, lane->vision_rows_vary));
+    job->in = header;
     if (arrived != head_bytes(&job->in))
         return lvp_fail(LVP_ERR_FORMAT, "job %llu arrived from rank %d with a head of %zu bytes, not %zu",
                         (unsigned long long)job->in.number, lane->from.rank, arrived, head_bytes(&job->in));
@@ -149,7 +149,7 @@ static enum lvp_status finish_receives(struct lvp_lane *lane, struct lvp_transpo
 {
     struct lvp_transport *messages = transports.messages, *bodies = body_transport(&lane->from, transports);
     while (lane->arrived < lane->posted) {
-        const struct lvp_job *job = lvp_lane_job(lane, lane->arrived);
+        struct lvp_job *job = lvp_lane_job(lane, lane->arrived);
         size_t i = lane->arrived % LVP_LANE_BUFFERS;
         bool done;
         LVP_TRY(messages->ops->test(messages, &lane->in[i].head_transfer, &done));

@@ -35,7 +35,7 @@ struct lvp_job {
     Lvp__ToWorker *message; // owns what the rest points to
     struct lvp_step step;   // step lane
     struct lvp_step_seq *seqs;
-    struct lvp_hop_header in, out; // what is expected and what will be sent; unused at the ends of the chain
+    struct lvp_hop_header in, out; // what is expected, then what arrived; what will be sent. Unused at the chain's ends
     int32_t *tokens;               // step lane with `head`: [n_seqs]
     float *logprobs;
 };
@@ -44,13 +44,14 @@ struct lvp_lane {
     struct lvp_backend *backend; // whose memory the bodies are; borrowed
     enum lvp_hop_kind kind;
     struct lvp_lane_end from, to;
+    bool vision_rows_vary; // what is announced is the most that may arrive
     uint64_t announced, posted, arrived, computed, sending, sent;
     struct lvp_job jobs[LVP_LANE_JOBS]; // job j at j % LVP_LANE_JOBS
     struct {
         unsigned char *head; // header, then positions of a step
         void *body;          // the backend's payload memory
         struct lvp_transfer head_transfer, body_transfer;
-        bool expected; // in: the head is here and says what was announced
+        bool expected; // in: the head is here and says what was announced, or less where that may be
     } in[LVP_LANE_BUFFERS], out[LVP_LANE_BUFFERS];
     double sending_since[LVP_LANE_BUFFERS]; // lvp_wall_seconds()
     size_t head_capacity;                   // bytes

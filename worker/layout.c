@@ -15,6 +15,7 @@ struct lvp_layout {
     int32_t *host, *device;
     size_t capacity, used;
     struct lvp_depth_layout depths[LVP_MAX_DEPTHS];
+    int32_t *image_rows[LVP_MAX_DEPTHS]; // host: [n_images] rows of each image of the step at a depth
     struct lvp_merge_layout merging;
     const int32_t *last_rows;
     uint64_t key;
@@ -36,9 +37,9 @@ enum lvp_status lvp_layout_create(struct lvp_backend *backend, const struct lvp_
                                   .max_seqs = max_seqs,
                                   .max_pages = max_pages};
     size_t rows = (size_t)max_rows, seqs = (size_t)max_seqs + 1;
-    // per depth: slots, text_row, vision_row, six arrays of images (an image has a row at least at depth 0), and the
+    // per depth: slots, text_row, vision_row, five arrays of images (an image has a row at least at depth 0), and the
     // per-sequence arrays; then the merge's five arrays of rows
-    size_t per_depth = 9 * rows + 1 + seqs * (5 + (size_t)max_pages);
+    size_t per_depth = 8 * rows + 1 + seqs * (5 + (size_t)max_pages);
     layout->capacity = per_depth * (size_t)(last_depth - first_depth + 1) + 5 * rows + 2 * seqs;
     layout->host = malloc(layout->capacity * sizeof *layout->host);
     if (layout->host == NULL) {
@@ -115,14 +116,86 @@ static enum lvp_status check_step(const struct lvp_layout *layout, const struct 
     return LVP_OK;
 }
 
+static size_t count_images(const struct lvp_step *step)
+{
+    size_t n = 0;
+    for (int s = 0; s < step->n_seqs; s++) n += (size_t)step->seqs[s].n_images;
+    return n;
+}
+
+// Positions come from another rank, and how many rows an image has and their places on its grid follow from them. A
+// text row has the one that it can have; what is left of an image lies inside it, in order.
+static enum lvp_status read_positions(const struct lvp_layout *layout, const struct lvp_step *step, int image_token_id,
+                                      const int32_t *positions, int n_rows, int32_t *image_rows)
+{
+    const struct lvp_prune_counts *prune = &layout->prune;
+    int row = 0, n_images = 0;
+    for (int s = 0; s < step->n_seqs; s++) {
+        const struct lvp_step_seq *seq = &step->seqs[s];
+        int32_t first = seq->prefill ? 0 : seq->position;
+        for (int i = 0; i < seq->n_ids; i++) {
+            bool image = seq->prefill && seq->ids[i] == image_token_id;
+            int n = 0, most = image ? prune->rows[layout->first_depth] : 1;
+            int32_t least = first, end = first + (image ? prune->rows[0] : 1);
+            for (; n < most && row < n_rows && positions[row] >= least && positions[row] < end; n++)
+                least = positions[row++] + 1;
+            if (image) image_rows[n_images++] = n;
+            first = end;
+            if (n == most || (image && prune->vary && layout->first_depth > 0)) continue;
+            if (row == n_rows)
+                return lvp_fail(LVP_ERR_FORMAT, "step %llu arrived with %d rows, more belong to it",
+                                (unsigned long long)step->number, n_rows);
+            return lvp_fail(LVP_ERR_FORMAT, "row %d of step %llu arrived with position %d, not within %d..%d", row,
+                            (unsigned long long)step->number, positions[row], least, end - 1);
+        }
+    }
+    if (row == n_rows) return LVP_OK;
+    return lvp_fail(LVP_ERR_FORMAT, "row %d of step %llu arrived with position %d, where the step ends", row,
+                    (unsigned long long)step->number, positions[row]);
+}
+
+// Rows of every image at the depths of this stage.
+static enum lvp_status count_image_rows(struct lvp_layout *layout, const struct lvp_step *step, int image_token_id,
+                                        const int32_t *positions, int n_rows)
+{
+    size_t n_images = count_images(step);
+    for (int d = layout->first_depth; d <= layout->last_depth; d++) {
+        int32_t *rows = carve(layout, n_images), most = layout->prune.rows[d];
+        const int32_t *before = d > layout->first_depth ? layout->image_rows[d - 1] : NULL;
+        for (size_t i = 0; i < n_images; i++) rows[i] = before != NULL && before[i] < most ? before[i] : most;
+        layout->image_rows[d] = rows;
+        if (before == NULL && positions != NULL)
+            LVP_TRY(read_positions(layout, step, image_token_id, positions, n_rows, rows));
+    }
+    return LVP_OK;
+}
+
+// Rows of a sequence at a depth; its first image is the step's `image`th.
+static int count_rows(const struct lvp_layout *layout, const struct lvp_step_seq *seq, size_t image, int depth)
+{
+    if (!seq->prefill) return 1;
+    int n = seq->n_ids - seq->n_images;
+    for (int i = 0; i < seq->n_images; i++) n += layout->image_rows[depth][image + (size_t)i];
+    return n;
+}
+
+static int count_step_rows(const struct lvp_layout *layout, const struct lvp_step *step, int depth)
+{
+    int n = 0;
+    size_t image = 0;
+    for (int s = 0; s < step->n_seqs; image += (size_t)step->seqs[s++].n_images)
+        n += count_rows(layout, &step->seqs[s], image, depth);
+    return n;
+}
+
 // The rows of one image-bearing prefill at `depth`: text rows, vision rows and image ranges, as row indices of the
 // step.
 struct segment_cursor {
     int row, n_text, n_vision, n_images;
-    int32_t *text_row, *vision_row, *image_row, *image_len, *image_keep, *gate_start, *image_seq, *image_position;
+    int32_t *text_row, *vision_row, *image_row, *gate_start, *image_seq, *image_position;
 };
 
-static void walk_segment(const struct lvp_prune_counts *prune, const struct lvp_step *step, int s, int image_token_id,
+static void walk_segment(const struct lvp_layout *layout, const struct lvp_step *step, int s, int image_token_id,
                          int depth, struct segment_cursor *at)
 {
     const struct lvp_step_seq *seq = &step->seqs[s];
@@ -135,27 +208,24 @@ static void walk_segment(const struct lvp_prune_counts *prune, const struct lvp_
         }
         at->image_seq[at->n_images] = s;
         at->image_position[at->n_images] = position;
-        position += prune->rows[0];
+        position += layout->prune.rows[0];
         at->image_row[at->n_images] = at->row;
-        at->image_len[at->n_images] = prune->rows[depth];
-        at->image_keep[at->n_images] = depth < prune->n_points ? prune->rows[depth + 1] : prune->rows[depth];
-        at->gate_start[at->n_images++] = at->n_vision;
-        for (int v = 0; v < prune->rows[depth]; v++) at->vision_row[at->n_vision++] = at->row++;
+        at->gate_start[at->n_images] = at->n_vision;
+        int n = layout->image_rows[depth][at->n_images++];
+        for (int v = 0; v < n; v++) at->vision_row[at->n_vision++] = at->row++;
     }
 }
 
 static void build_segments(struct lvp_layout *layout, const struct lvp_step *step, int image_token_id, int depth,
                            struct lvp_depth_layout *out)
 {
-    size_t n_rows = (size_t)out->n_rows, n_seqs = (size_t)step->n_seqs;
-    size_t n_images = 0;
-    for (int s = 0; s < step->n_seqs; s++) n_images += (size_t)step->seqs[s].n_images;
+    size_t n_rows = (size_t)out->n_rows, n_seqs = (size_t)step->n_seqs, n_images = count_images(step);
+    const int32_t *len = layout->image_rows[depth];
+    const int32_t *keep = layout->image_rows[depth < layout->last_depth ? depth + 1 : depth];
     int32_t *text_start = carve(layout, n_seqs + 1), *vision_start = carve(layout, n_seqs + 1);
     struct segment_cursor at = {.text_row = carve(layout, n_rows),
                                 .vision_row = carve(layout, n_rows),
                                 .image_row = carve(layout, n_images),
-                                .image_len = carve(layout, n_images),
-                                .image_keep = carve(layout, n_images),
                                 .gate_start = carve(layout, n_images + 1),
                                 .image_seq = carve(layout, n_images),
                                 .image_position = carve(layout, n_images)};
@@ -164,10 +234,10 @@ static void build_segments(struct lvp_layout *layout, const struct lvp_step *ste
     for (int s = 0; s < step->n_seqs; s++) {
         const struct lvp_step_seq *seq = &step->seqs[s];
         if (seq->n_images == 0) {
-            at.row += lvp_seq_rows(&layout->prune, seq, depth);
+            at.row += count_rows(layout, seq, (size_t)at.n_images, depth);
             continue;
         }
-        walk_segment(&layout->prune, step, s, image_token_id, depth, &at);
+        walk_segment(layout, step, s, image_token_id, depth, &at);
         n_segments++;
         text_start[n_segments] = at.n_text;
         vision_start[n_segments] = at.n_vision;
@@ -182,8 +252,9 @@ static void build_segments(struct lvp_layout *layout, const struct lvp_step *ste
     out->vision_row = on_device(layout, at.vision_row);
     out->vision_start = on_device(layout, vision_start);
     out->image_row = on_device(layout, at.image_row);
-    out->image_len = on_device(layout, at.image_len);
-    out->image_keep = on_device(layout, at.image_keep);
+    out->image_len = on_device(layout, len);
+    out->image_keep = on_device(layout, keep);
+    out->host_image_len = len;
     out->gate_start = on_device(layout, at.gate_start);
     out->image_seq = on_device(layout, at.image_seq);
     out->image_position = on_device(layout, at.image_position);
@@ -194,12 +265,14 @@ static enum lvp_status build_depth(struct lvp_layout *layout, const struct lvp_s
 {
     struct lvp_depth_layout *out = &layout->depths[depth];
     size_t n_seqs = (size_t)step->n_seqs;
-    *out = (struct lvp_depth_layout){.n_rows = lvp_step_rows(&layout->prune, step, depth)};
+    size_t image = 0;
+    *out = (struct lvp_depth_layout){.n_rows = count_step_rows(layout, step, depth)};
     int32_t *row_start = carve(layout, n_seqs + 1), *slots = carve(layout, (size_t)out->n_rows);
     int32_t *kv_len = carve(layout, n_seqs), *table = carve(layout, n_seqs * (size_t)layout->max_pages);
     row_start[0] = 0;
     for (int s = 0; s < step->n_seqs; s++) {
-        int n = lvp_seq_rows(&layout->prune, &step->seqs[s], depth);
+        int n = count_rows(layout, &step->seqs[s], image, depth);
+        image += (size_t)step->seqs[s].n_images;
         row_start[s + 1] = row_start[s] + n;
         if (n > out->max_rows) out->max_rows = n;
         if (cache == NULL || !lvp_kv_cache_has(cache, depth)) continue; // the next stage's layers
@@ -282,10 +355,12 @@ uint64_t lvp_layout_key(const struct lvp_layout *layout)
 }
 
 enum lvp_status lvp_layout_build(struct lvp_layout *layout, const struct lvp_step *step,
-                                 const struct lvp_model_config *config, int image_slots, struct lvp_kv_cache *cache)
+                                 const struct lvp_model_config *config, int image_slots, const int32_t *positions,
+                                 int n_rows, struct lvp_kv_cache *cache)
 {
     LVP_TRY(check_step(layout, step, config, image_slots));
     layout->used = 0;
+    LVP_TRY(count_image_rows(layout, step, config->image_token_id, positions, n_rows));
     for (int s = 0; cache != NULL && s < step->n_seqs; s++)
         if (step->seqs[s].prefill) LVP_TRY(lvp_kv_cache_reserve(cache, &step->seqs[s]));
     for (int d = layout->first_depth; d <= layout->last_depth; d++)

@@ -1,6 +1,8 @@
 // Where the rows of a step are, at every depth: row ranges, KV slots, block tables and, for a prune point, which rows
 // are text and which belong to which image. All of it follows from counts, so it is built on the host before a step
-// computes and uploaded once. Only the original positions of survivors depend on data; they travel with the rows.
+// computes and uploaded once. Only the original positions of survivors depend on data; they travel with the rows, and
+// say how many rows of an image arrived: those that lie where the image was. Further on an image keeps its share, or
+// all it has where that is less.
 // Thread: the compute thread.
 #ifndef LVP_WORKER_LAYOUT_H
 #define LVP_WORKER_LAYOUT_H
@@ -24,6 +26,7 @@ struct lvp_depth_layout {
     const int32_t *vision_row, *vision_start; // [n_vision] row indices, [n_segments + 1]
     int n_images;
     const int32_t *image_row, *image_len, *image_keep; // [n_images]
+    const int32_t *host_image_len;                     // [n_images] image_len in host memory
     const int32_t *gate_start;                         // [n_images + 1] first of the image's rows among vision_row
     const int32_t *image_seq, *image_position;         // [n_images] its sequence, original position of its first token
 };
@@ -44,11 +47,12 @@ enum lvp_status lvp_layout_create(struct lvp_backend *backend, const struct lvp_
                                   struct lvp_layout **layout) LVP_MUST_CHECK;
 void lvp_layout_destroy(struct lvp_layout *layout); // NULL is allowed
 
-// Reserves and appends in `cache` as it goes. `cache` may be NULL for a stage without decoder layers. LVP_ERR_FORMAT
-// for a step that does not fit the stage (too many rows, a slot or an id out of range).
+// Reserves and appends in `cache` as it goes. `cache` may be NULL for a stage without decoder layers. positions
+// [n_rows]: those that arrived with the rows; NULL at `merge`, where they are made. LVP_ERR_FORMAT for a step that does
+// not fit the stage (too many rows, a slot or an id out of range) and for positions that cannot be.
 enum lvp_status lvp_layout_build(struct lvp_layout *layout, const struct lvp_step *step,
-                                 const struct lvp_model_config *config, int image_slots,
-                                 struct lvp_kv_cache *cache) LVP_MUST_CHECK;
+                                 const struct lvp_model_config *config, int image_slots, const int32_t *positions,
+                                 int n_rows, struct lvp_kv_cache *cache) LVP_MUST_CHECK;
 
 const struct lvp_depth_layout *lvp_layout_depth(const struct lvp_layout *layout, int depth);
 const struct lvp_merge_layout *lvp_layout_merge(const struct lvp_layout *layout);

@@ -84,11 +84,13 @@ void lvp_pruner_destroy(struct lvp_pruner *p)
 static void score_random(struct lvp_pruner *p, int point, const struct lvp_prune_view *view)
 {
     const struct lvp_step *step = view->step;
-    int rows_per_image = view->layout->n_images == 0 ? 0 : view->layout->n_vision / view->layout->n_images;
+    const int32_t *image_len = view->layout->host_image_len;
     size_t row = 0;
     for (int s = 0; s < step->n_seqs; s++) {
         const struct lvp_step_seq *seq = &step->seqs[s];
-        for (int place = 0; place < seq->n_images * rows_per_image; place++, row++) {
+        int n = 0;
+        for (int i = 0; i < seq->n_images; i++) n += *image_len++;
+        for (int place = 0; place < n; place++, row++) {
             uint64_t word = lvp_mix(seq->random_key ^ lvp_mix(((uint64_t)point << 32) | (uint64_t)place));
             p->host_gate[2 * row] = (float)(word >> 40) * 0x1p-24f;
         }

@@ -22,6 +22,7 @@ static enum lvp_status read_prune(const Lvp__Setup *message, struct lvp_prune_co
             return bad("prune_after");
         prune->after[s] = message->prune_after[s];
     }
+    prune->vary = message->prune_rows_vary;
     for (int d = 0; d <= prune->n_points; d++) {
         int64_t low = d == 0 ? 1 : 0, high = d == 0 ? LVP_MAX_IMAGE_TOKENS : message->prune_rows[d - 1];
         if (!in_range(message->prune_rows[d], low, high)) return bad("prune_rows");

@@ -82,16 +82,6 @@ enum lvp_status lvp_stage_park(struct lvp_stage *stage, int n_images, const void
     return stage->backend->ops->sync(stage->backend);
 }
 
-int lvp_stage_rows_in(const struct lvp_stage *stage, const struct lvp_step *step)
-{
-    return lvp_step_rows(&stage->prune, step, stage->depth_in);
-}
-
-int lvp_stage_rows_out(const struct lvp_stage *stage, const struct lvp_step *step)
-{
-    return lvp_step_rows(&stage->prune, step, stage->depth_out);
-}
-
 static void merge_rows(struct lvp_stage *stage)
 {
     struct lvp_backend *backend = stage->backend;
@@ -208,43 +198,17 @@ static void run_head(struct lvp_stage *stage, int n_seqs)
     backend->ops->sample(backend, head->logits, n_seqs, text->vocab, head->draws, head->tokens, head->logprobs);
 }
 
-// Positions come from another rank, and places on an image's grid follow from them. A text row has the one that it can
-// have; what is left of an image lies inside it, in order.
-static enum lvp_status check_positions(const struct lvp_stage *stage, const struct lvp_step *step,
-                                       const int32_t *positions)
-{
-    const int *rows = stage->prune.rows;
-    int row = 0;
-    for (int s = 0; s < step->n_seqs; s++) {
-        const struct lvp_step_seq *seq = &step->seqs[s];
-        int32_t first = seq->prefill ? 0 : seq->position;
-        for (int i = 0; i < seq->n_ids; i++) {
-            bool image = seq->prefill && seq->ids[i] == stage->config.image_token_id;
-            int n = image ? rows[stage->depth_in] : 1;
-            int32_t least = first, end = first + (image ? rows[0] : 1);
-            for (int v = 0; v < n; v++, row++) {
-                if (positions[row] < least || positions[row] >= end)
-                    return lvp_fail(LVP_ERR_FORMAT, "row %d of step %llu arrived with position %d, not within %d..%d",
-                                    row, (unsigned long long)step->number, positions[row], least, end - 1);
-                least = positions[row] + 1;
-            }
-            first = end;
-        }
-    }
-    return LVP_OK;
-}
-
 // Everything that a step uploads: what follows is computation only.
 static enum lvp_status take_in(struct lvp_stage *stage, const struct lvp_step *step, const void *x,
-                               const int32_t *positions)
+                               const int32_t *positions, int n_rows)
 {
     struct lvp_backend *backend = stage->backend;
-    LVP_TRY(lvp_layout_build(stage->layout, step, &stage->config, stage->limits.image_slots, stage->cache));
+    LVP_TRY(lvp_layout_build(stage->layout, step, &stage->config, stage->limits.image_slots, positions, n_rows,
+                             stage->cache));
     stage->current = 0;
-    stage->n_rows = lvp_stage_rows_in(stage, step);
+    stage->n_rows = lvp_layout_depth(stage->layout, stage->depth_in)->n_rows;
     if (stage->range.head) upload_draws(stage, step);
     if (stage->range.merge) return LVP_OK;
-    LVP_TRY(check_positions(stage, step, positions));
     backend->ops->load(backend, x, (size_t)stage->n_rows * (size_t)stage->config.text.hidden, stage->x[0]);
     backend->ops->upload(backend, stage->positions[0], positions, (size_t)stage->n_rows * sizeof *positions);
     return LVP_OK;
@@ -267,12 +231,12 @@ static void run_blocks(struct lvp_stage *stage, const struct lvp_step *step)
 }
 
 enum lvp_status lvp_stage_step(struct lvp_stage *stage, const struct lvp_step *step, const void *x,
-                               const int32_t *positions, const struct lvp_step_output *output)
+                               const int32_t *positions, int n_rows, struct lvp_step_output *output)
 {
     struct lvp_backend *backend = stage->backend;
     const struct lvp_head *head = &stage->head;
     size_t n_seqs = (size_t)step->n_seqs;
-    LVP_TRY(take_in(stage, step, x, positions));
+    LVP_TRY(take_in(stage, step, x, positions, n_rows));
     uint64_t key = lvp_layout_key(stage->layout);
     if (key == 0) {
         run_blocks(stage, step);
@@ -289,6 +253,8 @@ enum lvp_status lvp_stage_step(struct lvp_stage *stage, const struct lvp_step *s
         backend->ops->download(backend, output->positions, stage->positions[stage->current],
                                (size_t)stage->n_rows * sizeof *output->positions);
     }
+    output->n_rows = stage->n_rows;
+    output->n_vision_rows = lvp_layout_depth(stage->layout, stage->depth_out)->n_vision;
     return backend->ops->sync(backend);
 }
 

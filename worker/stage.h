@@ -71,22 +71,19 @@ enum lvp_status lvp_stage_encode(struct lvp_stage *stage, int n_images, const vo
 enum lvp_status lvp_stage_park(struct lvp_stage *stage, int n_images, const void *in,
                                const int32_t *slots) LVP_MUST_CHECK;
 
-// Rows of a step where it enters and leaves this stage.
-int lvp_stage_rows_in(const struct lvp_stage *stage, const struct lvp_step *step);
-int lvp_stage_rows_out(const struct lvp_stage *stage, const struct lvp_step *step);
-
-// What a step leaves behind, host memory of the caller. Without `head`: x [rows_out, hidden] in the model's dtype and
-// positions [rows_out]. With `head`: tokens and logprobs [n_seqs].
+// What a step leaves behind, host memory of the caller. Without `head`: x [n_rows, hidden] in the model's dtype and
+// positions [n_rows], both with room for the most that may be. With `head`: tokens and logprobs [n_seqs].
 struct lvp_step_output {
+    int n_rows, n_vision_rows; // set by the stage
     void *x;
     int32_t *positions;
     int32_t *tokens;
     float *logprobs;
 };
 
-// x [rows_in, hidden] in the model's dtype and positions [rows_in] from the stage before; both NULL at `merge`.
+// x [n_rows, hidden] in the model's dtype and positions [n_rows] from the stage before; NULL and 0 at `merge`.
 enum lvp_status lvp_stage_step(struct lvp_stage *stage, const struct lvp_step *step, const void *x,
-                               const int32_t *positions, const struct lvp_step_output *output) LVP_MUST_CHECK;
+                               const int32_t *positions, int n_rows, struct lvp_step_output *output) LVP_MUST_CHECK;
 
 // What one prune point did to a step, for looking inside (lvpipe show). Host memory, valid during the call.
 struct lvp_prune_event {

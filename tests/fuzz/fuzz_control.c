@@ -82,7 +82,7 @@ static void run_step(Lvp__ToWorker *message)
     }
     struct lvp_job *job = lvp_lane_job(&compute.steps, compute.steps.computed);
     struct lvp_step_output output = {.x = x, .positions = positions, .tokens = job->tokens, .logprobs = job->logprobs};
-    if (lvp_stage_step(compute.stage, &job->step, NULL, NULL, &output) != LVP_OK) {
+    if (lvp_stage_step(compute.stage, &job->step, NULL, NULL, 0, &output) != LVP_OK) {
         if (lvp_error_text()[0] == '\0') abort();
         for (int slot = 0; slot < MAX_SEQS; slot++) lvp_stage_release(compute.stage, slot);
     }

@@ -44,6 +44,7 @@ void chain_open(const struct chain_options *options, struct lvp_chain *chain)
     if (options->pruner == LVP_PRUNER_LVPRUNING) inner.weights = path;
     lvp_error_clear();
     make_plan(options, path, &inner.plan);
+    inner.plan.counts_vary = options->counts_vary;
     check(lvp_chain_open(&inner, chain), "chain");
 }
 

@@ -10,6 +10,7 @@ struct chain_options {
     enum lvp_dtype dtype;
     const char *keep; // NULL: dense
     enum lvp_pruner_kind pruner;
+    bool counts_vary; // struct lvp_prune_plan
     int threads, max_rows, max_seqs;
     const struct lvp_partition *partition; // NULL: one stage
 };

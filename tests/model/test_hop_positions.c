@@ -67,7 +67,7 @@ static enum lvp_status arrive(void (*change)(int32_t *positions))
     for (int i = 0; i < n_rows; i++) positions[i] = i;
     change(positions);
     lvp_error_clear();
-    enum lvp_status status = lvp_stage_step(chain.stages[SECOND], &step, x, positions, &output);
+    enum lvp_status status = lvp_stage_step(chain.stages[SECOND], &step, x, positions, n_rows, &output);
     lvp_stage_release(chain.stages[SECOND], 0);
     free(x);
     return status;

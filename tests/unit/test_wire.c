@@ -112,7 +112,7 @@ static void test_impossible_fields_are_refused(void **state)
 static void expect_difference(struct lvp_hop_header arrived, const char *field)
 {
     lvp_error_clear();
-    assert_int_equal(lvp_hop_header_expect(&arrived, &example), LVP_ERR_FORMAT);
+    assert_int_equal(lvp_hop_header_expect(&arrived, &example, false), LVP_ERR_FORMAT);
     assert_non_null(strstr(lvp_error_text(), field));
 }
 
@@ -120,7 +120,7 @@ static void test_expect_names_the_first_difference(void **state)
 {
     (void)state;
     struct lvp_hop_header other = example;
-    assert_int_equal(lvp_hop_header_expect(&other, &example), LVP_OK);
+    assert_int_equal(lvp_hop_header_expect(&other, &example, false), LVP_OK);
     other.payload_bytes++;
     expect_difference(other, "payload bytes");
     other.vision_rows++;
@@ -139,6 +139,26 @@ static void test_expect_names_the_first_difference(void **state)
     expect_difference(other, "kind");
 }
 
+// Of what was announced, vision rows may be missing where their number varies, and nothing else.
+static void test_fewer_vision_rows(void **state)
+{
+    (void)state;
+    struct lvp_hop_header fewer = example, other;
+    fewer.vision_rows -= 8;
+    fewer.n_rows -= 8;
+    fewer.payload_bytes -= UINT64_C(8) * 4096 * 2;
+    assert_int_equal(lvp_hop_header_expect(&example, &example, true), LVP_OK);
+    assert_int_equal(lvp_hop_header_expect(&fewer, &example, true), LVP_OK);
+    assert_int_equal(lvp_hop_header_expect(&fewer, &example, false), LVP_ERR_FORMAT);
+    assert_int_equal(lvp_hop_header_expect(&example, &fewer, true), LVP_ERR_FORMAT); // more than announced
+    other = fewer;
+    other.n_rows--; // a text row
+    assert_int_equal(lvp_hop_header_expect(&other, &example, true), LVP_ERR_FORMAT);
+    other = fewer;
+    other.payload_bytes = example.payload_bytes;
+    assert_int_equal(lvp_hop_header_expect(&other, &example, true), LVP_ERR_FORMAT);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -147,6 +167,7 @@ int main(void)
         cmocka_unit_test(test_every_corrupted_byte_is_refused),
         cmocka_unit_test(test_impossible_fields_are_refused),
         cmocka_unit_test(test_expect_names_the_first_difference),
+        cmocka_unit_test(test_fewer_vision_rows),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
