@@ -13,8 +13,8 @@
 #include "coordinator/bench.h"
 #include "coordinator/calibration.h"
 #include "coordinator/layout.h"
+#include "coordinator/output/timeline.h"
 
-#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -221,12 +221,6 @@ static enum lvp_status lay_out(const struct command *command, int n_workers, str
     return lvp_layout(&layout, n_workers, &bench->stages, &bench->replicas);
 }
 
-static enum lvp_status write_trace(const char *path, const json_t *trace)
-{
-    int failed = json_dump_file(trace, path, JSON_COMPACT | JSON_REAL_PRECISION(17));
-    return failed != 0 ? lvp_fail(LVP_ERR_IO, "--trace %s cannot be written: %s", path, strerror(errno)) : LVP_OK;
-}
-
 static void describe_machine(json_t *result)
 {
     char cpu[128], mpi[MPI_MAX_LIBRARY_VERSION_STRING];
@@ -288,6 +282,7 @@ static enum lvp_status bench_point(struct command *command, MPI_Comm control, in
     if (bench.pruner == LVP_PRUNER_NONE && bench.partition.mode == LVP_PARTITION_PRUNE)
         bench.partition.mode = LVP_PARTITION_AUTO; // there are no prune points to cut at
     LVP_TRY(lay_out(command, n_workers, &bench));
+    if (command->trace != NULL) LVP_TRY(lvp_timeline_check(command->trace));
     LVP_TRY(lvp_bench(&bench, control, n_workers, clean, &result));
     describe_machine(result);
     json_t *trace = json_incref(json_object_get(result, "trace"));
@@ -301,7 +296,7 @@ static enum lvp_status bench_point(struct command *command, MPI_Comm control, in
         if (shared->verbosity >= 0) lvp_bench_report_workers(result);
     }
     json_decref(result);
-    enum lvp_status status = command->trace != NULL ? write_trace(command->trace, trace) : LVP_OK;
+    enum lvp_status status = command->trace != NULL ? lvp_timeline_write(command->trace, trace) : LVP_OK;
     json_decref(trace);
     return status;
 }

@@ -39,7 +39,7 @@ enum {
     OPTION_DRAIN_SECONDS,
     OPTION_METRICS,
     OPTION_LOG_FORMAT,
-    OPTION_LATER
+    OPTION_TRACE
 };
 
 static const struct option long_options[] = {
@@ -65,7 +65,7 @@ static const struct option long_options[] = {
     {"drain-seconds", required_argument, NULL, OPTION_DRAIN_SECONDS},
     {"metrics", required_argument, NULL, OPTION_METRICS},
     {"log-format", required_argument, NULL, OPTION_LOG_FORMAT},
-    {"trace", required_argument, NULL, OPTION_LATER},
+    {"trace", required_argument, NULL, OPTION_TRACE},
     {"help", no_argument, NULL, 'h'},
     {NULL, 0, NULL, 0},
 };
@@ -98,6 +98,7 @@ static const char help_text[] =
     "  --max-restarts N       of a bare run that lost a rank (2)\n"
     "  --drain-seconds S      after TERM, INT or USR1: time to finish what is under way (20)\n"
     "  --metrics FILE         numbers for Prometheus' node exporter, written every 15 s\n"
+    "  --trace FILE           a timeline of each rank's first 20000 spans, for ui.perfetto.dev\n"
     "  --log-format FORMAT    text, or json: one object a line on stderr\n"
     "  --max-pixels N         larger images are errors (178956970)\n"
     "  --allow-mixed-numerics resume on another kernel set; the run is marked\n"
@@ -209,8 +210,9 @@ static enum lvp_status set_option(struct command *command, int code, const char 
         if (strcmp(value, "json") == 0) lvp_log_use_json();
         if (strcmp(value, "json") == 0 || strcmp(value, "text") == 0) return LVP_OK;
         return lvp_fail(LVP_ERR_USAGE, "--log-format takes text or json, not '%s'", value);
-    case OPTION_LATER:
-        return lvp_fail(LVP_ERR_USAGE, "--trace is not supported yet");
+    case OPTION_TRACE:
+        caption->trace = value;
+        return LVP_OK;
     case OPTION_PROMPT:
         if (caption->n_prompts == MAX_PROMPTS)
             return lvp_fail(LVP_ERR_USAGE, "--prompt may be given %d times", MAX_PROMPTS);

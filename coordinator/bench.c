@@ -4,6 +4,7 @@
 #include "common/log.h"
 #include "coordinator/bench_result.h"
 #include "coordinator/link.h"
+#include "coordinator/output/timeline.h"
 #include "coordinator/run.h"
 
 #include <stdio.h>
@@ -150,7 +151,7 @@ static void take_statistics(void *context, int rank, const Lvp__FromWorker *answ
     const struct bench *bench = context;
     struct lvp_bench_repeat *repeat = &bench->repeats[bench->n_repeats];
     repeat->statistics[rank - 1] = lvp_plain_statistics(answer->statistics);
-    if (bench->options->trace) lvp_bench_add_spans(repeat, rank, answer->statistics);
+    if (repeat->trace != NULL) lvp_timeline_add(repeat->trace, rank, answer->statistics);
 }
 
 static void take_roof(void *context, int rank, const Lvp__FromWorker *answer)
@@ -204,7 +205,7 @@ static enum lvp_status measure(struct bench *bench, int images)
     Lvp__ToWorker question = LVP__TO_WORKER__INIT;
     Lvp__Measure body = LVP__MEASURE__INIT;
     json_decref(repeat->trace); // of the warm-up, which used the first one's place
-    repeat->trace = NULL;
+    repeat->trace = options->trace ? json_array() : NULL;
     double start = lvp_now();
     enum lvp_status status = lvp_run(&run, &repeat->totals);
     if (status == LVP_DRAINED || status == LVP_STOPPED)

@@ -1,45 +1,7 @@
 #include "coordinator/bench_result.h"
 
-#include "common/measure.h"
-
 #include <stdio.h>
 #include <stdlib.h>
-
-// What several threads or lanes do at once may overlap: asynchronous in the picture.
-static const struct {
-    const char *name;
-    bool overlaps;
-} kinds[LVP_TRACE_COUNT] = {[LVP_TRACE_ENCODE] = {"encode", false},
-                            [LVP_TRACE_PREFILL] = {"prefill", false},
-                            [LVP_TRACE_DECODE] = {"decode", false},
-                            [LVP_TRACE_SEND] = {"send", true},
-                            [LVP_TRACE_IMAGE] = {"image", true}};
-
-void lvp_bench_add_spans(struct lvp_bench_repeat *repeat, int rank, const Lvp__Statistics *statistics)
-{
-    char name[32];
-    if (repeat->trace == NULL) repeat->trace = json_array();
-    (void)snprintf(name, sizeof name, "rank %d", rank);
-    json_array_append_new(repeat->trace, json_pack("{s:s, s:s, s:i, s:{s:s}}", "name", "process_name", "ph", "M", "pid",
-                                                   rank, "args", "name", name));
-    for (size_t i = 0; i < statistics->n_spans; i++) {
-        const Lvp__Statistics__Span *span = statistics->spans[i];
-        if (span->kind < 0 || span->kind >= LVP_TRACE_COUNT) continue;
-        (void)snprintf(name, sizeof name, "%s %llu", kinds[span->kind].name, (unsigned long long)span->number);
-        const char *category = kinds[span->kind].name;
-        if (!kinds[span->kind].overlaps) {
-            json_array_append_new(repeat->trace, json_pack("{s:s, s:s, s:s, s:i, s:i, s:f, s:f}", "name", name, "cat",
-                                                           category, "ph", "X", "pid", rank, "tid", 0, "ts",
-                                                           1e6 * span->start, "dur", 1e6 * (span->end - span->start)));
-            continue;
-        }
-        for (int end = 0; end < 2; end++)
-            json_array_append_new(repeat->trace,
-                                  json_pack("{s:s, s:s, s:s, s:I, s:i, s:i, s:f}", "name", name, "cat", category, "ph",
-                                            end ? "e" : "b", "id", (json_int_t)i, "pid", rank, "tid", 0, "ts",
-                                            1e6 * (end ? span->end : span->start)));
-    }
-}
 
 static int by_seconds(const void *a, const void *b)
 {

@@ -9,11 +9,8 @@ struct lvp_bench_repeat {
     double seconds;
     struct lvp_run_totals totals;
     Lvp__Statistics *statistics; // [n_workers]
-    json_t *trace;               // events of all workers; NULL: none
+    json_t *trace;               // of all workers (coordinator/output/timeline.h); NULL: none
 };
-
-// Spans of a worker become events of the repeat's trace.
-void lvp_bench_add_spans(struct lvp_bench_repeat *repeat, int rank, const Lvp__Statistics *statistics);
 
 // What the device of a worker could do.
 struct lvp_roof_rates {

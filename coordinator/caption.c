@@ -10,6 +10,7 @@
 #include "coordinator/output/identity.h"
 #include "coordinator/output/progress.h"
 #include "coordinator/output/report.h"
+#include "coordinator/output/timeline.h"
 #include "coordinator/planner.h"
 #include "coordinator/run.h"
 
@@ -48,6 +49,7 @@ struct job {
     struct lvp_captions_counts final_counts;
     char last_error[600]; // a sample's
     int *vision_tokens;   // [max images of a prompt, 1 + n_points]
+    json_t *timeline;     // NULL: none
     double started;
 };
 
@@ -227,6 +229,7 @@ static enum lvp_status set_up_workers(struct job *job)
     setup.pruner = (int32_t)options->pruner;
     setup.pruner_weights = weights;
     setup.max_pixels = options->max_pixels;
+    setup.trace = options->trace != NULL;
     status = lvp_deployment_set_up(&job->deployment, &job->world, options->drain, &setup);
 fail:
     free(model);
@@ -417,6 +420,7 @@ static enum lvp_status run(struct job *job)
     if (status != LVP_OK && status != LVP_DRAINED) return status;
     if (!lvp_world_finish(&job->world, FINISH_SECONDS)) return lvp_world_unfinished(&job->world, FINISH_SECONDS);
     LVP_TRY(report(job, &totals, seconds));
+    if (job->options->trace != NULL) LVP_TRY(lvp_timeline_write(job->options->trace, job->timeline));
     return status;
 }
 
@@ -439,6 +443,11 @@ static enum lvp_status open_and_run(struct job *job, MPI_Comm control, int n_wor
     LVP_TRY(choose_kernel_set(job));
     LVP_TRY(plan(job));
     LVP_TRY(open_output(job));
+    if (job->options->trace != NULL) {
+        LVP_TRY(lvp_timeline_check(job->options->trace));
+        job->world.finished_context = job->timeline = json_array();
+        job->world.finished = lvp_timeline_add;
+    }
     LVP_TRY(set_up_workers(job));
     return run(job);
 }
@@ -480,6 +489,7 @@ enum lvp_status lvp_caption(const struct lvp_caption_options *options, MPI_Comm 
     lvp_chat_template_free(job.chat);
     lvp_tokenizer_close(job.tokenizer);
     lvp_checkpoint_close(job.checkpoint);
+    json_decref(job.timeline);
     free(job.vision_tokens);
     return status;
 }

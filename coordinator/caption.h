@@ -40,6 +40,7 @@ struct lvp_caption_options {
     const atomic_int *drain; // signals: 1 drains, 2 stops; NULL: never
     double drain_seconds;
     const char *metrics;        // file for Prometheus; NULL: none
+    const char *trace;          // file for a timeline; NULL: none
     bool terminal, quiet, json; // a person is watching; no progress; result as JSON on stdout
 };
 

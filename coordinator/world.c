@@ -415,6 +415,7 @@ bool lvp_world_finish(struct lvp_world *world, double deadline_seconds)
             struct lvp_worker_info *worker = &world->workers[rank - 1];
             worker->statistics = lvp_plain_statistics(answer->statistics);
             worker->finished = true;
+            if (world->finished != NULL) world->finished(world->finished_context, rank, answer->statistics);
             left--;
         }
         lvp__from_worker__free_unpacked(answer, NULL);

@@ -42,6 +42,9 @@ struct lvp_world {
     struct lvp_partition partition;
     int n_direct; // cuts, of all replicas, that rows cross from GPU to GPU
     double last_pulse;
+    // A worker's last word, with what belongs to the message; NULL: nobody listens.
+    void (*finished)(void *context, int rank, const Lvp__Statistics *statistics);
+    void *finished_context;
 };
 
 // Collects every worker's Hello. LVP_ERR_LOST naming a rank that does not speak within the deadline; LVP_ERR_USAGE for

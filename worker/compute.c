@@ -267,7 +267,7 @@ Lvp__Statistics lvp_compute_measure(struct lvp_compute *compute)
     since.spans = compute->trace.pointers;
     since.n_spans = compute->trace.n;
     if (compute->trace.cut)
-        lvp_warn("the timeline ends after %d spans of this rank: measure fewer images", LVP_MAX_TRACE);
+        lvp_warn("the timeline ends after this rank's first %d spans: take fewer images", LVP_MAX_TRACE);
     compute->trace.n = 0;
     compute->trace.cut = false;
     lvp__statistics__init(&compute->statistics);

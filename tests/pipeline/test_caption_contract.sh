@@ -39,6 +39,11 @@ expect "greedy decoding would give it" "$(jq -c '.greedy_tokens == (.token_ids|l
 expect "a wrong word" "$(jq -c '.greedy_tokens < (.token_ids|length) and (.logprobs|min) < -1' "$work/wrong/captions.jsonl" | sort -u)" true
 run 0 "$LVPIPE" caption --model "$MODEL" --input "$IMAGES" --limit 1 --output "$work/unscored" --score answer -q
 expect "no such column" "$(jq -r .error "$work/unscored/errors.jsonl")" prompt_field_missing
+caption traced --input "$IMAGES" "${short[@]}" --limit 3 --stages 2 --trace "$work/trace.json"
+expect "a timeline of both ranks" "$(jq -c '[map(.cat // empty) | unique[]] + [map(.pid) | unique[]]' "$work/trace.json")" \
+  '["decode","encode","image","prefill","send",1,2]'
+expect "in which every picture is prepared" "$(jq 'map(select(.cat == "image" and .ph == "b")) | length' "$work/trace.json")" 3
+run 2 "$LVPIPE" caption --model "$MODEL" --input "$IMAGES" --output "$work/untraced" --trace "$work/nowhere/t.json" && says "cannot be written"
 caption single --input "$IMAGES/scene-0003.png" "${short[@]}"
 expect "a single image" "$(jq -r .id "$work/single/captions.jsonl")" scene-0003.png
 caption keep --input "$IMAGES/scene-0003.png" "${short[@]}" --keep 1,0.25,0
