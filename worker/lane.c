@@ -129,8 +129,8 @@ static enum lvp_status post_receives(struct lvp_lane *lane, struct lvp_transport
     return LVP_OK;
 }
 
-// Compares the head that arrived with what was announced. A direct body is asked for only then: a receive that waits
-// for long would keep the GPU busy.
+// Compares the head that arrived with what was announced; from now on the job's is the one that arrived. A direct body
+// is asked for only then: a receive that waits for long would keep the GPU busy.
 static enum lvp_status take_head(struct lvp_lane *lane, struct lvp_transports transports, size_t i, struct lvp_job *job)
 {
     struct lvp_hop_header header;
@@ -158,7 +158,7 @@ static enum lvp_status finish_receives(struct lvp_lane *lane, struct lvp_transpo
         LVP_TRY(bodies->ops->test(bodies, &lane->in[i].body_transfer, &done));
         if (!done) return LVP_OK;
         if (lane->in[i].body_transfer.n_received != job->in.payload_bytes)
-            return lvp_fail(LVP_ERR_FORMAT, "job %llu arrived from rank %d with %zu bytes, %llu were announced",
+            return lvp_fail(LVP_ERR_FORMAT, "job %llu arrived from rank %d with %zu bytes, its head says %llu",
                             (unsigned long long)job->in.number, lane->from.rank, lane->in[i].body_transfer.n_received,
                             (unsigned long long)job->in.payload_bytes);
         lane->arrived++;

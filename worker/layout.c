@@ -105,6 +105,8 @@ static enum lvp_status check_step(const struct lvp_layout *layout, const struct 
                 return lvp_fail(LVP_ERR_FORMAT, "image slot %d is out of range", seq->image_slots[i]);
         if (!seq->prefill && (seq->position < 0 || seq->position >= config->text.max_positions))
             return lvp_fail(LVP_ERR_FORMAT, "position %d is outside the context", seq->position);
+        if (seq->prefill && n_images == seq->n_ids) // it might be left without a row
+            return lvp_fail(LVP_ERR_FORMAT, "step %llu: sequence %d has no text", (unsigned long long)step->number, s);
         n_rows += lvp_seq_rows(&layout->prune, seq, 0);
         if (seq->prefill && lvp_seq_rows(&layout->prune, seq, 0) > config->text.max_positions)
             return lvp_fail(LVP_ERR_FORMAT, "a prompt of %d rows is over the context",

@@ -17,7 +17,9 @@ static void try_header(const unsigned char *bytes, size_t size)
     }
     lvp_hop_header_pack(&header, packed);
     if (lvp_hop_header_unpack(packed, sizeof packed, &again) != LVP_OK) abort();
-    if (lvp_hop_header_expect(&again, &header, false) != LVP_OK) abort();
+    if (lvp_hop_header_expect(&again, &header, false) != LVP_OK ||
+        lvp_hop_header_expect(&again, &header, true) != LVP_OK)
+        abort();
     if (header.payload_bytes != (uint64_t)header.n_rows * header.width * lvp_dtype_size(header.dtype)) abort();
 }
 

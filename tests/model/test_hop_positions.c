@@ -57,17 +57,17 @@ static int close_chain(void **state)
 }
 
 // One prefill arrives at the second stage with positions that `change` has been at.
-static enum lvp_status arrive(void (*change)(int32_t *positions))
+static enum lvp_status arrive(void (*change)(int32_t *positions), int more_rows)
 {
     int32_t positions[MAX_ROWS], token = 0;
     float logprob = 0, *x = calloc((size_t)MAX_ROWS * (size_t)chain.config->text.hidden, sizeof *x);
     struct lvp_step step = {.number = ++chain.number, .n_seqs = 1, .seqs = seqs};
     struct lvp_step_output output = {.tokens = &token, .logprobs = &logprob};
     assert_non_null(x);
-    for (int i = 0; i < n_rows; i++) positions[i] = i;
+    for (int i = 0; i < MAX_ROWS; i++) positions[i] = i;
     change(positions);
     lvp_error_clear();
-    enum lvp_status status = lvp_stage_step(chain.stages[SECOND], &step, x, positions, n_rows, &output);
+    enum lvp_status status = lvp_stage_step(chain.stages[SECOND], &step, x, positions, n_rows + more_rows, &output);
     lvp_stage_release(chain.stages[SECOND], 0);
     free(x);
     return status;
@@ -107,12 +107,14 @@ static void refused(void **state)
 {
     (void)state;
     void (*const changes[])(int32_t *) = {twice, swapped, before_the_image, behind_the_image, negative, moved_text};
-    assert_int_equal(arrive(nothing), LVP_OK);
+    assert_int_equal(arrive(nothing, 0), LVP_OK);
     for (size_t i = 0; i < sizeof changes / sizeof *changes; i++) {
-        assert_int_equal(arrive(changes[i]), LVP_ERR_FORMAT);
+        assert_int_equal(arrive(changes[i], 0), LVP_ERR_FORMAT);
         assert_non_null(strstr(lvp_error_text(), "arrived with position"));
     }
-    assert_int_equal(arrive(nothing), LVP_OK);
+    assert_int_equal(arrive(nothing, -1), LVP_ERR_FORMAT);
+    assert_int_equal(arrive(nothing, 1), LVP_ERR_FORMAT);
+    assert_int_equal(arrive(nothing, 0), LVP_OK);
 }
 
 int main(void)
