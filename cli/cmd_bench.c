@@ -34,7 +34,7 @@ static const char help_text[] =
     "  --concurrency N,N,..   requests in steps at once, of each replica (32 a stage, 256 at most)\n"
     "  --images N             of a repeat, each with a prompt of its own (16)\n"
     "  --text-tokens N        prompt rows that are not vision tokens (30)\n"
-    "  --new-tokens N         tokens generated per image (32); 1 measures the prefill alone\n"
+    "  --new-tokens N         tokens generated per image (64); 1 measures the prefill alone\n"
     "  --repeats N            the median counts (3)\n"
     "  --json                 an object a line instead of the table\n"
     "  --trace FILE           a timeline of the last combination's median repeat, for ui.perfetto.dev\n"
@@ -154,7 +154,7 @@ static enum lvp_status set_option(struct command *command, int code, const char 
 
 static enum lvp_status parse(int argc, char **argv, struct command *command)
 {
-    *command = (struct command){.images = 16, .text_tokens = 30, .new_tokens = 32, .repeats = 3};
+    *command = (struct command){.images = 16, .text_tokens = 30, .new_tokens = 64, .repeats = 3};
     lvp_options_init(&command->shared);
     LVP_TRY(split("--keep", "none,0.5", &command->keeps));
     LVP_TRY(split("--concurrency", "0", &command->concurrencies)); // as the plan has it
@@ -205,6 +205,9 @@ static enum lvp_status choose_pruner(const struct command *command, const char *
     } else if (lvp_pruners[kind].needs_weights) {
         int eighth = bench->config->text.hidden / 8;
         bench->pruner_width = command->pruner_width > 0 ? command->pruner_width : eighth > 0 ? eighth : 1;
+        if (shared.model != NULL)
+            lvp_info("%s has no lvpruning.safetensors: measured with made-up modules of width %d", shared.model,
+                     bench->pruner_width);
     }
     enum lvp_status status = lvp_options_prune_plan(&shared, kind, bench->pruner_weights != NULL ? &weights : NULL,
                                                     bench->config->text.layers, &bench->prune);
@@ -333,6 +336,25 @@ static enum lvp_status run_rank(struct command *command, int *exit_status)
     return lvp_rank_run(coordinate, command, rounds, command->shared.device, exit_status);
 }
 
+// Stages that --partition asks for; 1 where it leaves that open. Prune points are those of the first --keep that has
+// any.
+static enum lvp_status stages_of_partition(const struct command *command, int *stages)
+{
+    const struct lvp_options *shared = &command->shared;
+    struct lvp_model_config config;
+    struct lvp_bench_options bench = {.config = &config};
+    char weights_path[4096];
+    if (shared->partition.mode == LVP_PARTITION_AUTO) return LVP_OK;
+    LVP_TRY(command->shape != NULL ? lvp_shape_load(command->shape, &config)
+                                   : lvp_model_config_load(shared->model, &config));
+    LVP_TRY(lvp_options_find_weights(shared, weights_path, sizeof weights_path));
+    for (int k = 0; k < command->keeps.n && bench.prune.n_points == 0; k++)
+        LVP_TRY(choose_pruner(command, command->keeps.items[k], weights_path, &bench));
+    int asked = lvp_partition_choice_stages(&shared->partition, &bench.prune);
+    if (asked > 0) *stages = asked;
+    return LVP_OK;
+}
+
 // A world for each number of stages, one after the other.
 static enum lvp_status run_bare(const struct command *command, int argc, char **argv, int *exit_status)
 {
@@ -341,11 +363,10 @@ static enum lvp_status run_bare(const struct command *command, int argc, char **
         struct lvp_launch_options launch = {.n_ranks = 3, .argc = argc, .argv = argv};
         return lvp_launch(&launch, exit_status);
     }
-    const struct lvp_partition_choice *choice = &command->shared.partition;
-    if (choice->mode == LVP_PARTITION_PRUNE && command->stages.n == 0)
-        return lvp_fail(LVP_ERR_USAGE, "--partition prune: give --stages too, one more than there are prune points");
-    char cut[16]; // stages of --partition A,B,..
-    (void)snprintf(cut, sizeof cut, "%d", choice->mode == LVP_PARTITION_CUTS ? choice->n_cuts + 1 : 1);
+    int of_partition = 1;
+    if (command->stages.n == 0) LVP_TRY(stages_of_partition(command, &of_partition));
+    char cut[16];
+    (void)snprintf(cut, sizeof cut, "%d", of_partition);
     const char *const one[] = {cut};
     const char *const *items = command->stages.n > 0 ? command->stages.items : one;
     int n = command->stages.n > 0 ? command->stages.n : 1, replicas = command->shared.replicas;

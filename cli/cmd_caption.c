@@ -283,10 +283,12 @@ static enum lvp_status check_partition(const struct lvp_caption_options *caption
     return lvp_partition_resolve(&caption->partition, config, &caption->prune, &partition);
 }
 
-// What a user may not expect of the pruner; once, before ranks are started.
-static void warn_about_pruner(const struct command *command)
+// What a user may not expect: once, before ranks are started where that is ours to do.
+static void warn_about_options(const struct command *command)
 {
     const struct lvp_options *shared = &command->shared;
+    if (command->caption.raw_prompt && command->caption.system != NULL)
+        lvp_warn("--system has no meaning with --raw-prompt: write it into the prompt");
     const struct lvp_prune_plan *plan = &command->pruner.plan;
     bool none = command->pruner.kind == LVP_PRUNER_NONE;
     if (none && shared->pruner == NULL)
@@ -320,14 +322,12 @@ static enum lvp_status resolve(struct command *command)
     caption->seed = shared->seed;
     caption->json = shared->json;
     caption->quiet = shared->verbosity < 0;
-    lvp_options_start_log(shared);
     caption->terminal = isatty(STDERR_FILENO) || getenv("LVPIPE_TERMINAL") != NULL;
     LVP_TRY(lvp_model_config_load(shared->model, &config));
     LVP_TRY(lvp_options_choose_pruner(shared, &config, &command->pruner));
     caption->pruner = command->pruner.kind;
     caption->prune = command->pruner.plan;
     if (caption->pruner == LVP_PRUNER_LVPRUNING) caption->pruner_weights = command->pruner.weights;
-    if (lvp_launcher() == LVP_LAUNCHER_NONE) warn_about_pruner(command);
     return check_partition(caption, &config);
 }
 
@@ -336,6 +336,7 @@ static enum lvp_status coordinate(void *context, MPI_Comm control, int n_workers
 {
     struct command *command = context;
     LVP_TRY(resolve(command));
+    if (getenv("LVPIPE_RESTARTS") == NULL) warn_about_options(command); // else the supervisor did
     return lvp_caption(&command->caption, control, n_workers, clean);
 }
 
@@ -363,6 +364,7 @@ static enum lvp_status run_bare(struct command *command, int argc, char **argv, 
     LVP_TRY(lvp_check_gpu(command->shared.device));
     LVP_TRY(lvp_manifest_check(command->caption.input));
     LVP_TRY(resolve(command));
+    warn_about_options(command);
     const struct lvp_layout_request layout = lvp_caption_layout(&command->caption);
     LVP_TRY(lvp_layout_workers(&layout, &n_workers));
     launch.n_ranks = n_workers + 1;
@@ -379,6 +381,7 @@ enum lvp_status lvp_cmd_caption(int argc, char **argv, int *exit_status)
         (void)fputs(lvp_options_help, stdout);
         (void)fputs(help_examples, stdout);
     } else if (status == LVP_OK) {
+        lvp_options_start_log(&command->shared);
         bool bare = lvp_launcher() == LVP_LAUNCHER_NONE;
         status = bare ? run_bare(command, argc, argv, exit_status) : run_rank(command, argc, argv, exit_status);
     }

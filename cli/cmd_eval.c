@@ -33,7 +33,7 @@ static const char help_text[] =
     "  --keep LIST            shares kept at the first prune point, or 0.5/0.3/0.1 for every point's (the pruner's "
     "own);\n"
     "                         the unpruned run comes first by itself\n"
-    "  --pruner LIST          pruners (lvpruning); each with every share\n"
+    "  --pruner LIST          pruners (lvpruning where there are modules, else none); each with every share\n"
     "  --limit N              the first N questions\n"
     "  --no-nll               leave the log-probabilities out: half the time\n"
     "  --json                 eval.json on stdout instead of the table\n"
@@ -146,6 +146,7 @@ static enum lvp_status parse(int argc, char **argv, struct command *command)
             if (next || strcmp(argv[i], "--partition=prune") == 0)
                 return lvp_fail(LVP_ERR_USAGE, "--partition prune: the unpruned run has no prune points to cut at; "
                                                "give --stages, or the blocks to cut at");
+            if (strcmp(argv[i], "-q") == 0) lvp_log_init(LVP_LOG_WARNING, "");
             command->passed[command->n_passed++] = argv[i];
             continue;
         }
@@ -178,10 +179,27 @@ static enum lvp_status add_setting(struct command *command, const char *pruner, 
     return LVP_OK;
 }
 
+static enum lvp_status find_modules(const struct command *command, bool *found)
+{
+    struct lvp_options options;
+    char path[4096];
+    lvp_options_init(&options);
+    LVP_TRY(lvp_options_set(&options, LVP_OPTION_MODEL, command->model, NULL));
+    if (command->pruner_weights != NULL)
+        LVP_TRY(lvp_options_set(&options, LVP_OPTION_PRUNER_WEIGHTS, command->pruner_weights, NULL));
+    LVP_TRY(lvp_options_find_weights(&options, path, sizeof path));
+    *found = path[0] != '\0';
+    return LVP_OK;
+}
+
 static enum lvp_status make_settings(struct command *command)
 {
     static char lvpruning[] = "lvpruning", own[] = "";
-    if (command->n_pruners == 0) command->pruners[command->n_pruners++] = lvpruning;
+    bool modules = false;
+    LVP_TRY(find_modules(command, &modules));
+    if (command->n_pruners == 0 && modules) command->pruners[command->n_pruners++] = lvpruning;
+    if (command->n_pruners == 0)
+        lvp_info("%s has no lvpruning.safetensors: it is asked unpruned alone; --pruner names others", command->model);
     if (command->n_keeps == 0) command->keeps[command->n_keeps++] = own;
     LVP_TRY(add_setting(command, "none", ""));
     for (int p = 0; p < command->n_pruners; p++)

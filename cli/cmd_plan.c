@@ -3,6 +3,7 @@
 #include "cli/machine.h"
 #include "cli/options.h"
 #include "cli/plan_report.h"
+#include "common/log.h"
 #include "common/shapes.h"
 
 #include <stdio.h>
@@ -129,6 +130,8 @@ static enum lvp_status choose_pruner(const struct plan_arguments *arguments, str
     if (arguments->pruner_width > 0 && (path[0] != '\0' || !lvp_pruners[kind].needs_weights))
         return lvp_fail(LVP_ERR_USAGE, "--pruner-width: %s",
                         path[0] != '\0' ? "the modules' file says it" : "there are no modules");
+    if (kind == LVP_PRUNER_NONE && options->pruner == NULL)
+        lvp_info("%s has no lvpruning.safetensors: planned as it would run, unpruned", options->model);
     if (kind == LVP_PRUNER_NONE) return LVP_OK;
     if (path[0] != '\0') {
         LVP_TRY(lvp_pruner_weights_open(path, workload->config, &weights));
@@ -137,6 +140,9 @@ static enum lvp_status choose_pruner(const struct plan_arguments *arguments, str
     } else if (lvp_pruners[kind].needs_weights) {
         report->source = LVP_PRUNER_ASSUMED;
         workload->pruner_width = arguments->pruner_width > 0 ? arguments->pruner_width : workload->config->text.hidden;
+        if (options->model != NULL)
+            lvp_info("%s has no lvpruning.safetensors: planned with modules of width %d", options->model,
+                     workload->pruner_width);
     } else {
         report->source = LVP_PRUNER_WEIGHTLESS;
     }

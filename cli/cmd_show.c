@@ -242,6 +242,7 @@ static enum lvp_status ask(const struct command *command, struct lvp_chain *chai
     struct lvp_sample_error error;
     struct lvp_prompt prompt = {0};
     int n_tokens = 0;
+    size_t n_bytes = 0;
     int32_t *tokens = calloc((size_t)command->max_new_tokens + 1, sizeof *tokens);
     enum lvp_status status = tokens == NULL ? lvp_fail(LVP_ERR_MEMORY, "out of memory for an answer") : LVP_OK;
     for (int p = 0; p < chain->prune.n_points && status == LVP_OK; p++) {
@@ -260,10 +261,10 @@ static enum lvp_status ask(const struct command *command, struct lvp_chain *chai
     while (status == LVP_OK && prompt.ids[watched.first_position] != config->image_token_id) watched.first_position++;
     if (status == LVP_OK) status = lvp_chain_observe(chain, see, &watched);
     if (status == LVP_OK) status = decode(command, chain, &prompt, tokens, &n_tokens);
-    if (status == LVP_OK) status = lvp_tokenizer_decode(tokenizer, tokens, (size_t)n_tokens, &shown->answer);
+    if (status == LVP_OK) status = lvp_tokenizer_decode(tokenizer, tokens, (size_t)n_tokens, &shown->answer, &n_bytes);
     if (status == LVP_OK) {
-        const char *trimmed = lvp_trim(shown->answer);
-        memmove(shown->answer, trimmed, strlen(trimmed) + 1);
+        const char *trimmed = lvp_trim(shown->answer, &n_bytes);
+        memmove(shown->answer, trimmed, n_bytes + 1);
         status = print(command, chain, shown, tokens, n_tokens);
     }
     lvp_chain_release(chain, 0);
@@ -309,7 +310,7 @@ static enum lvp_status check_output(const struct command *command)
     const char *slash = strrchr(path, '/');
     int length = slash == NULL ? 1 : (int)(slash - path) + 1;
     (void)snprintf(folder, sizeof folder, "%.*s", length, slash == NULL ? "." : path);
-    if (access(folder, W_OK | X_OK) != 0) return lvp_fail(LVP_ERR_IO, "--output %s: %s", path, strerror(errno));
+    if (access(folder, W_OK | X_OK) != 0) return lvp_fail(LVP_ERR_USAGE, "--output %s: %s", path, strerror(errno));
     if (stat(path, &output) != 0) return LVP_OK;
     if (!S_ISREG(output.st_mode)) return lvp_fail(LVP_ERR_USAGE, "--output %s: not a regular file", path);
     if (stat(command->image, &image) == 0 && image.st_dev == output.st_dev && image.st_ino == output.st_ino)

@@ -34,18 +34,6 @@ static void count_weights(struct lvp_inspect_report *report)
     }
 }
 
-// <image> must be the id that the model replaces. Ids without a row in the embedding are worth a warning: a prompt can
-// do without them.
-static enum lvp_status check_tokenizer(const char *dir, const struct lvp_tokenizer *tokenizer,
-                                       const struct lvp_model_config *config)
-{
-    int32_t image_id = lvp_tokenizer_token_id(tokenizer, "<image>");
-    if (image_id >= 0 && image_id != config->image_token_id)
-        return lvp_fail(LVP_ERR_MODEL, "%s: <image> is %d in the tokenizer, image_token_index is %d in config.json",
-                        dir, (int)image_id, config->image_token_id);
-    return LVP_OK;
-}
-
 static enum lvp_status collect_pruner(const char *dir, const struct lvp_model_config *config,
                                       struct lvp_pruner_weights *pruner)
 {
@@ -56,16 +44,15 @@ static enum lvp_status collect_pruner(const char *dir, const struct lvp_model_co
 }
 
 // A template that is not known leaves --raw-prompt to run with, so it is no fault of the folder.
-static enum lvp_status collect_prompt(const char *dir, char **prompt)
+static enum lvp_status collect_prompt(const char *dir, struct lvp_inspect_report *report)
 {
+    const struct lvp_model_config *config = lvp_checkpoint_config(report->checkpoint);
     struct lvp_chat_template *chat;
     enum lvp_status status = lvp_chat_template_load(dir, &chat);
-    if (status == LVP_ERR_MODEL) {
-        lvp_error_clear();
-        return LVP_OK;
-    }
-    if (status != LVP_OK) return status;
-    status = lvp_chat_template_apply(chat, NULL, "TEXT", 1, prompt);
+    if (status == LVP_ERR_MODEL) lvp_error_clear();
+    if (status != LVP_OK && status != LVP_ERR_MODEL) return status;
+    status = lvp_prompt_check_model(report->tokenizer, chat, config->image_token_id, config->text.vocab);
+    if (status == LVP_OK && chat != NULL) status = lvp_chat_template_apply(chat, NULL, "TEXT", 1, &report->prompt);
     lvp_chat_template_free(chat);
     return status;
 }
@@ -78,9 +65,8 @@ enum lvp_status lvp_inspect_report_collect(const char *dir, struct lvp_inspect_r
     count_weights(report);
     LVP_TRY(lvp_checkpoint_hash(report->checkpoint, report->hash));
     LVP_TRY(lvp_tokenizer_open(dir, &report->tokenizer));
-    LVP_TRY(check_tokenizer(dir, report->tokenizer, config));
     LVP_TRY(collect_pruner(dir, config, &report->pruner));
-    return collect_prompt(dir, &report->prompt);
+    return collect_prompt(dir, report);
 }
 
 void lvp_inspect_report_free(struct lvp_inspect_report *report)

@@ -330,25 +330,40 @@ static void add_weights_file(struct lvp_hash *hash, const struct lvp_safetensors
     for (size_t i = 0; i < N_SAMPLES; i++) lvp_hash_add(hash, bytes + i * stride, SAMPLE);
 }
 
-enum lvp_status lvp_checkpoint_hash(const struct lvp_checkpoint *checkpoint, char hex[33])
+// Of files of the folder, which may be missing, behind the weights where those are asked for.
+static enum lvp_status hash_files(const struct lvp_checkpoint *checkpoint, bool weights, const char *const *names,
+                                  size_t n_names, char hex[33])
 {
-    // Every other file that decides what comes out of the model.
-    static const char *const small_files[] = {
-        "config.json",       "generation_config.json", "preprocessor_config.json", "processor_config.json",
-        "tokenizer.json",    "tokenizer.model",        "tokenizer_config.json",    "special_tokens_map.json",
-        "added_tokens.json", "chat_template.jinja",    "chat_template.json",
-    };
     enum lvp_status status = LVP_OK;
     struct lvp_hash *hash;
     LVP_CHECK(lvp_hash_new(&hash));
-    for (size_t i = 0; i < checkpoint->tensors.n_files; i++) add_weights_file(hash, checkpoint->tensors.files[i]);
-    for (size_t i = 0; i < sizeof small_files / sizeof small_files[0]; i++) {
+    for (size_t i = 0; weights && i < checkpoint->tensors.n_files; i++)
+        add_weights_file(hash, checkpoint->tensors.files[i]);
+    for (size_t i = 0; i < n_names; i++) {
         char path[PATH_MAX];
-        (void)snprintf(path, sizeof path, "%s/%s", checkpoint->dir, small_files[i]); // the folder was opened: it fits
+        (void)snprintf(path, sizeof path, "%s/%s", checkpoint->dir, names[i]); // the folder was opened: it fits
         LVP_CHECK(lvp_hash_add_file(hash, path, true));
     }
     lvp_hash_hex(hash, hex);
 fail:
     lvp_hash_free(hash);
     return status;
+}
+
+enum lvp_status lvp_checkpoint_hash(const struct lvp_checkpoint *checkpoint, char hex[33])
+{
+    // Every other file that decides what comes out of the model.
+    static const char *const names[] = {
+        "config.json",       "generation_config.json", "preprocessor_config.json", "processor_config.json",
+        "tokenizer.json",    "tokenizer.model",        "tokenizer_config.json",    "special_tokens_map.json",
+        "added_tokens.json", "chat_template.jinja",    "chat_template.json",
+    };
+    return hash_files(checkpoint, true, names, sizeof names / sizeof *names, hex);
+}
+
+enum lvp_status lvp_checkpoint_config_hash(const struct lvp_checkpoint *checkpoint, char hex[33])
+{
+    static const char *const names[] = {"config.json",           "generation_config.json", "preprocessor_config.json",
+                                        "processor_config.json", "chat_template.jinja",    "chat_template.json"};
+    return hash_files(checkpoint, false, names, sizeof names / sizeof *names, hex);
 }

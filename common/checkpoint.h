@@ -84,6 +84,8 @@ const struct lvp_tensor_view *lvp_checkpoint_weight(const struct lvp_checkpoint 
 // Hash that tells two checkpoints apart: file headers, sizes and evenly spaced samples of the bytes (not every byte, so
 // that a 13 GB model starts at once), config and tokenizer files whole. 32 hex digits and NUL.
 enum lvp_status lvp_checkpoint_hash(const struct lvp_checkpoint *checkpoint, char hash[33]) LVP_MUST_CHECK;
+// Of the configuration and template files alone, to tell what differs where the other one does.
+enum lvp_status lvp_checkpoint_config_hash(const struct lvp_checkpoint *checkpoint, char hash[33]) LVP_MUST_CHECK;
 
 // Decision modules of LVPruning (safetensors; format in docs/formats.md). Views into the mapped file.
 struct lvp_pruner_block {

@@ -71,11 +71,15 @@ static void append_escape(struct lvp_json_text *text, unsigned char c)
 
 void lvp_json_text_string(struct lvp_json_text *text, const char *string)
 {
-    if (string == NULL) {
+    if (string == NULL)
         lvp_json_text_puts(text, "null");
-        return;
-    }
-    size_t n = strlen(string), plain = 0, i = 0; // bytes plain..i are copied as they are
+    else
+        lvp_json_text_bytes(text, string, strlen(string));
+}
+
+void lvp_json_text_bytes(struct lvp_json_text *text, const char *string, size_t n)
+{
+    size_t plain = 0, i = 0; // bytes plain..i are copied as they are
     lvp_json_text_append(text, "\"", 1);
     while (i < n) {
         unsigned char c = (unsigned char)string[i];

@@ -24,5 +24,6 @@ void lvp_json_text_float(struct lvp_json_text *text,
 // A JSON string with its quotes. Control characters, " and \ are escaped, other UTF-8 stays; a byte that is not part of
 // valid UTF-8 becomes U+FFFD. NULL gives null.
 void lvp_json_text_string(struct lvp_json_text *text, const char *string);
+void lvp_json_text_bytes(struct lvp_json_text *text, const char *bytes, size_t n_bytes); // likewise; NUL is escaped
 
 #endif

@@ -5,6 +5,7 @@
 #include "common/text.h"
 
 #include <jansson.h>
+#include <limits.h>
 #include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
@@ -146,6 +147,8 @@ static enum lvp_status look_into(const char *dir, const char *name, bool is_json
             goto fail;
         }
         const char *source = template_in(json);
+        const json_t *any = json_object_get(json, "chat_template");
+        if (source == NULL && any != NULL && !json_is_null(any)) source = ""; // several, none of them the default
         if (source != NULL) LVP_CHECK(recognise(source, strlen(source), name, chat));
     } else {
         LVP_CHECK(recognise(bytes, n_bytes, name, chat));
@@ -239,10 +242,6 @@ enum lvp_status lvp_prompt_build(const struct lvp_tokenizer *tokenizer, const st
                              IMAGE " may not stand in a prompt: the chat template puts the images first");
         return LVP_OK;
     }
-    const int32_t known_id = lvp_tokenizer_token_id(tokenizer, IMAGE);
-    if (n_images > 0 && known_id != image_token_id)
-        return lvp_fail(LVP_ERR_MODEL, "config.json's image token is %d, the tokenizer's " IMAGE " is %d",
-                        image_token_id, (int)known_id);
     if (chat != NULL) LVP_TRY(lvp_chat_template_apply(chat, system, text, n_images, &whole));
     const char *used = whole == NULL ? text : whole;
     const enum lvp_status status = lvp_tokenizer_encode(tokenizer, used, strlen(used), true, &prompt->ids, &n_ids);
@@ -252,6 +251,27 @@ enum lvp_status lvp_prompt_build(const struct lvp_tokenizer *tokenizer, const st
     check_rows(n_images, image_token_id, vision_tokens, max_positions, prompt, error);
     if (error->code != LVP_SAMPLE_OK) lvp_prompt_free(prompt);
     return LVP_OK;
+}
+
+enum lvp_status lvp_prompt_check_model(const struct lvp_tokenizer *tokenizer, const struct lvp_chat_template *chat,
+                                       int image_token_id, int vocab)
+{
+    const int32_t known_id = lvp_tokenizer_token_id(tokenizer, IMAGE);
+    struct lvp_prompt prompt;
+    struct lvp_sample_error error;
+    if (known_id != image_token_id)
+        return lvp_fail(LVP_ERR_MODEL, "config.json's image token is %d, the tokenizer's " IMAGE " is %d",
+                        image_token_id, (int)known_id);
+    LVP_TRY(lvp_prompt_build(tokenizer, chat, NULL, chat != NULL ? "" : IMAGE ".", 1, image_token_id, 1, INT_MAX,
+                             &prompt, &error));
+    int32_t beyond = -1;
+    for (int i = 0; i < prompt.n_ids; i++)
+        if (prompt.ids[i] >= vocab && prompt.ids[i] != image_token_id) beyond = prompt.ids[i];
+    lvp_prompt_free(&prompt);
+    if (beyond < 0) return LVP_OK;
+    return lvp_fail(LVP_ERR_MODEL,
+                    "the tokenizer gives id %d, the model's vocabulary ends at %d: they do not belong together",
+                    (int)beyond, vocab - 1);
 }
 
 enum lvp_status lvp_prompt_answer(const struct lvp_tokenizer *tokenizer, const struct lvp_chat_template *chat,

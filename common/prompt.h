@@ -29,6 +29,11 @@ struct lvp_prompt {
     int n_rows;   // rows after expansion: n_ids - n_images + n_images * vision_tokens
 };
 
+// LVP_ERR_MODEL where tokenizer and model do not belong together: <image> is not config.json's image token, or what the
+// template (NULL: --raw-prompt) puts around a text has no row in the embedding.
+enum lvp_status lvp_prompt_check_model(const struct lvp_tokenizer *tokenizer, const struct lvp_chat_template *chat,
+                                       int image_token_id, int vocab) LVP_MUST_CHECK;
+
 // Builds the prompt of one sample. `chat` NULL means --raw-prompt: TEXT is used as it is and must hold n_images
 // "<image>". A fault of this sample is reported in *error (image_token_in_prompt, image_count_mismatch, prompt_too_long
 // where n_rows >= max_positions) with LVP_OK; the prompt is then empty.

@@ -134,14 +134,6 @@ static size_t space_length(const char *bytes, size_t n_bytes)
     return 0;
 }
 
-char *lvp_trim(char *text)
-{
-    while (strchr(" \t\r\n", *text) != NULL && *text != '\0') text++;
-    size_t n = strlen(text);
-    while (n > 0 && strchr(" \t\r\n", text[n - 1]) != NULL) text[--n] = '\0';
-    return text;
-}
-
 size_t lvp_space_prefix(const char *bytes, size_t n_bytes)
 {
     size_t at = 0;
@@ -159,6 +151,23 @@ size_t lvp_space_suffix(const char *bytes, size_t n_bytes)
         end = start;
     }
     return n_bytes - end;
+}
+
+static bool is_separator(char c) // U+001C..1F: white space for Python, not for Unicode
+{
+    return c >= 0x1C && c <= 0x1F;
+}
+
+char *lvp_trim(char *text, size_t *n_bytes)
+{
+    size_t n = *n_bytes, from = 0, cut;
+    while ((cut = lvp_space_prefix(text + from, n - from)) > 0 || (from < n && is_separator(text[from])))
+        from += cut > 0 ? cut : 1;
+    while ((cut = lvp_space_suffix(text + from, n - from)) > 0 || (from < n && is_separator(text[n - 1])))
+        n -= cut > 0 ? cut : 1;
+    text[n] = '\0';
+    *n_bytes = n - from;
+    return text + from;
 }
 
 enum lvp_status lvp_choose_name(const char *option, const char *text, const char *const *names, int *index)

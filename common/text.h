@@ -36,8 +36,9 @@ enum lvp_status lvp_ids_append(struct lvp_ids *ids, const int32_t *items, size_t
 size_t lvp_utf8_length(const char *bytes, size_t n_bytes);
 bool lvp_utf8_valid(const char *bytes, size_t n_bytes);
 
-// Without blanks, tabs and line ends around it: cuts the text, and returns where it now starts.
-char *lvp_trim(char *text);
+// Without white space around it (Unicode's, and what Python's strip takes besides): cuts the text and *n_bytes, and
+// returns where it now starts.
+char *lvp_trim(char *text, size_t *n_bytes);
 
 // Bytes of white space (Unicode's White_Space) at the start, and at the end.
 size_t lvp_space_prefix(const char *bytes, size_t n_bytes);

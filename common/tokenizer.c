@@ -104,17 +104,19 @@ static enum lvp_status clean_up(struct lvp_text *text)
 }
 
 enum lvp_status lvp_tokenizer_decode(const struct lvp_tokenizer *tokenizer, const int32_t *ids, size_t n_ids,
-                                     char **text)
+                                     char **text, size_t *n_bytes)
 {
     enum lvp_status status = LVP_OK;
     struct lvp_text decoded = {0}, valid = {0};
 
     *text = NULL;
+    *n_bytes = 0;
     LVP_CHECK(lvp_text_append(&decoded, NULL, 0));
     LVP_CHECK(tokenizer->backend.decode(tokenizer->backend.state, ids, n_ids, &decoded));
     if (tokenizer->clean_up_spaces) LVP_CHECK(clean_up(&decoded));
     LVP_CHECK(lvp_text_append_repaired(&valid, decoded.bytes, decoded.n_bytes));
     *text = valid.bytes;
+    *n_bytes = valid.n_bytes;
     valid.bytes = NULL;
 fail:
     free(decoded.bytes);

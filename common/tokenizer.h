@@ -22,9 +22,9 @@ enum lvp_status lvp_tokenizer_encode(const struct lvp_tokenizer *tokenizer, cons
                                      bool add_special, int32_t **ids, size_t *n_ids) LVP_MUST_CHECK;
 
 // Text of the ids, special tokens left out, valid UTF-8 (broken byte sequences become U+FFFD). Malloc'ed,
-// NUL-terminated.
+// NUL-terminated; a token may be a NUL too, so its length is *n_bytes.
 enum lvp_status lvp_tokenizer_decode(const struct lvp_tokenizer *tokenizer, const int32_t *ids, size_t n_ids,
-                                     char **text) LVP_MUST_CHECK;
+                                     char **text, size_t *n_bytes) LVP_MUST_CHECK;
 
 size_t lvp_tokenizer_size(const struct lvp_tokenizer *tokenizer); // one more than the largest id
 // Id of an added or special token by its exact text, -1 when there is none.

@@ -244,6 +244,7 @@ static void load_flags(const json_t *config, struct lvp_tokenizer_config *out)
     out->add_prefix_space = prefix == NULL || json_is_null(prefix) ? LVP_UNSET
                             : json_is_true(prefix)                 ? LVP_YES
                                                                    : LVP_NO;
+    out->prefix_space_null = json_is_null(prefix);
     out->clean_up_spaces = json_is_true(json_object_get(config, "clean_up_tokenization_spaces"));
 }
 

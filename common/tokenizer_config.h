@@ -36,7 +36,8 @@ struct lvp_tokenizer_config {
     char tokenizer_class[64];        // as written, for messages; "" where it is left out
     bool legacy;                     // slow: the space mark goes before every segment
     bool add_bos, add_eos;           // LLaMA's class only; others: tokenizer.json's post_processor
-    enum lvp_flag add_prefix_space;  // false: no space mark before the text
+    enum lvp_flag add_prefix_space;  // false: no space mark before the text; null is unset for the fast class
+    bool prefix_space_null;          // and false for the slow one
     bool clean_up_spaces;            // decoding removes the space before punctuation
     char *bos, *eos, *unk;           // owned; NULL where there is none
     struct lvp_added_tokens added;   // with ids, by id: added_tokens_decoder, else added_tokens.json

@@ -186,7 +186,7 @@ static enum lvp_status set_up(const struct lvp_tokenizer_config *config, struct 
     struct lvp_ids pieces = {0};
 
     slow->legacy = config->legacy;
-    slow->add_prefix_space = config->add_prefix_space != LVP_NO;
+    slow->add_prefix_space = config->add_prefix_space != LVP_NO && !config->prefix_space_null;
     slow->unk = strdup(config->unk == NULL ? "None" : config->unk); // "None" is Python's str(None)
     if (slow->unk == NULL) return lvp_fail(LVP_ERR_MEMORY, "no memory for a tokenizer");
     const int32_t unknown = lvp_sentencepiece_unknown_id(slow->model);

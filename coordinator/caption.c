@@ -5,6 +5,7 @@
 #include "common/log.h"
 #include "common/record.h"
 #include "common/text.h"
+#include "coordinator/caption_identity.h"
 #include "coordinator/output/captions.h"
 #include "coordinator/output/crashes.h"
 #include "coordinator/output/identity.h"
@@ -32,7 +33,7 @@ struct job {
     const struct lvp_caption_options *options;
     struct lvp_checkpoint *checkpoint;
     const struct lvp_model_config *config;
-    char model_hash[33];
+    char model_hash[33], config_hash[33];
     struct lvp_tokenizer *tokenizer;
     struct lvp_chat_template *chat;
     struct lvp_pruner_weights weights;
@@ -59,8 +60,10 @@ static enum lvp_status open_model(struct job *job)
     LVP_TRY(lvp_checkpoint_open(options->model, &job->checkpoint));
     job->config = lvp_checkpoint_config(job->checkpoint);
     LVP_TRY(lvp_checkpoint_hash(job->checkpoint, job->model_hash));
+    LVP_TRY(lvp_checkpoint_config_hash(job->checkpoint, job->config_hash));
     LVP_TRY(lvp_tokenizer_open(options->model, &job->tokenizer));
     if (!options->raw_prompt) LVP_TRY(lvp_chat_template_load(options->model, &job->chat));
+    LVP_TRY(lvp_prompt_check_model(job->tokenizer, job->chat, job->config->image_token_id, job->config->text.vocab));
     if (options->pruner_weights != NULL)
         LVP_TRY(lvp_pruner_weights_open(options->pruner_weights, job->config, &job->weights));
     return LVP_OK;
@@ -153,23 +156,11 @@ static enum lvp_status read_crashes(struct job *job)
 static enum lvp_status open_output(struct job *job)
 {
     const struct lvp_caption_options *options = job->options;
-    char temperature[32], top_p[32], seed[32];
-    (void)snprintf(temperature, sizeof temperature, "%.9g", (double)options->temperature);
-    (void)snprintf(top_p, sizeof top_p, "%.9g", (double)options->top_p);
-    (void)snprintf(seed, sizeof seed, "%llu", (unsigned long long)options->seed);
-    json_t *keep = json_array(), *after = json_array();
-    for (int s = 0; s < options->prune.n_points; s++) { // 1e-12 shares: exact
-        json_array_append_new(keep, json_integer(options->prune.keep[s]));
-        json_array_append_new(after, json_integer(options->prune.after[s]));
-    }
-    json_t *identity = json_pack(
-        "{s:s, s:s, s:s, s:s, s:o, s:o, s:s?, s:b, s:i, s:s, s:s, s:s, s:s, s:s, s:b, s:s*, s:[i,i], s:s}", "model",
-        job->model_hash, "tokenizer", lvp_tokenizer_hash(job->tokenizer), "pruner", lvp_pruner_name(options->pruner),
-        "pruner_weights", job->weights.hash, "keep", keep, "prune_after", after, "system", options->system,
-        "raw_prompt", options->raw_prompt, "max_new_tokens", options->max_new_tokens, "temperature", temperature,
-        "top_p", top_p, "seed", seed, "dtype", lvp_dtype_name(options->dtype), "weights",
-        lvp_dtype_name(options->weights), "logprobs", options->logprobs, "score", options->score, "shard",
-        options->shard, options->n_shards, LVP_NUMERIC_PATH, job->world.numeric_path);
+    const struct lvp_run_hashes hashes = {.model = job->model_hash,
+                                          .config = job->config_hash,
+                                          .tokenizer = lvp_tokenizer_hash(job->tokenizer),
+                                          .pruner_weights = job->weights.hash};
+    json_t *identity = lvp_caption_identity(options, &hashes, job->world.numeric_path);
     if (identity == NULL) return lvp_fail(LVP_ERR_MEMORY, "out of memory for the run's identity");
     struct lvp_captions_options captions = {.dir = options->output,
                                             .requests = &job->requests,
@@ -287,7 +278,7 @@ static enum lvp_status check_failures(const struct job *job)
     const struct lvp_captions_counts counts = lvp_captions_counts(job->captions);
     int64_t most = job->options->max_errors;
     if (most >= 0 && counts.failed_samples > (uint64_t)most)
-        return lvp_fail(LVP_ERR_TOO_MANY, "%llu samples have failed, --max-errors allows %lld (one of them: %s)",
+        return lvp_fail(LVP_ERR_TOO_MANY, "failed samples: %llu, --max-errors allows %lld (one of them: %s)",
                         (unsigned long long)counts.failed_samples, (long long)most, job->last_error);
     if (most >= 0 || counts.failed_in_row < (counts.any_caption ? LVP_GUARD_LATER : LVP_GUARD_FIRST)) return LVP_OK;
     return lvp_fail(LVP_ERR_TOO_MANY,
@@ -315,8 +306,11 @@ static enum lvp_status sink_caption(void *context, uint64_t index, const struct 
 {
     struct job *job = context;
     char *text = NULL;
-    LVP_TRY(lvp_tokenizer_decode(job->tokenizer, answer->tokens, (size_t)answer->n_tokens, &text));
-    struct lvp_caption caption = {.caption = lvp_trim(text),
+    size_t n_bytes = 0;
+    LVP_TRY(lvp_tokenizer_decode(job->tokenizer, answer->tokens, (size_t)answer->n_tokens, &text, &n_bytes));
+    const char *trimmed = lvp_trim(text, &n_bytes);
+    struct lvp_caption caption = {.caption = trimmed,
+                                  .caption_bytes = n_bytes,
                                   .stopped = answer->stopped,
                                   .token_ids = answer->tokens,
                                   .logprobs = job->options->logprobs || answer->scored ? answer->logprobs : NULL,
@@ -400,7 +394,12 @@ static enum lvp_status report(struct job *job, const struct lvp_run_totals *tota
     // A rerun of a finished job did nothing: what the run was is already there.
     if (totals->images > 0 || counts.resumed < counts.total || !lvp_report_exists(&report))
         LVP_TRY(lvp_report_write(&report));
-    if (!options->quiet) lvp_report_print(&report);
+    else if (options->json)
+        LVP_TRY(lvp_report_repeat(&report));
+    if (!options->quiet)
+        lvp_report_print(&report);
+    else if (counts.failed > 0)
+        lvp_warn("%llu failed; see %s/errors.jsonl", (unsigned long long)counts.failed, options->output);
     return LVP_OK;
 }
 
@@ -414,10 +413,11 @@ static enum lvp_status run(struct job *job)
     start_progress(job);
     double start = lvp_now();
     enum lvp_status status = lvp_run(&run, &totals);
+    if (status == LVP_OK) status = check_failures(job); // of earlier lives too
     double seconds = lvp_now() - start;
     lvp_record_phase(LVP_PHASE_FINISHING);
     lvp_progress_clear(&job->progress);
-    if (status != LVP_OK && status != LVP_DRAINED) return status;
+    if (status != LVP_OK && status != LVP_DRAINED && status != LVP_ERR_TOO_MANY) return status;
     if (!lvp_world_finish(&job->world, FINISH_SECONDS)) return lvp_world_unfinished(&job->world, FINISH_SECONDS);
     LVP_TRY(report(job, &totals, seconds));
     if (job->options->trace != NULL) LVP_TRY(lvp_timeline_write(job->options->trace, job->timeline));
@@ -466,7 +466,7 @@ static void tell_end(struct job *job, enum lvp_status status)
 
 enum lvp_status lvp_caption(const struct lvp_caption_options *options, MPI_Comm control, int n_workers, bool *clean)
 {
-    struct job job = {.options = options, .started = lvp_now()};
+    struct job job = {.options = options, .last_error = "see errors.jsonl", .started = lvp_now()};
     enum lvp_status status = open_and_run(&job, control, n_workers);
     if (status == LVP_ERR_MEMORY) status = LVP_ERR_LOST; // rank 0 ran out: start again, as for any other rank
     // A world that has lost a rank cannot end in good order, and one that is to stop at once has no time to. The

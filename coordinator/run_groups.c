@@ -74,10 +74,12 @@ static enum lvp_status build_prompt(struct run *run, struct ask *ask, struct lvp
     const struct lvp_prompt *prompt = &ask->prompt;
     const struct lvp_model_config *config = options->deployment->config;
     for (int i = 0; i < prompt->n_ids; i++)
-        if (prompt->ids[i] >= config->text.vocab && prompt->ids[i] != config->image_token_id)
-            return lvp_fail(LVP_ERR_MODEL,
-                            "the tokenizer gives id %d, the model's vocabulary ends at %d: they do not belong together",
-                            prompt->ids[i], config->text.vocab - 1);
+        if (prompt->ids[i] >= config->text.vocab && prompt->ids[i] != config->image_token_id) {
+            lvp_sample_error_set(error, LVP_SAMPLE_PROMPT_FIELD_MISSING,
+                                 "the prompt has token %d, the model's vocabulary ends at %d", prompt->ids[i],
+                                 config->text.vocab - 1);
+            return LVP_OK;
+        }
     int room = config->text.max_positions - prompt->n_rows;
     ask->max_new = options->max_new_tokens < room ? options->max_new_tokens : room;
     if (request->answer != NULL) {

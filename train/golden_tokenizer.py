@@ -131,6 +131,7 @@ def metaspace(scheme, split=False):
 def write_folders(out, model):
     write(out / "slow_legacy", model, config())
     write(out / "slow_new", model, config(legacy=False))
+    write(out / "slow_null", model, config(legacy=False, add_prefix_space=None))
     write(out / "slow_odd", model, odd_config(legacy=False, add_prefix_space=False))
     old = {k: v for k, v in config(legacy=True).items() if k not in ("added_tokens_decoder", "extra_special_tokens")}
     write(out / "slow_old", model, old, added_tokens={"<image>": VOCAB, "<pad>": VOCAB + 1, "<extra>": VOCAB + 2},
@@ -156,11 +157,11 @@ def write_folders(out, model):
 
 
 def distinct(results):
-    found = list(dict.fromkeys(json.dumps(r, ensure_ascii=False, separators=(",", ":")) for r in results))
-    index = "".join(str([json.dumps(r, ensure_ascii=False, separators=(",", ":")) for r in results].index(
-        json.dumps(r, ensure_ascii=False, separators=(",", ":")))) for r in results)
-    order = sorted(set(index), key=index.index)
-    return "[" + ",".join(found) + "]", "".join(str(order.index(c)) for c in index)
+    """The different results as a JSON list, and for each tokenizer the digit of its own among them."""
+    texts = [json.dumps(r, ensure_ascii=False, separators=(",", ":")) for r in results]
+    found = list(dict.fromkeys(texts))
+    assert len(found) <= 10
+    return "[" + ",".join(found) + "]", "".join(str(found.index(t)) for t in texts)
 
 
 def write_cases(path, names, cases, function):

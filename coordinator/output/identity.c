@@ -64,6 +64,7 @@ enum lvp_status lvp_identity_compare(const char *dir, const json_t *stored, cons
     {
         const json_t *old_value = json_object_get(stored, key);
         if (json_equal(old_value, value)) continue;
+        if (old_value == NULL && strcmp(key, LVP_CONFIG_HASH) == 0) continue;
         if (!allow_mixed_numerics || strcmp(key, LVP_NUMERIC_PATH) != 0)
             return field_differs(dir, key, old_value, value);
         *mixed = true;

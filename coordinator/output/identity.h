@@ -11,6 +11,7 @@
 
 #define LVP_IDENTITY_FILE  "identity.json"
 #define LVP_HASHES_FILE    "requests.xxh"
+#define LVP_CONFIG_HASH    "config"         // the field that early runs lack: "model" covers it
 #define LVP_NUMERIC_PATH   "numeric_path"   // the field that allow_mixed_numerics lets differ
 #define LVP_MIXED_NUMERICS "mixed_numerics" // the field that remembers that it did
 

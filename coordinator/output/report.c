@@ -1,5 +1,6 @@
 #include "coordinator/output/report.h"
 
+#include "common/json.h"
 #include "common/json_text.h"
 #include "common/log.h"
 #include "common/text.h"
@@ -199,16 +200,31 @@ bool lvp_report_exists(const struct lvp_report *report)
     return lvp_output_exists(report->options->output, "run.json");
 }
 
+static void print_run(const json_t *json)
+{
+    (void)json_dumpf(json, stdout, JSON_INDENT(2));
+    (void)putchar('\n');
+}
+
 enum lvp_status lvp_report_write(const struct lvp_report *report)
 {
     json_t *json = report_json(report);
     if (json == NULL) return lvp_fail(LVP_ERR_MEMORY, "out of memory for run.json");
     enum lvp_status status = lvp_output_write_json(report->options->output, "run.json", json);
-    if (status == LVP_OK && report->options->json) {
-        (void)json_dumpf(json, stdout, JSON_INDENT(2));
-        (void)putchar('\n');
-    }
+    if (status == LVP_OK && report->options->json) print_run(json);
     json_decref(json);
+    return status;
+}
+
+enum lvp_status lvp_report_repeat(const struct lvp_report *report)
+{
+    json_t *json = NULL;
+    char *path = lvp_output_path(report->options->output, "run.json");
+    enum lvp_status status =
+        path != NULL ? lvp_json_load(path, false, &json) : lvp_fail(LVP_ERR_MEMORY, "out of memory");
+    if (status == LVP_OK) print_run(json);
+    json_decref(json);
+    free(path);
     return status;
 }
 

@@ -18,7 +18,9 @@ struct lvp_report { // all borrowed
     bool mixed_numerics;
 };
 
-bool lvp_report_exists(const struct lvp_report *report);                          // an earlier run's
+bool lvp_report_exists(const struct lvp_report *report); // an earlier run's
+// Prints the run.json that is there.
+enum lvp_status lvp_report_repeat(const struct lvp_report *report) LVP_MUST_CHECK;
 enum lvp_status lvp_report_write(const struct lvp_report *report) LVP_MUST_CHECK; // run.json in the output folder
 void lvp_report_print(const struct lvp_report *report); // stderr; run.json on stdout with --json
 

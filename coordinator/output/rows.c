@@ -40,7 +40,7 @@ void lvp_caption_row(const struct lvp_request *request, const struct lvp_caption
     lvp_json_text_puts(row, ",\"prompt\":");
     lvp_json_text_string(row, request->prompt);
     lvp_json_text_puts(row, ",\"caption\":");
-    lvp_json_text_string(row, caption->caption);
+    lvp_json_text_bytes(row, caption->caption, caption->caption_bytes);
     lvp_json_text_puts(row, caption->stopped ? ",\"finish_reason\":\"stop\"" : ",\"finish_reason\":\"length\"");
     append_ints(",\"token_ids\":", caption->token_ids, caption->n_tokens, row);
     lvp_json_text_puts(row, ",\"prompt_tokens\":");

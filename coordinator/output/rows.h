@@ -7,7 +7,8 @@
 
 // What a request's answer is. All borrowed.
 struct lvp_caption {
-    const char *caption;      // decoded without special tokens, trimmed
+    const char *caption; // [caption_bytes] decoded without special tokens, trimmed
+    size_t caption_bytes;
     bool stopped;             // finish_reason "stop": the last token id is an eos; else "length"
     const int32_t *token_ids; // [n_tokens]
     const float *logprobs;    // [n_tokens] natural log; NULL without --logprobs

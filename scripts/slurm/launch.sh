@@ -48,7 +48,8 @@ done
 # A drain is no failure; lost ranks are counted, over this job's restarts, in the output folder.
 requeue=$((status == 75))
 stopped=$((status == 130 || status == 138 || status == 143)) # by a second signal: somebody wants an end
-if ((status == 4 || (status >= 128 && !stopped))) && [[ -n $output ]]; then
+if ((status >= 128 && !stopped)); then status=4; fi # srun says what the lost rank died of
+if ((status == 4)) && [[ -n $output ]]; then
   echo "$SLURM_JOB_ID" >>"$output/.lvpipe/lost" && (($(grep -cx "$SLURM_JOB_ID" "$output/.lvpipe/lost") <= ${MAX_REQUEUES:-5})) && requeue=1
 fi
 if ((requeue)); then

@@ -11,10 +11,10 @@ static void use(const struct lvp_tokenizer *tokenizer)
 {
     static const char text[] = "USER: <image>\nWhat is\xF0\x9F\x98\x80 this? </s>  ASSISTANT:";
     int32_t *ids;
-    size_t n_ids;
+    size_t n_ids, n_bytes;
     char *back;
     if (lvp_tokenizer_encode(tokenizer, text, sizeof text - 1, true, &ids, &n_ids) != LVP_OK) return;
-    if (lvp_tokenizer_decode(tokenizer, ids, n_ids, &back) == LVP_OK) free(back);
+    if (lvp_tokenizer_decode(tokenizer, ids, n_ids, &back, &n_bytes) == LVP_OK) free(back);
     free(ids);
 }
 

@@ -138,7 +138,36 @@ expect "--retry-failed" "$(lines failed/errors.jsonl)" 0
 head -n 3 "$work/plain/captions.jsonl" >"$work/three.jsonl"
 same three.jsonl failed/captions.jsonl "--retry-failed keeps the input's order"
 echo "no image" >"$work/photos/scene-0001.png"
-run 5 "$LVPIPE" caption --model "$MODEL" --input "$work/photos" --output "$work/strict" "${short[@]}" --max-errors 0
+strict=("$LVPIPE" caption --model "$MODEL" --input "$work/photos" --output "$work/strict" "${short[@]}" --max-errors 0)
+run 5 "${strict[@]}" && says "--max-errors allows 0 (one of them: scene-0001.png"
+expect "run.json of what was done" "$(jq .counts.failed "$work/strict/run.json")" 1
+run 5 "${strict[@]}" && says "--max-errors allows 0 (one of them: see errors.jsonl" # whatever is left to do
+run 0 "${strict[@]}" --max-errors 1 -q && says "1 failed"
+
+# --- --json when nothing was left to do
+run 0 "$LVPIPE" caption --model "$MODEL" --input "$IMAGES" --output "$work/plain" "${short[@]}" --json -q
+cmp -s "$work/stdout" "$work/plain/run.json" || fail "--json of a finished run is not its run.json"
+
+# --- a folder of another model, and of a tokenizer that is another model's
+mkdir "$work/other" && cp -r "$MODEL"/. "$work/other"
+again=("$LVPIPE" caption --model "$work/other" --input "$IMAGES" --output "$work/plain" "${short[@]}")
+jq '.eos_token_id = 3' "$MODEL/generation_config.json" >"$work/other/generation_config.json"
+run 2 "${again[@]}" && says 'holds a run with config "'
+cp "$MODEL/generation_config.json" "$work/other"
+jq '.model_max_length = 99' "$MODEL/tokenizer_config.json" >"$work/other/tokenizer_config.json"
+run 2 "${again[@]}" && says 'holds a run with tokenizer "'
+jq '.image_token_index = 7' "$MODEL/config.json" >"$work/other/config.json"
+run 3 "${again[@]}" && says "the tokenizer's <image> is"
+run 3 "$LVPIPE" inspect "$work/other" && says "the tokenizer's <image> is"
+
+# --- a token that the tokenizer has and the model has not is a fault of the sample that names it
+cp "$MODEL/config.json" "$MODEL/tokenizer_config.json" "$work/other"
+jq '.added_tokens += [.added_tokens[-1] + (range(1026; 1035) | {id: ., content: "<far\(.)>"})]' "$MODEL/tokenizer.json" >"$work/other/tokenizer.json"
+jq -c 'if .id == "scene-0001" then .prompt = "What is <far1034>?" else . end' "$work/rows.jsonl" | head -n 3 >"$work/far.jsonl"
+run 0 "$LVPIPE" caption --model "$work/other" --input "$work/far.jsonl" --output "$work/far" "${short[@]}"
+expect "captions beside it" "$(lines far/captions.jsonl)" 2
+expect "its error" "$(jq -rc '[.error, .message] | join(" ")' "$work/far/errors.jsonl")" \
+  "prompt_field_missing the prompt has token 1034, the model's vocabulary ends at 1031"
 
 # --- shards
 for i in 0 1 2; do

@@ -40,5 +40,5 @@ run 2 "${show[@]}" --prompt $'\xff' && says "not valid UTF-8"
 run 2 "${show[@]}" --pruner none && says "nothing is pruned"
 run 2 "$LVPIPE" show --model "$MODEL" --image "$work/none.png" --output "$work/x.png" && says "--image $work/none.png"
 run 2 "${show[@]}" --output "$work/kept.jpg" && says "what is drawn is a PNG"
-run 6 "${show[@]}" --output "$work/nowhere/x.png" && says "nowhere/x.png: No such file"
+run 2 "${show[@]}" --output "$work/nowhere/x.png" && says "nowhere/x.png: No such file"
 finish

@@ -14,7 +14,8 @@ static void test_row_texts(void **state)
     struct lvp_request request = {.sample = sample, .id = "\xc3\xa9\xff/", .prompt = "tab\t"};
     const int vision[] = {4, 2, 4, 2};
     const float logprobs[] = {-1.0F / 3, 0};
-    struct lvp_caption caption = {.caption = "",
+    struct lvp_caption caption = {.caption = "a\0b",
+                                  .caption_bytes = 3,
                                   .token_ids = (const int32_t[]){5, 6},
                                   .logprobs = logprobs,
                                   .n_tokens = 2,
@@ -26,7 +27,7 @@ static void test_row_texts(void **state)
     lvp_json_text_append(&row, "", 1);
     assert_string_equal(
         row.data,
-        "{\"id\":\"\xc3\xa9\xef\xbf\xbd/\",\"image\":[\"a\",\"b\\u0001\x7f\"],\"prompt\":\"tab\\t\",\"caption\":\"\","
+        "{\"id\":\"\xc3\xa9\xef\xbf\xbd/\",\"image\":[\"a\",\"b\\u0001\x7f\"],\"prompt\":\"tab\\t\",\"caption\":\"a\\u0000b\","
         "\"finish_reason\":\"length\",\"token_ids\":[5,6],\"prompt_tokens\":0,\"vision_tokens\":[[4,2],[4,2]],"
         "\"logprobs\":[-0.333333343,0]}\n");
     lvp_json_text_free(&row);

@@ -1,4 +1,5 @@
 // Ids and texts against transformers' tokenizers: tests/golden/tokenizer, written by train/golden_tokenizer.py.
+#include "common/text.h"
 #include "common/tokenizer.h"
 
 #include <setjmp.h>
@@ -91,10 +92,11 @@ static void check_decode(const char *name, const struct lvp_tokenizer *tokenizer
                          const json_t *wanted)
 {
     char *text;
+    size_t n_bytes;
     const size_t n_ids = json_array_size(given);
     int32_t *ids = malloc((n_ids + 1) * sizeof *ids);
     for (size_t i = 0; i < n_ids; i++) ids[i] = (int32_t)json_integer_value(json_array_get(given, i));
-    assert_int_equal(lvp_tokenizer_decode(tokenizer, ids, n_ids, &text), LVP_OK);
+    assert_int_equal(lvp_tokenizer_decode(tokenizer, ids, n_ids, &text, &n_bytes), LVP_OK);
     if (strcmp(text, json_string_value(wanted)) != 0) {
         char *list = json_dumps(given, JSON_COMPACT);
         fail_msg("%s: %s: \"%s\", wanted \"%s\"", name, list, text, json_string_value(wanted));
@@ -115,13 +117,34 @@ static void test_decode(void **state)
     check_file(GOLDEN "decode.jsonl", 400, check_decode);
 }
 
+static void expect_trimmed(const char *text, size_t n_bytes, const char *wanted, size_t n_wanted)
+{
+    char copy[64] = {0};
+    memcpy(copy, text, n_bytes);
+    const char *trimmed = lvp_trim(copy, &n_bytes);
+    assert_int_equal(n_bytes, n_wanted);
+    assert_memory_equal(trimmed, wanted, n_wanted + 1);
+}
+
+// As Python's str.strip.
+static void test_trim(void **state)
+{
+    (void)state;
+    expect_trimmed("", 0, "", 0);
+    expect_trimmed(" \t\n\v\f\r", 6, "", 0);
+    expect_trimmed(" a b\n", 5, "a b", 3);
+    expect_trimmed("\x1c\u3000cat\u00a0\x1f\u2003", 13, "cat", 3);
+    expect_trimmed(" \0 ", 3, "\0", 1);
+    expect_trimmed("\u200bcat", 6, "\u200bcat", 6); // a zero width space is none
+}
+
 // A text with a byte that is not UTF-8, an empty one, and ids that no token has.
 static void test_edges(void **state)
 {
     (void)state;
     struct lvp_tokenizer *tokenizer;
     int32_t *ids;
-    size_t n_ids;
+    size_t n_ids, n_bytes;
     char *text;
     assert_int_equal(lvp_tokenizer_open(GOLDEN "fast_legacy", &tokenizer), LVP_OK);
     assert_int_equal(lvp_tokenizer_size(tokenizer), 514);
@@ -129,13 +152,20 @@ static void test_edges(void **state)
     assert_int_equal(lvp_tokenizer_token_id(tokenizer, "<nothing>"), -1);
     assert_int_equal(strlen(lvp_tokenizer_hash(tokenizer)), 32);
     assert_int_equal(lvp_tokenizer_encode(tokenizer, "a\xFF\xC3", 3, false, &ids, &n_ids), LVP_OK);
-    assert_int_equal(lvp_tokenizer_decode(tokenizer, ids, n_ids, &text), LVP_OK);
+    assert_int_equal(lvp_tokenizer_decode(tokenizer, ids, n_ids, &text, &n_bytes), LVP_OK);
     assert_string_equal(text, "a\xEF\xBF\xBD\xEF\xBF\xBD");
     free(ids);
     free(text);
     assert_int_equal(lvp_tokenizer_encode(tokenizer, "", 0, false, &ids, &n_ids), LVP_OK);
     assert_int_equal(n_ids, 0);
-    assert_int_equal(lvp_tokenizer_decode(tokenizer, ids, 0, &text), LVP_OK);
+    // A byte token may be a NUL: the text goes on behind it.
+    free(ids);
+    assert_int_equal(lvp_tokenizer_encode(tokenizer, "a\0b", 3, false, &ids, &n_ids), LVP_OK);
+    assert_int_equal(lvp_tokenizer_decode(tokenizer, ids, n_ids, &text, &n_bytes), LVP_OK);
+    assert_int_equal(n_bytes, 3);
+    assert_memory_equal(text, "a\0b", 4);
+    free(text);
+    assert_int_equal(lvp_tokenizer_decode(tokenizer, ids, 0, &text, &n_bytes), LVP_OK);
     assert_string_equal(text, "");
     free(ids);
     free(text);
@@ -143,8 +173,9 @@ static void test_edges(void **state)
     static const char *const both[] = {GOLDEN "fast_legacy", GOLDEN "slow_legacy"};
     for (size_t i = 0; i < 2; i++) {
         assert_int_equal(lvp_tokenizer_open(both[i], &tokenizer), LVP_OK);
-        assert_int_equal(lvp_tokenizer_decode(tokenizer, (int32_t[]){-1, 514, 1 << 30, INT32_MIN, INT32_MAX}, 5, &text),
-                         LVP_OK);
+        assert_int_equal(
+            lvp_tokenizer_decode(tokenizer, (int32_t[]){-1, 514, 1 << 30, INT32_MIN, INT32_MAX}, 5, &text, &n_bytes),
+            LVP_OK);
         assert_string_equal(text, "");
         free(text);
         lvp_tokenizer_close(tokenizer);
@@ -181,7 +212,7 @@ static enum lvp_status open_bytes(const char *name, const char *bytes, size_t n_
         size_t n_ids;
         char *back;
         if (lvp_tokenizer_encode(tokenizer, text, sizeof text - 1, true, &ids, &n_ids) == LVP_OK) {
-            if (lvp_tokenizer_decode(tokenizer, ids, n_ids, &back) == LVP_OK) free(back);
+            if (lvp_tokenizer_decode(tokenizer, ids, n_ids, &back, &n_bytes) == LVP_OK) free(back);
             free(ids);
         }
         lvp_tokenizer_close(tokenizer);
@@ -263,7 +294,7 @@ static void test_damaged(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_encode), cmocka_unit_test(test_decode),
-                                       cmocka_unit_test(test_edges), cmocka_unit_test(test_refused),
+                                       cmocka_unit_test(test_edges), cmocka_unit_test(test_trim), cmocka_unit_test(test_refused),
                                        cmocka_unit_test(test_damaged)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
