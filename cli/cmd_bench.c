@@ -30,7 +30,8 @@ static const char help_text[] =
     "                         each rank makes random weights for its own layers\n"
     "  --keep R,R,..          none (unpruned), or a share as for caption; 0.5/0.3/0.1 names every point's (none,0.5)\n"
     "  --pruner-width D       inner width of made-up decision modules (an eighth of the model's)\n"
-    "  --stages N,N,..        pipeline stages; several values only where it starts its own ranks (1)\n"
+    "  --stages N,N,..        pipeline stages; several values only where it starts its own ranks (1, or "
+    "--partition's)\n"
     "  --concurrency N,N,..   requests in steps at once, of each replica (32 a stage, 256 at most)\n"
     "  --images N             of a repeat, each with a prompt of its own (16)\n"
     "  --text-tokens N        prompt rows that are not vision tokens (30)\n"
@@ -98,6 +99,7 @@ struct command {
     bool help;
     // as a rank
     int next_point; // of keeps x concurrencies
+    bool made_up;   // it was said that modules are
     double base;    // images/s of the first
 };
 
@@ -205,9 +207,6 @@ static enum lvp_status choose_pruner(const struct command *command, const char *
     } else if (lvp_pruners[kind].needs_weights) {
         int eighth = bench->config->text.hidden / 8;
         bench->pruner_width = command->pruner_width > 0 ? command->pruner_width : eighth > 0 ? eighth : 1;
-        if (shared.model != NULL)
-            lvp_info("%s has no lvpruning.safetensors: measured with made-up modules of width %d", shared.model,
-                     bench->pruner_width);
     }
     enum lvp_status status = lvp_options_prune_plan(&shared, kind, bench->pruner_weights != NULL ? &weights : NULL,
                                                     bench->config->text.layers, &bench->prune);
@@ -265,7 +264,6 @@ static enum lvp_status bench_point(struct command *command, MPI_Comm control, in
                                       .trace = command->trace != NULL,
                                       .interrupt = lvp_drain_requests()};
     *clean = false; // until the workers have been told to finish
-    lvp_options_start_log(shared);
     LVP_TRY(lvp_parse_int("--concurrency", concurrency, 0, 1 << 16, &bench.concurrency));
     if (command->profile != NULL) LVP_TRY(lvp_profile_read(command->profile, &profile));
     bench.profile = command->profile != NULL ? &profile : NULL;
@@ -281,6 +279,12 @@ static enum lvp_status bench_point(struct command *command, MPI_Comm control, in
         LVP_TRY(status);
     }
     LVP_TRY(choose_pruner(command, keep, weights_path, &bench));
+    if (bench.pruner == LVP_PRUNER_LVPRUNING && bench.pruner_weights == NULL && shared->model != NULL &&
+        !command->made_up) {
+        lvp_info("%s has no lvpruning.safetensors: measured with made-up modules of width %d", shared->model,
+                 bench.pruner_width);
+        command->made_up = true;
+    }
     if (bench.pruner == LVP_PRUNER_NONE) bench.keep = "none"; // whatever --keep says, nothing is pruned
     if (bench.pruner == LVP_PRUNER_NONE && bench.partition.mode == LVP_PARTITION_PRUNE)
         bench.partition.mode = LVP_PARTITION_AUTO; // there are no prune points to cut at
@@ -399,6 +403,7 @@ enum lvp_status lvp_cmd_bench(int argc, char **argv, int *exit_status)
         (void)fputs(lvp_options_help, stdout);
         (void)fputs(help_examples, stdout);
     } else if (status == LVP_OK) {
+        lvp_options_start_log(&command->shared);
         bool bare = lvp_launcher() == LVP_LAUNCHER_NONE;
         status = bare ? run_bare(command, argc, argv, exit_status) : run_rank(command, exit_status);
     }

@@ -179,27 +179,15 @@ static enum lvp_status add_setting(struct command *command, const char *pruner, 
     return LVP_OK;
 }
 
-static enum lvp_status find_modules(const struct command *command, bool *found)
-{
-    struct lvp_options options;
-    char path[4096];
-    lvp_options_init(&options);
-    LVP_TRY(lvp_options_set(&options, LVP_OPTION_MODEL, command->model, NULL));
-    if (command->pruner_weights != NULL)
-        LVP_TRY(lvp_options_set(&options, LVP_OPTION_PRUNER_WEIGHTS, command->pruner_weights, NULL));
-    LVP_TRY(lvp_options_find_weights(&options, path, sizeof path));
-    *found = path[0] != '\0';
-    return LVP_OK;
-}
-
 static enum lvp_status make_settings(struct command *command)
 {
     static char lvpruning[] = "lvpruning", own[] = "";
-    bool modules = false;
-    LVP_TRY(find_modules(command, &modules));
-    if (command->n_pruners == 0 && modules) command->pruners[command->n_pruners++] = lvpruning;
+    struct lvp_options options = {.model = command->model, .pruner_weights = command->pruner_weights};
+    char path[4096];
+    LVP_TRY(lvp_options_find_weights(&options, path, sizeof path));
+    if (command->n_pruners == 0 && path[0] != '\0') command->pruners[command->n_pruners++] = lvpruning;
     if (command->n_pruners == 0)
-        lvp_info("%s has no lvpruning.safetensors: it is asked unpruned alone; --pruner names others", command->model);
+        lvp_warn("%s has no lvpruning.safetensors: it is asked unpruned alone; --pruner names others", command->model);
     if (command->n_keeps == 0) command->keeps[command->n_keeps++] = own;
     LVP_TRY(add_setting(command, "none", ""));
     for (int p = 0; p < command->n_pruners; p++)

@@ -254,6 +254,7 @@ enum lvp_status lvp_cmd_plan(int argc, char **argv)
         (void)printf("%s%s%s", help, lvp_options_help, examples);
         return LVP_OK;
     }
+    lvp_options_start_log(&arguments.shared);
     if (arguments.cluster != NULL && arguments.profile == NULL)
         return lvp_fail(LVP_ERR_USAGE,
                         "--cluster needs the rates of its devices: --profile FILE (lvpipe bench --calibrate "

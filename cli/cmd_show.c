@@ -202,10 +202,13 @@ static enum lvp_status decode(const struct command *command, struct lvp_chain *c
 
 // With --json the tokens, and of every point the kept patches and the scored ones' scores, in row-major order.
 static enum lvp_status print(const struct command *command, const struct lvp_chain *chain,
-                             const struct lvp_shown_prompt *shown, const int32_t *tokens, int n_tokens)
+                             const struct lvp_shown_prompt *shown, size_t answer_bytes, const int32_t *tokens,
+                             int n_tokens)
 {
     if (!command->shared.json) {
-        (void)printf("%s\n  %s\n", shown->text, shown->answer);
+        (void)printf("%s\n  ", shown->text);
+        (void)fwrite(shown->answer, 1, answer_bytes, stdout);
+        (void)putchar('\n');
         return LVP_OK;
     }
     json_t *points = json_array(), *ids = json_array();
@@ -224,8 +227,8 @@ static enum lvp_status print(const struct command *command, const struct lvp_cha
             json_pack("{s:i, s:o, s:o}", "after_layer", chain->prune.after[p], "kept", kept, "scores", scores);
         whole = json_array_append_new(points, row) == 0 && whole;
     }
-    json_t *row = json_pack("{s:s, s:s, s:o, s:o}", "prompt", shown->text, "answer", shown->answer, "token_ids", ids,
-                            "points", points);
+    json_t *row = json_pack("{s:s, s:s%, s:o, s:o}", "prompt", shown->text, "answer", shown->answer, answer_bytes,
+                            "token_ids", ids, "points", points);
     if (row == NULL || !whole) return json_decref(row), lvp_fail(LVP_ERR_MEMORY, "out of memory for an answer");
     (void)json_dumpf(row, stdout, JSON_COMPACT | JSON_REAL_PRECISION(9));
     (void)putchar('\n');
@@ -265,7 +268,7 @@ static enum lvp_status ask(const struct command *command, struct lvp_chain *chai
     if (status == LVP_OK) {
         const char *trimmed = lvp_trim(shown->answer, &n_bytes);
         memmove(shown->answer, trimmed, n_bytes + 1);
-        status = print(command, chain, shown, tokens, n_tokens);
+        status = print(command, chain, shown, n_bytes, tokens, n_tokens);
     }
     lvp_chain_release(chain, 0);
     lvp_prompt_free(&prompt);
@@ -350,6 +353,7 @@ static enum lvp_status show(struct command *command)
     LVP_CHECK(check_output(command));
     LVP_CHECK(lvp_tokenizer_open(options.model, &tokenizer));
     LVP_CHECK(lvp_chat_template_load(options.model, &chat));
+    LVP_CHECK(lvp_prompt_check_model(tokenizer, chat, config.image_token_id, config.text.vocab));
     LVP_CHECK(load_pixels(command, &config, &pixels));
     LVP_CHECK(lvp_chain_open(&options, &chain));
     LVP_CHECK(lvp_chain_encode(&chain, 1, pixels, &slot));

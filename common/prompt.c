@@ -259,6 +259,9 @@ enum lvp_status lvp_prompt_check_model(const struct lvp_tokenizer *tokenizer, co
     const int32_t known_id = lvp_tokenizer_token_id(tokenizer, IMAGE);
     struct lvp_prompt prompt;
     struct lvp_sample_error error;
+    if (known_id < 0)
+        return lvp_fail(LVP_ERR_MODEL, "the tokenizer has no " IMAGE ", config.json's image token is %d",
+                        image_token_id);
     if (known_id != image_token_id)
         return lvp_fail(LVP_ERR_MODEL, "config.json's image token is %d, the tokenizer's " IMAGE " is %d",
                         image_token_id, (int)known_id);

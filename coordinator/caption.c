@@ -50,7 +50,6 @@ struct job {
     struct lvp_captions_counts final_counts;
     char last_error[600]; // a sample's
     int *vision_tokens;   // [max images of a prompt, 1 + n_points]
-    json_t *timeline;     // NULL: none
     double started;
 };
 
@@ -417,11 +416,14 @@ static enum lvp_status run(struct job *job)
     double seconds = lvp_now() - start;
     lvp_record_phase(LVP_PHASE_FINISHING);
     lvp_progress_clear(&job->progress);
-    if (status != LVP_OK && status != LVP_DRAINED && status != LVP_ERR_TOO_MANY) return status;
-    if (!lvp_world_finish(&job->world, FINISH_SECONDS)) return lvp_world_unfinished(&job->world, FINISH_SECONDS);
-    LVP_TRY(report(job, &totals, seconds));
-    if (job->options->trace != NULL) LVP_TRY(lvp_timeline_write(job->options->trace, job->timeline));
-    return status;
+    bool too_many = status == LVP_ERR_TOO_MANY; // which stays the status, whatever else goes wrong
+    if (status != LVP_OK && status != LVP_DRAINED && !too_many) return status;
+    if (!lvp_world_finish(&job->world, FINISH_SECONDS))
+        return too_many ? status : lvp_world_unfinished(&job->world, FINISH_SECONDS);
+    enum lvp_status told = report(job, &totals, seconds);
+    if (told == LVP_OK && job->options->trace != NULL)
+        told = lvp_timeline_write_world(job->options->trace, &job->world);
+    return told == LVP_OK || too_many ? status : told;
 }
 
 struct lvp_layout_request lvp_caption_layout(const struct lvp_caption_options *options)
@@ -443,11 +445,7 @@ static enum lvp_status open_and_run(struct job *job, MPI_Comm control, int n_wor
     LVP_TRY(choose_kernel_set(job));
     LVP_TRY(plan(job));
     LVP_TRY(open_output(job));
-    if (job->options->trace != NULL) {
-        LVP_TRY(lvp_timeline_check(job->options->trace));
-        job->world.finished_context = job->timeline = json_array();
-        job->world.finished = lvp_timeline_add;
-    }
+    if (job->options->trace != NULL) LVP_TRY(lvp_timeline_check(job->options->trace));
     LVP_TRY(set_up_workers(job));
     return run(job);
 }
@@ -489,7 +487,6 @@ enum lvp_status lvp_caption(const struct lvp_caption_options *options, MPI_Comm 
     lvp_chat_template_free(job.chat);
     lvp_tokenizer_close(job.tokenizer);
     lvp_checkpoint_close(job.checkpoint);
-    json_decref(job.timeline);
     free(job.vision_tokens);
     return status;
 }

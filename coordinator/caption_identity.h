@@ -8,7 +8,7 @@
 #include <jansson.h>
 
 // 32 hex digits each, "" for none. `model` is of everything in the folder that counts: where only that one differs, it
-// is the weights.
+// is the weights or a tokenizer file that others overrule.
 struct lvp_run_hashes {
     const char *config, *tokenizer, *pruner_weights, *model;
 };

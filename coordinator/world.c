@@ -225,6 +225,8 @@ bool lvp_world_can_run(const struct lvp_world *world, const char *kernel_set)
 void lvp_world_close(struct lvp_world *world)
 {
     lvp_control_close(world->control);
+    for (int w = 0; world->workers != NULL && w < world->n_workers; w++)
+        if (world->workers[w].farewell != NULL) lvp__from_worker__free_unpacked(world->workers[w].farewell, NULL);
     free(world->workers);
     *world = (struct lvp_world){0};
 }
@@ -415,8 +417,11 @@ bool lvp_world_finish(struct lvp_world *world, double deadline_seconds)
             struct lvp_worker_info *worker = &world->workers[rank - 1];
             worker->statistics = lvp_plain_statistics(answer->statistics);
             worker->finished = true;
-            if (world->finished != NULL) world->finished(world->finished_context, rank, answer->statistics);
             left--;
+            if (answer->statistics->n_spans > 0) { // kept, and worked on once nobody waits
+                worker->farewell = answer;
+                continue;
+            }
         }
         lvp__from_worker__free_unpacked(answer, NULL);
     }

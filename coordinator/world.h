@@ -30,6 +30,7 @@ struct lvp_worker_info {
     bool finished;              // its statistics have come
     bool answered;              // the question that lvp_world_collect waits for
     Lvp__Statistics statistics; // plain fields only
+    Lvp__FromWorker *farewell;  // the message they came in, with its spans; NULL: it has none
 };
 
 struct lvp_world {
@@ -42,9 +43,6 @@ struct lvp_world {
     struct lvp_partition partition;
     int n_direct; // cuts, of all replicas, that rows cross from GPU to GPU
     double last_pulse;
-    // A worker's last word, with what belongs to the message; NULL: nobody listens.
-    void (*finished)(void *context, int rank, const Lvp__Statistics *statistics);
-    void *finished_context;
 };
 
 // Collects every worker's Hello. LVP_ERR_LOST naming a rank that does not speak within the deadline; LVP_ERR_USAGE for

@@ -56,6 +56,7 @@ static enum lvp_status each_line(const char *path, enum lvp_status bad,
         if (n < 0) break;
         if (is_blank(text, n)) continue;
         json_t *row = lvp_parse_row(text, (size_t)n, &error);
+        if (row == NULL) row = json_loadb(text, (size_t)n, JSON_ALLOW_NUL, NULL); // an answer may hold one
         if (json_is_object(row))
             status = take(context, line, row);
         else

@@ -383,9 +383,15 @@ static enum lvp_status start_retry(struct lvp_captions *c, const struct lvp_resu
     LVP_TRY(lvp_row_reader_open(c->dir, LVP_CAPTIONS_FILE, &c->copy));
     c->retrying = true;
     c->at = merged->n_done;
-    c->counts.failed = c->counts.failed_samples = merged->n_failed;
+    c->counts.failed = merged->n_failed;
+    c->counts.failed_samples = 0;
     c->counts.captions = c->old.n_done - c->old.n_failed;
+    uint64_t counted = UINT64_MAX; // the last sample that failed
     for (uint64_t i = 0; i < c->at; i++) {
+        if (lvp_resume_failed(merged, i) && i / (uint64_t)c->n_prompts != counted) {
+            counted = i / (uint64_t)c->n_prompts;
+            c->counts.failed_samples++;
+        }
         if (lvp_resume_failed(&c->old, i))
             c->counts.captions += lvp_resume_failed(merged, i) ? 0 : 1;
         else

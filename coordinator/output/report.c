@@ -225,7 +225,9 @@ enum lvp_status lvp_report_repeat(const struct lvp_report *report)
     if (status == LVP_OK) print_run(json);
     json_decref(json);
     free(path);
-    return status;
+    if (status != LVP_ERR_MODEL) return status;
+    lvp_error_clear(); // it is damaged: better a new one
+    return lvp_report_write(report);
 }
 
 static void print_cuts(const struct lvp_report *report)

@@ -19,9 +19,10 @@ struct lvp_report { // all borrowed
 };
 
 bool lvp_report_exists(const struct lvp_report *report); // an earlier run's
-// Prints the run.json that is there.
+// run.json in the output folder, on stdout too with --json.
+enum lvp_status lvp_report_write(const struct lvp_report *report) LVP_MUST_CHECK;
+// The one that is there on stdout.
 enum lvp_status lvp_report_repeat(const struct lvp_report *report) LVP_MUST_CHECK;
-enum lvp_status lvp_report_write(const struct lvp_report *report) LVP_MUST_CHECK; // run.json in the output folder
-void lvp_report_print(const struct lvp_report *report); // stderr; run.json on stdout with --json
+void lvp_report_print(const struct lvp_report *report); // the summary on stderr
 
 #endif

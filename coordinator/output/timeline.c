@@ -8,7 +8,7 @@
 
 enum lvp_status lvp_timeline_check(const char *path)
 {
-    FILE *file = fopen(path, "w");
+    FILE *file = fopen(path, "we");
     if (file == NULL) return lvp_fail(LVP_ERR_USAGE, "--trace %s cannot be written: %s", path, strerror(errno));
     (void)fclose(file);
     return LVP_OK;
@@ -30,7 +30,7 @@ static const struct {
                             [LVP_TRACE_SEND] = {"send", true},
                             [LVP_TRACE_IMAGE] = {"image", true}};
 
-void lvp_timeline_add(void *timeline, int rank, const Lvp__Statistics *statistics)
+void lvp_timeline_add(json_t *timeline, int rank, const Lvp__Statistics *statistics)
 {
     char name[32];
     (void)snprintf(name, sizeof name, "rank %d", rank);
@@ -52,4 +52,15 @@ void lvp_timeline_add(void *timeline, int rank, const Lvp__Statistics *statistic
                                                       category, "ph", end ? "e" : "b", "id", (json_int_t)i, "pid", rank,
                                                       "tid", 0, "ts", 1e6 * (end ? span->end : span->start)));
     }
+}
+
+enum lvp_status lvp_timeline_write_world(const char *path, const struct lvp_world *world)
+{
+    json_t *timeline = json_array();
+    for (int w = 0; w < world->n_workers; w++)
+        if (world->workers[w].farewell != NULL)
+            lvp_timeline_add(timeline, w + 1, world->workers[w].farewell->statistics);
+    enum lvp_status status = lvp_timeline_write(path, timeline);
+    json_decref(timeline);
+    return status;
 }

@@ -119,7 +119,8 @@ static enum lvp_status finish(struct lvp_captions *captions, uint64_t i, bool br
         const float logprobs[] = {-0.5F / (float)(i + 1), -1e-7F};
         const int vision[] = {576, 288, 173, 58};
         status = lvp_captions_add(captions, i, &request,
-                                  &(struct lvp_caption){.caption = text, .caption_bytes = strlen(text),
+                                  &(struct lvp_caption){.caption = text,
+                                                        .caption_bytes = strlen(text),
                                                         .stopped = i % 2 == 0,
                                                         .token_ids = ids,
                                                         .logprobs = logprobs,

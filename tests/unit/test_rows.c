@@ -27,7 +27,8 @@ static void test_row_texts(void **state)
     lvp_json_text_append(&row, "", 1);
     assert_string_equal(
         row.data,
-        "{\"id\":\"\xc3\xa9\xef\xbf\xbd/\",\"image\":[\"a\",\"b\\u0001\x7f\"],\"prompt\":\"tab\\t\",\"caption\":\"a\\u0000b\","
+        "{\"id\":\"\xc3\xa9\xef\xbf\xbd/"
+        "\",\"image\":[\"a\",\"b\\u0001\x7f\"],\"prompt\":\"tab\\t\",\"caption\":\"a\\u0000b\","
         "\"finish_reason\":\"length\",\"token_ids\":[5,6],\"prompt_tokens\":0,\"vision_tokens\":[[4,2],[4,2]],"
         "\"logprobs\":[-0.333333343,0]}\n");
     lvp_json_text_free(&row);

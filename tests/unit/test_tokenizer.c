@@ -158,8 +158,8 @@ static void test_edges(void **state)
     free(text);
     assert_int_equal(lvp_tokenizer_encode(tokenizer, "", 0, false, &ids, &n_ids), LVP_OK);
     assert_int_equal(n_ids, 0);
-    // A byte token may be a NUL: the text goes on behind it.
     free(ids);
+    // A byte token may be a NUL: the text goes on behind it.
     assert_int_equal(lvp_tokenizer_encode(tokenizer, "a\0b", 3, false, &ids, &n_ids), LVP_OK);
     assert_int_equal(lvp_tokenizer_decode(tokenizer, ids, n_ids, &text, &n_bytes), LVP_OK);
     assert_int_equal(n_bytes, 3);
@@ -293,8 +293,8 @@ static void test_damaged(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_encode), cmocka_unit_test(test_decode),
-                                       cmocka_unit_test(test_edges), cmocka_unit_test(test_trim), cmocka_unit_test(test_refused),
-                                       cmocka_unit_test(test_damaged)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_encode),  cmocka_unit_test(test_decode),
+                                       cmocka_unit_test(test_edges),   cmocka_unit_test(test_trim),
+                                       cmocka_unit_test(test_refused), cmocka_unit_test(test_damaged)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
