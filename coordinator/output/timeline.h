@@ -3,7 +3,6 @@
 #ifndef LVP_COORDINATOR_TIMELINE_H
 #define LVP_COORDINATOR_TIMELINE_H
 
-#include "common/control.h"
 #include "common/status.h"
 #include "coordinator/world.h"
 
