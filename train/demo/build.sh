@@ -3,8 +3,8 @@
 #
 #   train/demo/build.sh [--scale X] [--state DIR] [--output DIR]
 #
-# Needs train/requirements.txt, two cores and 14 GB of memory. A to D take 112 minutes on any machine, E 18 to 60; train/demo/README.md
-# says what came out on which one. --scale X lengthens all of them: a machine half as fast needs --scale 2 for the same model.
+# Needs train/requirements.txt, two cores and 14 GB of memory. A to D take 110 minutes on any machine, E 18 to 60; train/demo/README.md
+# says what should come out. --scale X lengthens all of them: a machine half as fast needs --scale 2 for the same model.
 # State is kept in DIR (default /var/tmp/lvp-demo): the same command goes on after a stop, and a larger --scale then lengthens D and E.
 # --output DIR writes DIR/models/demo and DIR/examples/images instead, for a trial: --scale 0.01 --state /tmp/trial --output /tmp/trial.
 set -euo pipefail
