@@ -69,8 +69,8 @@ static void open_worker(void)
 static void start_anew(void)
 {
     if (lvp_error_text()[0] == '\0') abort();
-    lvp_lane_destroy(&compute.steps, NULL);
-    lvp_lane_destroy(&compute.encodes, NULL);
+    lvp_lane_destroy(&compute.steps, (struct lvp_transports){0});
+    lvp_lane_destroy(&compute.encodes, (struct lvp_transports){0});
     open_lanes();
 }
 
