@@ -336,7 +336,7 @@ static enum lvp_status coordinate(void *context, MPI_Comm control, int n_workers
 {
     struct command *command = context;
     LVP_TRY(resolve(command));
-    if (getenv("LVPIPE_RESTARTS") == NULL) warn_about_options(command); // else the supervisor did
+    if (lvp_launcher() != LVP_LAUNCHER_OWN) warn_about_options(command); // else the supervisor did
     return lvp_caption(&command->caption, control, n_workers, clean);
 }
 

@@ -38,10 +38,12 @@ static bool is_blank(const char *text, long n)
     return true;
 }
 
-// Calls take with every line's object. `bad` is the status of a line that is none.
-static enum lvp_status each_line(const char *path, enum lvp_status bad,
+// Calls take with every line's object: of questions as caption reads a manifest, else of rows that caption wrote, whose
+// answers may hold a NUL.
+static enum lvp_status each_line(const char *path, bool questions,
                                  enum lvp_status (*take)(void *context, int line, json_t *row), void *context)
 {
+    const enum lvp_status bad = questions ? LVP_ERR_USAGE : LVP_ERR_FORMAT;
     struct stat info;
     int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); // opening a FIFO must not wait for its writer
     FILE *file = fd < 0 ? NULL : fdopen(fd, "r");
@@ -55,8 +57,8 @@ static enum lvp_status each_line(const char *path, enum lvp_status bad,
         LVP_CHECK(next_line(file, path, bad, line, text, &n));
         if (n < 0) break;
         if (is_blank(text, n)) continue;
-        json_t *row = lvp_parse_row(text, (size_t)n, &error);
-        if (row == NULL) row = json_loadb(text, (size_t)n, JSON_ALLOW_NUL, NULL); // an answer may hold one
+        json_t *row =
+            questions ? lvp_parse_row(text, (size_t)n, &error) : json_loadb(text, (size_t)n, JSON_ALLOW_NUL, &error);
         if (json_is_object(row))
             status = take(context, line, row);
         else
@@ -254,7 +256,7 @@ enum lvp_status lvp_task_load(const char *dir, long limit, struct lvp_task *task
                           task->path, strerror(errno));
         goto fail;
     }
-    LVP_CHECK(each_line(task->path, LVP_ERR_USAGE, take_question, &loading));
+    LVP_CHECK(each_line(task->path, true, take_question, &loading));
     if (task->n == 0) status = lvp_fail(LVP_ERR_USAGE, "%s holds no question", task->path);
     task->has_answer = loading.has_answer;
 fail:
@@ -352,7 +354,7 @@ static enum lvp_status read_rows(struct reading *reading, const char *dir,
     if (asprintf(&path, "%s/captions.jsonl", dir) < 0) return no_memory();
     reading->path = path;
     memset(reading->answered, 0, (size_t)reading->task->n * sizeof *reading->answered);
-    enum lvp_status status = each_line(path, LVP_ERR_FORMAT, take, reading);
+    enum lvp_status status = each_line(path, false, take, reading);
     free(path);
     return status;
 }
