@@ -33,6 +33,7 @@ VARIANTS = {
     "width-20": ({"inner-width": "20"}, "C / 8"),
     "width-10": ({"inner-width": "10"}, "C / 16"),
     "one-block": ({"blocks": "1"}, "C / 4, one block trained: the second hands its input on"),
+    "shared": ({"share-projections": None}, "C / 4, both blocks look at the text through one K and one V projection"),
     "heads-8": ({"heads": "8"}, "C / 4, eight heads of five channels"),
     "not-begun": (ANSWERS, "C / 4, not begun where the unpruned model's answers look"),
     "paper": (ALONE | {"inner-width": "160", "heads": "8", "ratio-weight": "2", "distill": "0", "weigh": "tokens", "ratios": "0.5,0.5"}, "C, the paper's loss"),
@@ -68,7 +69,7 @@ def train(args: argparse.Namespace, name: str) -> None:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "train.lvpruning.train",
                "--model", str(args.model), "--data", str(args.work / "questions" / "questions.jsonl"), "--output", str(args.work / name),
                "--dtype", "f32", "--save-dtype", "bf16", "--batch", "48", "--micro-batch", "24", "--no-recompute", "--steps", str(args.steps),
-               "--save-every", "60", *(word for key, value in options.items() for word in (f"--{key}", value))]  # fmt: skip
+               "--save-every", "60", *(word for key, value in options.items() for word in (f"--{key}", value) if word is not None)]  # fmt: skip
     subprocess.run(command, check=True)
 
 

@@ -34,6 +34,7 @@ class PrunerConfig:
     inner_width: int  # d
     heads: int  # divides d
     blocks: int = BLOCKS  # 1: the file's second block passes its input on
+    shared: bool = False  # a module's blocks have one K and one V projection, which the file holds twice
 
     def __post_init__(self) -> None:
         if any(b <= a for a, b in zip((0, *self.after_layers), self.after_layers)):
@@ -88,6 +89,9 @@ class DecisionModule(nn.Module):
         self.blocks = nn.ModuleList(
             DecisionBlock(width, config.hidden, config.inner_width, config.heads) for width in widths
         )
+        if config.shared:
+            for block in self.blocks[1:]:
+                block.k_proj, block.v_proj = self.blocks[0].k_proj, self.blocks[0].v_proj
         self.gate = nn.Linear(config.inner_width, 2, bias=False)
 
     def forward(self, vision: Tensor, text: Tensor, there: Tensor | None = None) -> Tensor:

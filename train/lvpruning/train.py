@@ -59,6 +59,7 @@ def options() -> argparse.ArgumentParser:
     add("--inner-width", type=int, help="of the modules (default: the model's width)")
     add("--heads", type=int, default=8, help="of the modules (8)")
     add("--blocks", type=int, choices=(1, 2), default=2, help="cross-attention blocks of a module (2)")
+    add("--share-projections", action="store_true", help="one K and one V projection of the text for both blocks of a module")
     add("--init", type=Path, help="lvpruning.safetensors to begin with; it says points, width and heads")
     add("--begin", type=int, default=0, metavar="SAMPLES",
         help="first fit the modules to where the unpruned model's answers look in so many samples; with --select best (0)")  # fmt: skip
@@ -172,7 +173,7 @@ class Trainer:
         after = tuple(map(int, args.points.split(",")))
         if after[-1] > config.num_hidden_layers:
             raise SystemExit(f"--points {args.points}: the model has {config.num_hidden_layers} decoder layers")
-        return Pruner(PrunerConfig(after, config.hidden_size, args.inner_width or config.hidden_size, args.heads, args.blocks))
+        return Pruner(PrunerConfig(after, config.hidden_size, args.inner_width or config.hidden_size, args.heads, args.blocks, args.share_projections))
 
     def save(self, step: int) -> None:
         if self.world.rank == 0:

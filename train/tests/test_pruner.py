@@ -98,6 +98,25 @@ def test_one_block_is_two_of_which_one_passes(tmp_path: Path) -> None:
             assert torch.equal(one(vision, text), two(vision, text))
 
 
+def test_shared_projections_stay_one_while_trained_and_are_written_twice(tmp_path: Path) -> None:
+    torch.manual_seed(5)
+    config = PrunerConfig((1, 3), 16, 12, 3, shared=True)
+    pruner = Pruner(config)
+    apart = sum(p.numel() for p in Pruner(PrunerConfig((1, 3), 16, 12, 3)).parameters())
+    assert sum(p.numel() for p in pruner.parameters()) == apart - 2 * 2 * 12 * 16
+    vision, text = torch.randn(9, 16), torch.randn(7, 16)
+    optimizer = torch.optim.AdamW(pruner.parameters(), 0.1)
+    sum(point(vision, text).sum() for point in pruner.points).backward()
+    optimizer.step()
+    pruner.save(tmp_path / "lvpruning.safetensors")
+    loaded = Pruner.load(tmp_path / "lvpruning.safetensors")
+    with torch.no_grad():
+        for one, two in zip(pruner.points, loaded.points):
+            assert torch.equal(two.blocks[0].k_proj.weight, two.blocks[1].k_proj.weight)
+            assert torch.equal(two.blocks[0].v_proj.weight, two.blocks[1].v_proj.weight)
+            assert torch.equal(one(vision, text), two(vision, text))
+
+
 @pytest.mark.parametrize("points, width, heads", [((2, 2), 8, 2), ((0, 1), 8, 2), ((3, 1), 8, 2), ((1,), 8, 3)])
 def test_bad_configs(points: tuple[int, ...], width: int, heads: int) -> None:
     with pytest.raises(ValueError):
