@@ -1,9 +1,9 @@
 """Writes docs/accuracy.md: what pruning costs on the nine families, by pruner and share, at equal cost and at equal final count.
 
-    python3 -m train.accuracy --work DIR [--model models/demo] [--images 1800] [--output docs/accuracy.md]
+    python3 -m train.accuracy --work DIR [--model models/demo] [--images 2300] [--output docs/accuracy.md]
 
 Questions are drawn from committed code and glyphs (train/tasks); lvpipe eval asks them. Runs are resumed: the same command again goes on,
-and writes the page anew from what is there. 1,800 images are 20,600 questions. Recipes and weights are chosen on other scenes (train/modules.py).
+and writes the page anew from what is there. 2,300 images are 27,000 questions, 20,600 pairs of scores. Recipes and weights are chosen on other scenes (train/modules.py).
 """
 
 from __future__ import annotations
@@ -108,11 +108,28 @@ def by_family(settings: list[dict]) -> list[str]:
     return lines
 
 
+def by_kind(settings: list[dict], work: Path) -> list[str]:
+    """Of the existence family as POPE reports it: accuracy and F1 of yes, each kind of absent object apart."""
+    asked = [q for q in map(json.loads, (work / "tasks" / "questions.jsonl").open(encoding="utf-8")) if q["family"] == "existence"]
+    kinds = ("random", "popular", "adversarial")
+    lines = [f"| setting | {' | '.join(kinds)} |", "|---|---|---|---|"]
+    for s in settings:
+        rows = map(json.loads, (work / "scores" / s["setting"] / "captions.jsonl").open(encoding="utf-8"))
+        yes = {row["id"] for row in rows if row["caption"].strip(" .").lower() == "yes"}
+        cells = []
+        for kind in kinds:
+            pairs = [(q["answers"][0].lower() == "yes", q["id"] in yes) for q in asked if q["kind"] == kind]
+            right, said, true = sum(a and b for a, b in pairs), sum(b for _, b in pairs), sum(a for a, _ in pairs)
+            cells.append(f"{100 * sum(a == b for a, b in pairs) / len(pairs):.2f} / {200 * right / (said + true):.2f}")
+        lines.append(f"| {s['setting']} | {' | '.join(cells)} |")
+    return lines
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, required=True, help="tasks and scores go here")
     parser.add_argument("--model", type=Path, default=Path("models/demo"))
-    parser.add_argument("--images", type=int, default=1800)
+    parser.add_argument("--images", type=int, default=2300)
     parser.add_argument("--output", type=Path, default=Path("docs/accuracy.md"))
     parser.add_argument("--lvpipe", default="build/release/lvpipe")
     args = parser.parse_args()
@@ -129,13 +146,15 @@ def main() -> None:
     what = {f"{p}-{shares[k][0]}": f"as many vision rows as lvpruning-{k}" for p in FREE for k in KEEPS}
     what |= {f"{p}-{shares['0.5'][1]}": "as many at the end as lvpruning-0.5" for p in FREE}
     page = ["# What pruning costs", "",
-            f"{first['questions']:,} questions of nine families about {first['images']:,} scenes of the test split ([train/tasks](../train/tasks/README.md)),",
+            f"{first['questions']:,} questions of nine families, {first['units']:,} scored pairs (a circular question is asked four times and right if",
+            f"all are), about {first['images']:,} scenes of the test split ([train/tasks](../train/tasks/README.md)),",
             f"`models/{args.model.resolve().name}`, by `lvpipe eval`. Made by", "",
             f"    python3 -m train.accuracy --work DIR --images {args.images}", "",
             "Vision rows: what a decoder layer reads on the mean, as a share of the unpruned run's. GFLOPs: of a question with its image, vision encoder",
             "and modules included. Relative loss: mean over the families of the share of the unpruned score that is lost. Intervals are of 95 %, by a",
             "bootstrap over images. Better and worse: questions whose score changed. NLL: of the right answers, per token. F1 of yes: existence, as POPE",
-            "has it.", "", *summary(settings, what), *guesses(settings), "", "## By family", "", *by_family(settings)]  # fmt: skip
+            "has it.", "", *summary(settings, what), *guesses(settings), "", "## Existence by kind: accuracy / F1 of yes, %", "",
+            *by_kind(settings, args.work), "", "## By family", "", *by_family(settings)]  # fmt: skip
     args.output.write_text("\n".join(page) + "\n", encoding="utf-8")
 
 

@@ -88,7 +88,7 @@ def main() -> int:
     args = parser.parse_args()
     torch.set_num_threads(1)
     model, encoder = load_model(args.model), Encoder(args.model, 1 << 20)
-    rows = [json.loads(line) for line in (args.tasks / "questions.jsonl").open(encoding="utf-8")][: args.questions]
+    rows = [json.loads(line) for line in (args.tasks / "questions.jsonl").read_text(encoding="utf-8").splitlines()[: args.questions]]
     if not rows:
         sys.exit(f"{args.tasks}/questions.jsonl: no questions")
     failed = False

@@ -13,30 +13,30 @@ import json
 import shutil
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
+
+import torch
 
 from train.accuracy import counts_of, nll, one_thread_each, percent
 from train.pruner import BLOCKS, Pruner, PrunerConfig
 
 KEEP = "0.5"
 TEXT_TOKENS = 30
-OURS = {"inner-width": "40", "points": "1,2,4", "heads": "2", "begin": "12000", "begin-steps": "3000", "lr": "5e-4", "warmup": "0.1", "seed": "1", "select": "best",
-        "ratio-weight": "0", "weigh": "roots", "distill": "1", "ratios": "0.42,0.53", "noise": "0.3,0"}  # fmt: skip
+COMMON = {"points": "1,2,4", "seed": "1"}  # the rest is the trainer's recipe
 ANSWERS = {"begin": "0", "noise": "1", "lr": "1e-3"}  # nothing but the answers' gradient, as in the paper
 ALONE = ANSWERS | {"select": "alone", "ratio-weight": "8"}
-# name: what differs from OURS, and what that is
+# name: what differs from the trainer's recipe, and what that is
 VARIANTS = {
     "width-160": ({"inner-width": "160"}, "as wide as the model (C), as in the paper"),
     "width-80": ({"inner-width": "80"}, "C / 2"),
     "width-40": ({}, "C / 4, the default"),
     "width-20": ({"inner-width": "20"}, "C / 8"),
     "width-10": ({"inner-width": "10"}, "C / 16"),
-    "one-block": ({"blocks": "1"}, "C / 4, one block trained: the second hands its input on"),
-    "shared": ({"share-projections": None}, "C / 4, both blocks look at the text through one K and one V projection"),
+    "one-block": ({"blocks": "1"}, "C / 4, one block trained: the second hands its input on, and is counted"),
+    "shared": ({"share-projections": None}, "C / 4, both blocks look at the text through one K and one V projection, which the file holds twice"),
     "heads-8": ({"heads": "8"}, "C / 4, eight heads of five channels"),
     "not-begun": (ANSWERS, "C / 4, not begun where the unpruned model's answers look"),
-    "paper": (ALONE | {"inner-width": "160", "heads": "8", "ratio-weight": "2", "distill": "0", "weigh": "tokens", "ratios": "0.5,0.5"}, "C, the paper's loss"),
+    "paper": ({"recipe": "paper", "lr": "1e-3", "warmup": "0.1"}, "C, the paper's recipe but for the rate: its own is for 10,000 steps"),
     "alone": (ALONE, "C / 4, each token by its own Gumbel-Softmax"),
     "tokens": ({"weigh": "tokens"}, "C / 4, a caption counts by its length"),
     "alike": ({"weigh": "alike"}, "C / 4, a caption counts as much as a yes"),
@@ -46,11 +46,6 @@ VARIANTS = {
     "ratios": ({"ratios": "0.35,0.65"}, "C / 4, shares from a wider range"),
     "points": ({"points": "1,3,5"}, "C / 4, pruned later"),
 }
-
-
-def parameters(config: PrunerConfig) -> int:
-    """Of the file, which always holds two blocks: one that is not trained hands its input on."""
-    return sum(p.numel() for p in Pruner(replace(config, blocks=BLOCKS)).parameters())
 
 
 def scoring_flops(config: PrunerConfig, tokens: int, texts: int) -> float:
@@ -65,7 +60,7 @@ def scoring_flops(config: PrunerConfig, tokens: int, texts: int) -> float:
 
 
 def train(args: argparse.Namespace, name: str) -> None:
-    options = OURS | VARIANTS[name][0]
+    options = COMMON | VARIANTS[name][0]
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "train.lvpruning.train",
                "--model", str(args.model), "--data", str(args.work / "questions" / "questions.jsonl"), "--output", str(args.work / name),
                "--dtype", "f32", "--save-dtype", "bf16", "--batch", "48", "--micro-batch", "24", "--no-recompute", "--steps", str(args.steps),
@@ -73,18 +68,28 @@ def train(args: argparse.Namespace, name: str) -> None:
     subprocess.run(command, check=True)
 
 
+def trained(args: argparse.Namespace, name: str) -> bool:
+    """Modules are there as soon as training proper begins; its state says whether it is done."""
+    path = args.work / name / "state.pt"
+    return path.exists() and torch.load(path, map_location="cpu", weights_only=True)["step"] == args.steps
+
+
+def asked(args: argparse.Namespace) -> str:
+    return f"tasks-{args.images}"
+
+
 def evaluate(args: argparse.Namespace, name: str) -> dict:
     """The unpruned run is the same for all: it is made once."""
-    scores = args.work / name / "scores"
+    unpruned, scores = args.work / f"{asked(args)}-unpruned", args.work / name / asked(args)
     for run in ("none", "none.nll"):
-        if (args.work / run).exists() and not (scores / run).exists():
-            shutil.copytree(args.work / run, scores / run)
+        if (unpruned / run).exists() and not (scores / run).exists():
+            shutil.copytree(unpruned / run, scores / run)
     command = [args.lvpipe, "eval", "--model", str(args.model), "--pruner-weights", str(args.work / name / "lvpruning.safetensors"), "--tasks",
-               str(args.work / "tasks"), "--output", str(scores), "--keep", KEEP, "--pruner", "lvpruning", "--json", "-q", *one_thread_each()]  # fmt: skip
+               str(args.work / asked(args)), "--output", str(scores), "--keep", KEEP, "--pruner", "lvpruning", "--json", "-q", *one_thread_each()]  # fmt: skip
     found = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
     for run in ("none", "none.nll"):
-        if not (args.work / run).exists():
-            shutil.copytree(scores / run, args.work / run)
+        if not (unpruned / run).exists():
+            shutil.copytree(scores / run, unpruned / run)
     return found
 
 
@@ -97,16 +102,14 @@ def prefill_flops(args: argparse.Namespace, points: str) -> float:
 
 
 def line(args: argparse.Namespace, name: str, found: dict) -> str:
-    options, what = OURS | VARIANTS[name][0], VARIANTS[name][1]
-    config = json.loads((args.model / "config.json").read_text())
-    vision = config["vision_config"]
-    pruner = PrunerConfig(tuple(map(int, options["points"].split(","))), config["text_config"]["hidden_size"], int(options["inner-width"]),
-                          int(options["heads"]), int(options.get("blocks", 2)))  # fmt: skip
-    scoring = scoring_flops(pruner, (vision["image_size"] // vision["patch_size"]) ** 2, TEXT_TOKENS)
-    rest = prefill_flops(args, options["points"])
+    pruner = Pruner.load(args.work / name / "lvpruning.safetensors")
+    vision = json.loads((args.model / "config.json").read_text())["vision_config"]
+    points = ",".join(map(str, pruner.config.after_layers))
+    scoring = scoring_flops(pruner.config, (vision["image_size"] // vision["patch_size"]) ** 2, TEXT_TOKENS)
+    rest = prefill_flops(args, points)
     pruned = found["settings"][1]
     better, worse = (sum(f[k] for f in pruned["families"].values()) for k in ("better", "worse"))
-    return (f"| {name} | {what} | {parameters(pruner):,} | {100 * scoring / (scoring + rest):.1f} % | {100 * pruned['vision_rows_share']:.1f} % | "
+    return (f"| {name} | {VARIANTS[name][1]} | {sum(p.numel() for p in pruner.parameters()):,} | {100 * scoring / (scoring + rest):.1f} % | {100 * pruned['vision_rows_share']:.1f} % | "
             f"{percent(pruned['relative_loss'])} | {better} / {worse} | {nll(pruned):.4f} |")  # fmt: skip
 
 
@@ -121,23 +124,24 @@ def main() -> None:
     parser.add_argument("--lvpipe", default="build/release/lvpipe")
     args = parser.parse_args()
     args.work.mkdir(parents=True, exist_ok=True)
-    for folder, more in (("questions", ["--split", "validation", "--images", "1200"]), ("tasks", ["--split", "validation", "--seed", "2", "--images", str(args.images)])):
+    for folder, more in (("questions", ["--split", "validation", "--images", "1200"]), (asked(args), ["--split", "validation", "--seed", "2", "--images", str(args.images)])):
         if not (args.work / folder / "questions.jsonl").exists():
             subprocess.run([sys.executable, "-m", "train.tasks.make", "--output", str(args.work / folder), *more], check=True)
     rows, dense = [], None
     for name in VARIANTS:
         if name in args.only:
             train(args, name)
-        if (args.work / name / "lvpruning.safetensors").exists():
+        if trained(args, name):
             dense = evaluate(args, name)
             rows.append(line(args, name, dense))
     if dense is None:
         raise SystemExit("no variant is trained")
     unpruned = dense["settings"][0]
     page = ["# Decision modules: widths and recipes", "",
-            f"Begun with {int(OURS['begin']):,} questions (but for not-begun, paper and alone) and trained on {args.steps * 48:,}",
-            f"each, then asked {dense['questions']:,} questions about {dense['images']:,} other scenes of the validation split at keep {KEEP}. The unpruned",
-            f"model's NLL is {nll(unpruned):.4f}. Scoring: its share of the FLOPs of a pruned prompt with {TEXT_TOKENS} text tokens. Made by", "",
+            f"Trained by train/lvpruning's recipe on {args.steps * 48:,} questions each (not-begun, paper and alone without its beginning)",
+            f"and asked {dense['questions']:,} questions about {dense['images']:,} other scenes of the validation split at keep {KEEP}. The unpruned",
+            f"model's NLL is {nll(unpruned):.4f}. Scoring: its share of the FLOPs of a pruned prompt with {TEXT_TOKENS} text tokens. Parameters: of the file,",
+            "which holds two blocks with their own projections in any case. Made by", "",
             f"    python3 -m train.modules --work DIR --steps {args.steps} --images {args.images}", "",
             "| variant | | parameters | scoring | vision rows | mean relative loss, % | better / worse | NLL per token |",
             "|---|---|---|---|---|---|---|---|", *rows]  # fmt: skip

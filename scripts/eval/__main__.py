@@ -46,6 +46,8 @@ def read_captions(path: Path, questions: list[Question]) -> Captions:
             raise Failure(f"{row.where}: its id {row.id('id')} is none of --questions; were other files imported?")
         if "greedy_tokens" in row.values:
             raise Failure(f"{row.where}: a right answer that was scored (--score), not what the model said")
+        if row.id("id") in captions:
+            raise Failure(f"{row.where}: a second answer to {row.id('id')}; were two runs joined?")
         captions[row.id("id")] = row.text("caption")
     missing = [question.id for question in questions if question.id not in captions]
     if missing:

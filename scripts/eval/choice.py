@@ -13,7 +13,7 @@ from scripts.eval.question import Question
 LETTER = "Answer with the option's letter from the given choices directly."
 LETTER_CN = "请直接回答选项字母。"
 OPTIONS = "ABCD"
-NOTHING = {"", "nan", "none", "na", "n/a", "null"}  # how an empty cell is written in the tables
+NOTHING = {"", "NA", "N/A", "n/a", "NULL", "null"}  # how pandas reads an empty cell, and in any case nan and none; Na is sodium
 CIRCLE = 1_000_000  # question k with its options turned n times round has index n * CIRCLE + k
 REFERENCE = 64  # characters; an image shorter than that is the index of the row that holds it
 
@@ -70,7 +70,7 @@ def prompt(row: Row, language: str) -> str:
 
 
 def is_nothing(cell: str) -> bool:
-    return cell.lower() in NOTHING
+    return cell in NOTHING or cell.lower() in ("nan", "none")
 
 
 def read_table(path: Path) -> list[Row]:

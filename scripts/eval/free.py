@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from scripts.eval.files import lists, maps, rows, sort_files
-from scripts.eval.question import Question, from_llava
-
-LLAVA = lists("question_id", "text", "category")
+from scripts.eval.files import maps, rows, sort_files
+from scripts.eval.question import LLAVA, Question, from_llava
 
 
 def llava_bench(paths: list[Path]) -> list[Question]:

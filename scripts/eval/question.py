@@ -12,7 +12,7 @@ from collections.abc import Callable, Hashable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from scripts.eval.files import Failure, Row, rows, write
+from scripts.eval.files import Failure, Row, lists, rows, write
 
 SHORT = "\nAnswer the question using a single word or phrase."
 SIGNATURES = {"jpg": re.compile(rb"\xff\xd8\xff"), "png": re.compile(rb"\x89PNG\r\n"), "webp": re.compile(rb"RIFF....WEBP", re.S)}
@@ -36,6 +36,9 @@ class Question:
             # Measured as LLaVA-1.5 was taught to say it: "Yes", not "yes".
             row |= {"metric": metric, "answers": list(self.answers), "answer": likeliest[:1].upper() + likeliest[1:]}
         return row | ({"group": self.group} if self.group is not None else {})
+
+
+LLAVA = lists("question_id", "text", "category")  # lines as LLaVA asks any benchmark
 
 
 def from_llava(files: list[tuple[Path, object]], name: Callable[[Row], str], family: str) -> list[Question]:

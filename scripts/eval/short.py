@@ -11,10 +11,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from scripts.eval.files import Failure, Row, lists, maps, rows, sort_files
-from scripts.eval.question import SHORT, Question, from_llava, join
+from scripts.eval.question import LLAVA, SHORT, Question, from_llava, join
 
 UNANSWERABLE = "\nWhen the provided information is insufficient, respond with 'Unanswerable'."
-LLAVA = lists("question_id", "text", "category")
 
 
 def has(name: str) -> Callable[[object], bool]:

@@ -50,6 +50,8 @@ stage() { # stage NAME OPTION...: curves.py reads what it prints
   "$python" -m train.demo.train "$1" --state "$state" "${@:2}" | tee -a "$state/$1.log"
 }
 
+# The tokenizer stays where there is one: another would make every committed golden and trained state another model's.
+[[ -e models/demo/tokenizer.model ]] || "$python" -m train.demo.tokenizer --output models/demo
 [[ -e $model/tokenizer.model ]] || cp models/demo/tokenizer.model "$model"
 if [[ ! -e $state/joint.pt ]]; then
   set -m # A gets a process group, to be ended as a whole
@@ -71,9 +73,8 @@ if [[ ! -e $state/questions/questions.jsonl ]]; then
 fi
 modules=$state/modules-$(sha256sum <"$model/model.safetensors" | cut -c1-12) # another model needs others
 "$python" -m torch.distributed.run --standalone --nproc-per-node 2 -m train.lvpruning.train --model "$model" \
-  --data "$state/questions/questions.jsonl" --output "$modules" --dtype f32 --save-dtype bf16 --points 1,2,4 --inner-width 40 --heads 2 \
-  --begin "$(scaled 12000)" --begin-steps "$(scaled 3000)" --batch 48 --micro-batch 24 --no-recompute --lr 5e-4 --warmup 0.1 --seed 1 --select best \
-  --ratio-weight 0 --weigh roots --distill 1 --ratios 0.42,0.53 --noise 0.3,0 --steps "$(scaled 600)" --save-every 60
+  --data "$state/questions/questions.jsonl" --output "$modules" --dtype f32 --save-dtype bf16 --points 1,2,4 --batch 48 --micro-batch 24 \
+  --no-recompute --begin "$(scaled 12000)" --begin-steps "$(scaled 3000)" --seed 1 --steps "$(scaled 600)" --save-every 60
 cp "$modules/lvpruning.safetensors" "$model"
 "$python" -m train.demo.make_examples --output "$output/examples/images"
 "$python" -m train.demo.curves --state "$state" --output "$model/curves.svg"

@@ -73,17 +73,34 @@ class _Folders:
 
 
 def _as_list(value: Any) -> list[str]:
-    return [value] if isinstance(value, str) else list(value or [])
+    """A text or a list of texts; whatever else stands there counts as nothing."""
+    values = value if isinstance(value, list) else [value]
+    return values if all(isinstance(v, str) and v for v in values) else []
+
+
+def _turns(said: Any) -> list[tuple[str, str]]:
+    """Questions with their answers."""
+    turns = [(t.get("from"), t.get("value")) if isinstance(t, dict) else (None, None) for t in (said if isinstance(said, list) else [])]
+    return [(q, a) for (asks, q), (says, a) in zip(turns[::2], turns[1::2])
+            if (asks, says) == ("human", "gpt") and isinstance(q, str) and isinstance(a, str)]  # fmt: skip
 
 
 def _conversations(file: Path, folder: Path, turns: str, skipped: Counter[str]) -> Iterator[Sample]:
-    for row in json.loads(file.read_text()):
+    try:
+        rows = json.loads(file.read_text())
+    except ValueError as error:
+        raise SystemExit(f"{file}: not JSON: {error}") from error
+    if not isinstance(rows, list):
+        raise SystemExit(f"{file}: not a list of conversations")
+    for row in rows:
+        if not isinstance(row, dict):
+            skipped["bad entry"] += 1
+            continue
         images = _as_list(row.get("image"))
         if not images:
             skipped["no image"] += 1
             continue
-        said = row.get("conversations", [])
-        pairs = [(q["value"], a["value"]) for q, a in zip(said[::2], said[1::2]) if (q["from"], a["from"]) == ("human", "gpt")]
+        pairs = _turns(row.get("conversations"))
         if not pairs:
             skipped["no answer"] += 1
         for question, answer in pairs[: 1 if turns == "first" else None]:
@@ -104,11 +121,14 @@ def _manifest(file: Path, skipped: Counter[str]) -> Iterator[Sample]:
             skipped["bad line"] += 1
             continue
         images = _as_list(row.get("image"))
-        answer = row.get("answer") or next(iter(_as_list(row.get("answers"))), None)
-        if not images or not answer:
+        answers = _as_list(row.get("answer")) or _as_list(row.get("answers"))
+        prompt = row.get("prompt")
+        if not images or not answers:
             skipped["no answer" if images else "no image"] += 1
-            continue
-        yield Sample(tuple(str(file.parent / i) for i in images), row.get("prompt", DEFAULT_PROMPT), answer)
+        elif prompt is not None and not isinstance(prompt, str):
+            skipped["bad line"] += 1
+        else:
+            yield Sample(tuple(str(file.parent / i) for i in images), DEFAULT_PROMPT if prompt is None else prompt, answers[0])
 
 
 def fingerprint(samples: list[Sample]) -> str:

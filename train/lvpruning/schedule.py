@@ -14,9 +14,12 @@ def rate(step: int, steps: int, warmup: float) -> float:
 
 
 def first_and_last(text: str) -> tuple[float, float]:
-    """An option FIRST[,LAST]."""
+    """An option FIRST[,LAST], shares."""
     first, _, last = text.partition(",")
-    return float(first), float(last or first)
+    ends = float(first), float(last or first)
+    if not all(0.0 <= end <= 1.0 for end in ends):
+        raise ValueError(f"{text}: shares from 0 to 1")
+    return ends
 
 
 def between(ends: tuple[float, float], step: int, steps: int) -> float:

@@ -14,7 +14,7 @@ import torch
 from train.lvpruning.progress import Progress
 from train.pruner import Pruner
 
-VERSION = 2
+VERSION = 3
 
 
 def write_whole(path: Path, write: Callable[[Path], object]) -> None:

@@ -3,13 +3,14 @@
 Loss = causal-weight * NLL of the answer tokens + ratio-weight * mean_s (rho_s - mean D_s)^2 [+ distill * KL to the unpruned
 model's answer]. D_s are hard Gumbel-Softmax masks, applied as attention masks; the ratio term is taken for each image by itself.
 With --select best the masks hold the best scores under the same noise, as many as inference will keep, and the ratio term has nothing
-to do; --begin then fits the scores to the unpruned model's attention first. The defaults are the paper's recipe. An --output
-folder that holds a state.pt is gone on with.
+to do; --begin then fits the scores to the unpruned model's attention first. --recipe chooses the defaults (train/lvpruning/recipe.py).
+An --output folder that holds a state.pt is gone on with.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import math
 import signal
 import sys
@@ -22,15 +23,18 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from safetensors import SafetensorError
 from torch import Tensor
 from transformers import LlavaForConditionalGeneration
 
+from train.checkpoint import read_config
 from train.lvpruning import state
-from train.lvpruning.base import FlatGradients, World, load_base
+from train.lvpruning.base import FlatGradients, World, load_base, weights_fingerprint
 from train.lvpruning.batch import IGNORE, Batch, collate
 from train.lvpruning.begin import begin
 from train.lvpruning.data import Encoder, Loader, fingerprint, read_samples
 from train.lvpruning.masked_forward import ATTENTION, embed, gumbel_keep, masked_forward, top_keep
+from train.lvpruning.recipe import RECIPES, fill
 from train.lvpruning.schedule import between, first_and_last, rate
 from train.pruner import Pruner, PrunerConfig, keep_count
 
@@ -38,10 +42,9 @@ DRAINED = 75  # exit status: stopped by a signal, goes on with the same command
 WEIGHTS = {"tokens": 1.0, "roots": 0.5, "alike": 0.0}  # an answer of n tokens counts as n to this power
 DTYPES = {"bf16": torch.bfloat16, "f16": torch.float16, "f32": torch.float32}
 EXAMPLES = """examples:
-  python3 -m train.lvpruning.train --model models/demo --data photos.jsonl --output run --points 1,2,4 --inner-width 40 \\
-      --heads 2 --begin 12000 --begin-steps 3000 --batch 48 --lr 5e-4 --warmup 0.1 --select best --weigh roots --ratio-weight 0 --distill 1 --noise 0.3,0 --dtype f32
+  python3 -m train.lvpruning.train --model models/demo --data photos.jsonl --output run --points 1,2,4 --batch 48 --dtype f32
   torchrun --nproc-per-node 8 -m train.lvpruning.train --model llava-1.5-7b-hf --data llava_v1_5_mix665k.json \\
-      --images /data/llava --output run
+      --images /data/llava --output run            # --recipe paper: as published
   lvpipe caption --model llava-1.5-7b-hf --pruner-weights run/lvpruning.safetensors --input photos --output out
 """
 
@@ -55,28 +58,29 @@ def options() -> argparse.ArgumentParser:
     add("--turns", choices=["first", "each"], default="first", help="questions of a conversation that become samples (first)")
     add("--system", help="text before every prompt, as lvpipe's --system will be: modules read it too")
     add("--output", type=Path, required=True, help="state.pt, log.jsonl and lvpruning.safetensors go here")
+    add("--recipe", choices=RECIPES, default="ours", help="defaults of what is marked *: what lost least, or the paper's (ours)")
     add("--points", default="1,8,16", help="decoder layers after which to prune (1,8,16)")
-    add("--inner-width", type=int, help="of the modules (default: the model's width)")
-    add("--heads", type=int, default=8, help="of the modules (8)")
+    add("--inner-width", type=int, help="* of the modules (a quarter of the model's width; paper: all of it)")
+    add("--heads", type=int, help="* of the modules (as wide as the model's; paper: 8)")
     add("--blocks", type=int, choices=(1, 2), default=2, help="cross-attention blocks of a module (2)")
     add("--share-projections", action="store_true", help="one K and one V projection of the text for both blocks of a module")
-    add("--init", type=Path, help="lvpruning.safetensors to begin with; it says points, width and heads")
-    add("--begin", type=int, default=0, metavar="SAMPLES",
-        help="first fit the modules to where the unpruned model's answers look in so many samples; with --select best (0)")  # fmt: skip
-    add("--begin-steps", type=int, default=1500, help="of that fit, --batch images each (1500)")
+    add("--init", type=Path, help="lvpruning.safetensors to begin with; it says points, width and heads, and all of it is trained")
+    add("--begin", type=int, metavar="SAMPLES",
+        help="* first fit the modules to where the unpruned model's answers look in so many samples; with --select best (12000, all if there are fewer; paper: 0)")  # fmt: skip
+    add("--begin-steps", type=int, default=3000, help="of that fit, --batch images each (3000)")
     add("--begin-lr", type=float, help="of that fit (0.04 / inner width: 1e-3 at 40, where it was tried)")
     add("--rho", type=float, default=0.5, help="share kept at the first point, 0.2 less at each later one (0.5)")
-    add("--ratios", metavar="LOW,HIGH", help="draw rho anew for each step")
+    add("--ratios", metavar="LOW,HIGH", type=first_and_last, help="* draw rho anew for each step (rho - 0.08,rho + 0.03; paper: rho)")
     add("--causal-weight", type=float, default=1.0, help="(1)")
-    add("--ratio-weight", type=float, default=2.0, help="(2)")
-    add("--distill", type=float, default=0.0, help="weight of the KL divergence; alone with --causal-weight 0 (0)")
-    add("--select", choices=("alone", "best"), default="alone",
-        help="each token by its own Gumbel-Softmax, or exactly rho_s of them: the best (alone)")  # fmt: skip
-    add("--weigh", choices=WEIGHTS, default="tokens", help="an answer by its tokens, their root, or each alike (tokens)")
-    add("--noise", metavar="FIRST[,LAST]", type=first_and_last, default=(1.0, 1.0), help="share of the Gumbel noise in the first step and, changing evenly, in the last (1)")
+    add("--ratio-weight", type=float, help="* (0 with --select best, else 2)")
+    add("--distill", type=float, help="* weight of the KL divergence; alone with --causal-weight 0 (1; paper: 0)")
+    add("--select", choices=("alone", "best"), help="* each token by its own Gumbel-Softmax, or exactly rho_s of them: the best (best; paper: alone)")
+    add("--weigh", choices=WEIGHTS, help="* an answer by its tokens, their root, or each alike (roots; paper: tokens)")
+    add("--noise", metavar="FIRST[,LAST]", type=first_and_last,
+        help="* share of the Gumbel noise in the first step and, changing evenly, in the last (0.3,0; paper: 1)")  # fmt: skip
     add("--temperature", type=float, default=1.0, help="of the Gumbel-Softmax (1)")
-    add("--lr", type=float, default=2e-6, help="(2e-6)")
-    add("--warmup", type=float, default=0.03, help="share of the steps (0.03); a cosine to 0 follows")
+    add("--lr", type=float, help="* (0.02 / inner width; paper: 2e-6)")
+    add("--warmup", type=float, help="* share of the steps (0.1; paper: 0.03); a cosine to 0 follows")
     add("--batch", type=int, default=64, help="samples of a step, over all ranks (64)")
     add("--micro-batch", type=int, default=4, help="samples that a rank computes at once (4)")
     add("--weight-decay", type=float, default=0.0, help="(0)")
@@ -100,7 +104,7 @@ def ratios_of(args: argparse.Namespace, step: int, points: int) -> list[float]:
     """rho_s of a step; the same on every rank."""
     rho = args.rho
     if args.ratios:
-        rho = np.random.default_rng([args.seed, 2, step]).uniform(*map(float, args.ratios.split(",")))
+        rho = np.random.default_rng([args.seed, 2, step]).uniform(*args.ratios)
     return [max(0.0, rho - 0.2 * s) for s in range(points)]
 
 
@@ -145,11 +149,13 @@ class Trainer:
             print(f"{len(samples)} samples; left out: {left_out}", file=sys.stderr)
         if not samples:
             raise SystemExit("no samples: check --data and --images")
+        text = read_config(args.model).text_config
+        fill(args, text.hidden_size, text.head_dim or text.hidden_size // text.num_attention_heads, len(samples))
         if args.begin and args.select != "best":
             raise SystemExit("--begin orders the tokens of an image and says nothing of how many stay: it needs --select best")
         self.steps: int = args.steps or max(1, int(args.epochs * len(samples)) // args.batch)
+        self.pruner = self.new_pruner(text.hidden_size, text.num_hidden_layers).to(world.device)
         self.model = load_base(args.model, DTYPES[args.dtype], args.attention, world, args.fsdp)
-        self.pruner = self.new_pruner().to(world.device)
         points = len(self.pruner.config.after_layers)
         self.encoder = Encoder(args.model, args.max_rows, args.system)
         self.loader = Loader(samples, self.encoder, points, args.seed, args.batch, world.rank, world.size)
@@ -158,22 +164,29 @@ class Trainer:
         names = ("rho", "ratios", "causal_weight", "ratio_weight", "distill", "noise", "select", "weigh", "temperature", "lr", "warmup", "batch",
                  "weight_decay", "clip", "max_rows", "system", "seed", "dtype")  # fmt: skip
         self.recipe: dict[str, Any] = {name: getattr(args, name) for name in names}
-        args.begin_lr = args.begin_lr or 0.04 / self.pruner.config.inner_width
         self.recipe["begin"] = [args.begin, args.begin_steps, args.begin_lr] if args.begin else None
-        self.recipe |= {"steps": self.steps, "data": fingerprint(samples), **asdict(self.pruner.config)}
+        self.recipe |= {"steps": self.steps, "data": fingerprint(samples), "model": weights_fingerprint(args.model),
+                        "init": hashlib.sha256(args.init.read_bytes()).hexdigest()[:16] if args.init else None, **asdict(self.pruner.config)}  # fmt: skip
         self.asked_to_stop = False  # by a signal to this rank
         self.stop = False  # at the end of this step, as all ranks do
 
-    def new_pruner(self) -> Pruner:
+    def new_pruner(self, hidden: int, layers: int) -> Pruner:
         """The same on every rank."""
-        args, config = self.args, self.model.config.text_config
-        if args.init:
-            return Pruner.load(args.init).train()
+        args = self.args
         torch.manual_seed(args.seed)
-        after = tuple(map(int, args.points.split(",")))
-        if after[-1] > config.num_hidden_layers:
-            raise SystemExit(f"--points {args.points}: the model has {config.num_hidden_layers} decoder layers")
-        return Pruner(PrunerConfig(after, config.hidden_size, args.inner_width or config.hidden_size, args.heads, args.blocks, args.share_projections))
+        try:
+            if args.init:
+                pruner = Pruner.load(args.init).train()
+            else:
+                after = tuple(map(int, args.points.split(",")))
+                pruner = Pruner(PrunerConfig(after, hidden, args.inner_width, args.heads, args.blocks, args.share_projections))
+        except (ValueError, KeyError, TypeError, RuntimeError, OSError, SafetensorError) as error:
+            raise SystemExit(f"{args.init}: no pruning modules: {error}" if args.init else f"--points {args.points}, --inner-width, --heads: {error}") from error
+        if pruner.config.hidden != hidden:
+            raise SystemExit(f"{args.init}: modules for a model of width {pruner.config.hidden}, {args.model} has {hidden}")
+        if pruner.config.after_layers[-1] > layers:
+            raise SystemExit(f"{args.init or '--points ' + args.points}: the model has {layers} decoder layers")
+        return pruner
 
     def save(self, step: int) -> None:
         if self.world.rank == 0:
@@ -217,6 +230,10 @@ class Trainer:
         """Exit status."""
         self.args.output.mkdir(parents=True, exist_ok=True)
         done = state.load(self.args.output, self.recipe, self.pruner, self.optimizer)
+        first = torch.tensor([-1 if done is None else done], device=self.world.device)
+        self.world.from_first(first)
+        if first.item() != (-1 if done is None else done):
+            raise SystemExit(f"{self.args.output}/state.pt on rank {self.world.rank} is not rank 0's: all nodes must see one --output folder")
         if done is None:
             done = 0
             if self.args.begin:

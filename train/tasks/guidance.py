@@ -73,6 +73,7 @@ def main() -> None:
     print(f"{args.images} pictures, two objects each, {args.pruner} at keep {args.keep}: of the asked object's patches are left")
     print(f"  when it is asked for         {interval(found)}")
     print(f"  when the other one is        {interval(np.array(other))}")
+    print(f"  difference, of each picture  {interval(found - np.array(other))}")
     print(f"  by a random choice           {100 * expected:.1f} %")
     print(f"  asked for against random     {found.mean() / expected:.2f} x")
 

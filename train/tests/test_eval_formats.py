@@ -219,9 +219,9 @@ def mmbench(tmp_path: Path) -> Path:
     png, jpeg = base64.b64encode(PNG).decode(), base64.b64encode(JPEG).decode()
     return mmbench_file(tmp_path / "mmbench_dev.tsv", [
         ["7", "Which?", "A\u2028hint.", "red", "blue", "nan", "", "B", png],
-        ["8", "Who?", "nan", "Ann", "Bob", "Cid", "Dan", "D", jpeg],
+        ["8", "Who?", "nan", "Ann", "Na", "Cid", "Dan", "D", jpeg],  # a name, and the sign of sodium
         ["1000007", "Which?", "A hint.", "blue", "red", "nan", "", "A", "7"],  # the image is row 7's
-        ["1000008", '"Who\n""he""?"', "nan", "Bob", "Cid", "Dan", "Ann", "C", jpeg],
+        ["1000008", '"Who\n""he""?"', "nan", "Na", "Cid", "Dan", "Ann", "C", jpeg],
     ])  # fmt: skip
 
 
@@ -231,8 +231,8 @@ def test_mmbench(mmbench: Path, bench: Callable[..., Bench]) -> None:
         ("7", "7", ["B"]), ("1000007", "7", ["A"]), ("8", "8", ["D"]), ("1000008", "8", ["C"]),
     ]  # fmt: skip
     assert rows[0]["prompt"] == "A\u2028hint.\nWhich?\nA. red\nB. blue" + LETTER
-    assert rows[2]["prompt"] == "Who?\nA. Ann\nB. Bob\nC. Cid\nD. Dan" + LETTER
-    assert rows[3]["prompt"].startswith('Who\n"he"?\nA. Bob')
+    assert rows[2]["prompt"] == "Who?\nA. Ann\nB. Na\nC. Cid\nD. Dan" + LETTER
+    assert rows[3]["prompt"].startswith('Who\n"he"?\nA. Na')
     assert rows[0]["image"] == rows[1]["image"] != rows[2]["image"] == rows[3]["image"]
     assert [row["image"].split(".")[-1] for row in rows[1:3]] == ["png", "jpg"]
     chinese = bench("mmbench-cn", mmbench).imported()[0]
@@ -254,7 +254,7 @@ def test_mmbench_submission(mmbench: Path, bench: Callable[..., Bench]) -> None:
     table = [["".join(cell.itertext()) for cell in row] for row in sheet.iter(space + "row")]
     assert table[0] == ["index", "question", "A", "B", "C", "D", "prediction", "answer", "split"]
     assert [row[6] for row in table[1:]] == ["B", "<D> & co", "A", ""]
-    assert table[2] == ["8", "Who?", "Ann", "Bob", "Cid", "Dan", "<D> & co", "D", "dev"]
+    assert table[2] == ["8", "Who?", "Ann", "Na", "Cid", "Dan", "<D> & co", "D", "dev"]
     assert bench("mmbench", mmbench).exported({"7": "B", "8": "<D> & \x0bco", "1000007": "A"}) == data
     read = openpyxl.load_workbook(io.BytesIO(data))["Sheet1"]
     assert [cell.value for cell in read[2]] == [7, "Which?", "red", "blue", None, None, "B", "B", "dev"]

@@ -106,12 +106,14 @@ def test_answers_to_other_questions(tmp_path: Path, gqa: Path, capsys: pytest.Ca
 
 
 def test_bad_captions(tmp_path: Path, gqa: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for row, message in (
-        ({"id": "1", "caption": "x"}, "entry 1: its id 1 is none of --questions"),
-        ({"id": "2013"}, 'entry 1: no field "caption"'),
-        ({"id": "2013", "caption": "no", "greedy_tokens": 1}, "entry 1: a right answer that was scored"),
+    answer = {"id": "2013", "caption": "no"}
+    for rows, message in (
+        ([{"id": "1", "caption": "x"}], "entry 1: its id 1 is none of --questions"),
+        ([{"id": "2013"}], 'entry 1: no field "caption"'),
+        ([answer | {"greedy_tokens": 1}], "entry 1: a right answer that was scored"),
+        ([answer, answer], "entry 2: a second answer to 2013"),
     ):
-        captions = write_lines(tmp_path / "captions.jsonl", [row])
+        captions = write_lines(tmp_path / "captions.jsonl", rows)
         assert run("score", "gqa", "--questions", gqa, "--captions", captions) == 2
         assert f"{captions}, {message}" in capsys.readouterr().err
 

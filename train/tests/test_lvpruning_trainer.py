@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from decimal import Decimal
 from pathlib import Path
 
@@ -27,6 +28,7 @@ from train.lvpruning.begin import FOCUS, Seen, begin_heads, divergence, look
 from train.lvpruning.data import Encoder, Loader, Sample, read_samples
 from train.lvpruning.masked_forward import ATTENTION, embed, gumbel_keep, masked_forward, top_keep, use_masked_attention, weigh
 from train.lvpruning.matching import begin_head, by_the_question, weights_of
+from train.lvpruning.recipe import fill
 from train.lvpruning.state import Log
 from train.lvpruning.train import WEIGHTS, losses, main, options
 from train.pruner import DecisionBlock, Pruner, PrunerConfig, keep_count, keep_ratios, select_best
@@ -64,27 +66,30 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
         rows.append({"id": str(i), "image": f"{name}.png", "conversations": said})
     rows.append({"id": "gone", "image": "gone.png", "conversations": rows[0]["conversations"]})
     rows.append({"id": "text", "conversations": rows[0]["conversations"]})
+    rows += ["entry", {"image": "red.png", "conversations": [{"from": "human"}, "no turn"]}]
     (folder / "list.json").write_text(json.dumps(rows))
     lines = [{"image": f"{name}.png", "prompt": "Describe the image.", "answers": [f"A {name} image."]} for name in colors]
     lines += [{"image": ["red.png", "blue.png"], "prompt": "Compare them.", "answer": "Not the same."}, {"image": "red.png"}]
+    lines += [{"image": "red.png", "prompt": None, "answer": "Red."}, {"image": "red.png", "answers": [["red"]]}, {"image": "red.png", "prompt": 3, "answer": "Red."}]
     (folder / "rows.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     return folder
 
 
 def command(model: Path, data: Path, output: Path, *more: str) -> list[str]:
     return ["--model", str(model), "--data", str(data / "list.json"), str(data / "rows.jsonl"), "--output", str(output),
-            "--points", "1,2,3", "--inner-width", "16", "--heads", "4", "--dtype", "f32", "--batch", "8", "--micro-batch", "4",
+            "--recipe", "paper", "--points", "1,2,3", "--inner-width", "16", "--heads", "4", "--dtype", "f32", "--batch", "8", "--micro-batch", "4",
             "--progress", "0", *more]  # fmt: skip
 
 
-def start_ranks(size: int, arguments: list[str], **options: object) -> list[subprocess.Popen]:
+def start_ranks(size: int, arguments: list[str], by_rank: Callable[[int], list[str]] | None = None, **options: object) -> list[subprocess.Popen]:
     """As srun starts them, over gloo."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), "WORLD_SIZE": str(size)}
     place |= {"GLOO_SOCKET_IFNAME": "lo", "CUDA_VISIBLE_DEVICES": ""}
-    program = [sys.executable, "-m", "train.lvpruning.train", *arguments]
-    return [subprocess.Popen(program, cwd=ROOT, env={**os.environ, **place, "RANK": str(rank)}, **options) for rank in range(size)]
+    program = [sys.executable, "-m", "train.lvpruning.train"]
+    return [subprocess.Popen([*program, *(by_rank(rank) if by_rank else arguments)], cwd=ROOT, env={**os.environ, **place, "RANK": str(rank)}, **options)
+            for rank in range(size)]  # fmt: skip
 
 
 def end_ranks(ranks: list[subprocess.Popen], status: int) -> None:
@@ -318,6 +323,7 @@ def test_answers_weigh(model_folder: Path, weigh: str) -> None:
     model = load_model(model_folder)
     use_masked_attention(model, "sdpa")
     args = options().parse_args(["--model", "", "--data", "", "--output", "", "--weigh", weigh, "--select", "best"])
+    fill(args, 32, 8, 100)
     given = examples(Reference(load_model(model_folder), pruner))
     with torch.no_grad():
         alone = [losses(model, pruner, collate([e], CASE.image_token), [0.5, 0.3, 0.1], 1.0, args)[0] for e in given]
@@ -386,8 +392,7 @@ def test_a_signal_to_one_rank_ends_the_beginning(model_folder: Path, data: Path,
 
 
 def test_a_killed_run_goes_on_with_the_same_curve(model_folder: Path, data: Path, tmp_path: Path) -> None:
-    options = ("--steps", "12", "--lr", "1e-3", "--save-every", "3", "--ratios", "0.4,0.8", "--noise", "1,0.5", "--select",
-               "best", "--begin", "16", "--begin-steps", "5")  # fmt: skip
+    options = ("--recipe", "ours", "--steps", "12", "--lr", "1e-3", "--save-every", "3", "--ratios", "0.4,0.8", "--begin", "16", "--begin-steps", "5")
     assert main(command(model_folder, data, tmp_path / "whole", *options)) == 0
     arguments = [sys.executable, "-m", "train.lvpruning.train", *command(model_folder, data, tmp_path / "killed", *options)]
     process = subprocess.Popen(arguments, cwd=ROOT, stderr=subprocess.PIPE, text=True)
@@ -404,6 +409,62 @@ def test_a_killed_run_goes_on_with_the_same_curve(model_folder: Path, data: Path
     assert files[0] == files[1]
     with pytest.raises(SystemExit, match="begun with lr"):
         main(command(model_folder, data, tmp_path / "killed", *options, "--lr", "5e-3"))
+    other = tmp_path / "other"
+    shutil.copytree(model_folder, other)
+    weights = bytearray((other / "model.safetensors").read_bytes())
+    weights[-1] ^= 1
+    (other / "model.safetensors").write_bytes(weights)
+    with pytest.raises(SystemExit, match="begun with model"):
+        main(command(other, data, tmp_path / "killed", *options))
+    with pytest.raises(SystemExit, match="begun with init"):
+        main(command(model_folder, data, tmp_path / "killed", *options, "--init", str(model_folder / "lvpruning.safetensors")))
+
+
+def test_ranks_go_on_from_one_state(model_folder: Path, data: Path, tmp_path: Path) -> None:
+    """A folder that only rank 0's node sees: the other rank would begin anew and add its gradients to those of a later step."""
+    assert main(command(model_folder, data, tmp_path / "0", "--steps", "2", "--lr", "1e-3")) == 0
+    ranks = start_ranks(2, [], by_rank=lambda rank: command(model_folder, data, tmp_path / str(rank), "--steps", "4", "--lr", "1e-3"))
+    try:
+        assert ranks[1].wait(60) not in (0, 75)
+    finally:
+        for process in ranks:
+            process.kill()
+
+
+def test_recipes() -> None:
+    """What was lost least with is the default, sized by the model; the paper's is one option away; what is given stays."""
+
+    def filled(*given: str, hidden: int = 160, head_dim: int = 20) -> dict[str, object]:
+        args = options().parse_args(["--model", "", "--data", "", "--output", "", *given])
+        fill(args, hidden, head_dim, 20000)
+        return vars(args)
+
+    demo, large = filled(), filled(hidden=4096, head_dim=128)
+    assert (demo["inner_width"], demo["heads"], demo["lr"], demo["begin_lr"], demo["ratios"]) == (40, 2, 5e-4, 1e-3, (0.42, 0.53))
+    assert (large["inner_width"], large["heads"], large["begin"], large["select"], large["distill"]) == (1024, 8, 12000, "best", 1.0)
+    paper = filled("--recipe", "paper", hidden=4096, head_dim=128)
+    names = ("inner_width", "heads", "begin", "select", "ratio_weight", "distill", "weigh", "noise", "ratios", "lr", "warmup")
+    assert [paper[name] for name in names] == [4096, 8, 0, "alone", 2.0, 0.0, "tokens", (1.0, 1.0), None, 2e-6, 0.03]
+    given = filled("--select", "alone", "--inner-width", "16", "--lr", "0.1", "--ratios", "0.5")
+    assert (given["begin"], given["ratio_weight"], given["lr"], given["ratios"], given["heads"]) == (0, 2.0, 0.1, (0.5, 0.5), 1)
+    assert filled("--init", "modules")["begin"] == 0
+
+
+@pytest.mark.parametrize("given, message", [
+    (("--points", "3,1"), "strictly increasing"), (("--points", "1,x"), "--points 1,x"), (("--points", "1,9"), "decoder layers"),
+    (("--heads", "5"), "do not divide"), (("--init", "rows.jsonl"), "no pruning modules"), (("--init", "lvpruning.safetensors"), "width 160"),
+    (("--data", "no-list.json"), "not a list"), (("--data", "broken.json"), "not JSON"),
+])  # fmt: skip
+def test_errors_name_what_is_wrong(model_folder: Path, data: Path, tmp_path: Path, given: tuple[str, str], message: str) -> None:
+    (tmp_path / "no-list.json").write_text("{}")
+    (tmp_path / "broken.json").write_text("[{")
+    shutil.copy(data / "rows.jsonl", tmp_path)
+    shutil.copy(DEMO / "lvpruning.safetensors", tmp_path)
+    option, value = given
+    if option in ("--init", "--data"):
+        value = str(tmp_path / value)
+    with pytest.raises(SystemExit, match=message):
+        main(command(model_folder, data, tmp_path / "run", option, value))
 
 
 def test_a_signal_ends_a_step_and_saves(model_folder: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -426,11 +487,11 @@ def test_ranks_shards_and_micro_batches_do_not_change_the_loss(model_folder: Pat
 def test_samples_of_both_formats(data: Path) -> None:
     files = [data / "list.json", data / "rows.jsonl"]
     first, skipped = read_samples(files, None, "first")
-    assert (len(first), dict(skipped)) == (12 + 5, {"image missing": 1, "no image": 1, "no answer": 1})
+    assert (len(first), dict(skipped)) == (12 + 6, {"image missing": 1, "no image": 1, "bad entry": 1, "no answer": 3, "bad line": 1})
     assert first[0] == Sample((str(data / "red.png"),), "Which color is it?", "The image shows red 0.")
-    assert first[12].answer == "A red image." and len(first[16].images) == 2
+    assert first[12].answer == "A red image." and len(first[16].images) == 2 and first[17].prompt == "Describe the image."
     each, skipped = read_samples(files, None, "each")
-    assert (len(each), skipped["image missing"]) == (24 + 5, 2)
+    assert (len(each), skipped["image missing"]) == (24 + 6, 2)
     assert each[1].prompt == "Is it red?" and each[1].images == each[0].images
 
 
