@@ -203,6 +203,7 @@ static enum lvp_status choose_pruner(const struct command *command, const char *
             return lvp_fail(LVP_ERR_USAGE, "--pruner-width: %s has modules of its own", weights_path);
         bench->pruner_weights = weights_path;
         LVP_TRY(lvp_pruner_weights_open(weights_path, bench->config, &weights));
+        memcpy(bench->pruner_hash, weights.hash, sizeof bench->pruner_hash);
         bench->pruner_width = weights.inner_width;
     } else if (lvp_pruners[kind].needs_weights) {
         int eighth = bench->config->text.hidden / 8;
@@ -279,7 +280,7 @@ static enum lvp_status bench_point(struct command *command, MPI_Comm control, in
         LVP_TRY(status);
     }
     LVP_TRY(choose_pruner(command, keep, weights_path, &bench));
-    if (bench.pruner == LVP_PRUNER_LVPRUNING && bench.pruner_weights == NULL && shared->model != NULL &&
+    if (lvp_pruners[bench.pruner].needs_weights && bench.pruner_weights == NULL && shared->model != NULL &&
         !command->made_up) {
         lvp_info("%s has no lvpruning.safetensors: measured with made-up modules of width %d", shared->model,
                  bench.pruner_width);

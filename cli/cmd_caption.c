@@ -327,7 +327,7 @@ static enum lvp_status resolve(struct command *command)
     LVP_TRY(lvp_options_choose_pruner(shared, &config, &command->pruner));
     caption->pruner = command->pruner.kind;
     caption->prune = command->pruner.plan;
-    if (caption->pruner == LVP_PRUNER_LVPRUNING) caption->pruner_weights = command->pruner.weights;
+    if (lvp_pruners[caption->pruner].needs_weights) caption->pruner_weights = command->pruner.weights;
     return check_partition(caption, &config);
 }
 

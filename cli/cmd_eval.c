@@ -87,14 +87,15 @@ enum own {
     OWN_NO_NLL,
     OWN_JSON,
     OWN_HELP,
-    OWN_REFUSED,
-    OWN_COUNT = OWN_REFUSED + 4,
+    OWN_REFUSED, // they change what is asked
+    OWN_ONE_FILE = OWN_REFUSED + 4,
+    OWN_COUNT = OWN_ONE_FILE + 2,
     OWN_NONE = OWN_COUNT
 };
 
-static const char *const own_names[OWN_COUNT] = {"model",       "tasks", "output", "limit",  "pruner-weights",
-                                                 "prune-after", "keep",  "pruner", "no-nll", "json",
-                                                 "help",        "input", "prompt", "score",  "shard"};
+static const char *const own_names[OWN_COUNT] = {"model",  "tasks",  "output", "limit", "pruner-weights", "prune-after",
+                                                 "keep",   "pruner", "no-nll", "json",  "help",           "input",
+                                                 "prompt", "score",  "shard",  "trace", "metrics"};
 
 // Which option "--name" or "--name=value" is. A shortened name is refused: to caption it could be one of ours.
 static enum lvp_status find_own(const char *argument, enum own *own)
@@ -150,6 +151,9 @@ static enum lvp_status parse(int argc, char **argv, struct command *command)
             command->passed[command->n_passed++] = argv[i];
             continue;
         }
+        if (own >= OWN_ONE_FILE)
+            return lvp_fail(LVP_ERR_USAGE, "--%s: every run would overwrite the file; give it to lvpipe caption",
+                            own_names[own]);
         if (own >= OWN_REFUSED)
             return lvp_fail(LVP_ERR_USAGE, "--%s: what is asked is in --tasks; see docs/eval.md", own_names[own]);
         char *value = strchr(argv[i], '=');

@@ -347,7 +347,7 @@ static enum lvp_status show(struct command *command)
     }
     options.pruner = command->pruner.kind;
     options.plan = command->pruner.plan;
-    if (options.pruner == LVP_PRUNER_LVPRUNING) options.weights = command->pruner.weights;
+    if (lvp_pruners[options.pruner].needs_weights) options.weights = command->pruner.weights;
     options.max_rows = config.text.max_positions;
     LVP_CHECK(fill_prompts(command, shown));
     LVP_CHECK(check_output(command));

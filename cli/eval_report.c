@@ -1,5 +1,7 @@
 #include "cli/eval_report.h"
 
+#include <math.h>
+
 static double of_run(const struct lvp_eval_setting *setting, const char *field)
 {
     return json_number_value(json_object_get(setting->run, field));
@@ -36,12 +38,22 @@ static bool whole_run(const struct lvp_eval_setting *setting)
            json_integer_value(json_object_get(counts, "restarts")) == 0;
 }
 
+// In points of a hundred; the ends only where there are enough images for them.
+static void print_interval(FILE *out, const struct lvp_interval *interval, bool sign)
+{
+    (void)fprintf(out, sign ? "%+.2f" : "%.2f", 100 * interval->value);
+    if (!isnan(interval->low))
+        (void)fprintf(out, sign ? " (%+.2f to %+.2f)" : " (%.2f to %.2f)", 100 * interval->low, 100 * interval->high);
+}
+
 static void print_family(FILE *out, const struct lvp_task *task, int f, const struct lvp_eval_setting *setting)
 {
     const struct lvp_family_comparison *c = &setting->comparison.families[f];
-    (void)fprintf(out, "| %s | %s | %d | %.2f (%.2f to %.2f) | %+.2f (%+.2f to %+.2f) | %d / %d | ", task->families[f],
-                  setting->name, c->n, 100 * c->score.value, 100 * c->score.low, 100 * c->score.high,
-                  100 * c->change.value, 100 * c->change.low, 100 * c->change.high, c->better, c->worse);
+    (void)fprintf(out, "| %s | %s | %d | ", task->families[f], setting->name, c->n);
+    print_interval(out, &c->score, false);
+    (void)fprintf(out, " | ");
+    print_interval(out, &c->change, true);
+    (void)fprintf(out, " | %d / %d | ", c->better, c->worse);
     if (c->tokens > 0)
         (void)fprintf(out, "%.4f |\n", c->nll);
     else
@@ -74,9 +86,9 @@ void lvp_eval_print(FILE *out, const struct lvp_task *task, const struct lvp_eva
     (void)fprintf(out, "\n| setting | mean relative loss, %% | vision tokens | vision rows | GFLOPs | questions/s | "
                        "without an answer |\n|---|---|---|---|---|---|---|\n");
     for (int s = 0; s < n; s++) {
-        const struct lvp_interval *loss = &settings[s].comparison.loss;
-        (void)fprintf(out, "| %s | %.2f (%.2f to %.2f) |", settings[s].name, 100 * loss->value, 100 * loss->low,
-                      100 * loss->high);
+        (void)fprintf(out, "| %s | ", settings[s].name);
+        print_interval(out, &settings[s].comparison.loss, false);
+        (void)fprintf(out, " |");
         print_counts(out, &settings[s]);
         (void)fprintf(out, " | %.1f %% | %.3g | ", 100 * rows_share(&settings[s]), flops(&settings[s]) / 1e9);
         if (whole_run(&settings[s])) (void)fprintf(out, "%.2f", of_run(&settings[s], "requests_per_second"));
@@ -87,6 +99,7 @@ void lvp_eval_print(FILE *out, const struct lvp_task *task, const struct lvp_eva
 
 static json_t *pack(const struct lvp_interval *interval)
 {
+    if (isnan(interval->low)) return json_pack("{s:f, s:n, s:n}", "value", interval->value, "low", "high");
     return json_pack("{s:f, s:f, s:f}", "value", interval->value, "low", interval->low, "high", interval->high);
 }
 

@@ -19,7 +19,7 @@ const char lvp_options_help[] =
     "  --pruner-weights FILE  decision modules (default: DIR/lvpruning.safetensors)\n"
     "  --prune-after A,B,C    decoder layers after which to prune (default: the pruner's, or as its weights say)\n"
     "  --keep R | R,R,R       share of the image's tokens kept at each point; one number is R, R-0.2, R-0.4\n"
-    "                         (0.5; adaptprune 0.1)\n"
+    "                         (0.5; adaptprune 0.1; of pruners without modules the same at each point)\n"
     "  --stages N             pipeline stages\n"
     "  --replicas N           independent pipelines\n"
     "  --partition HOW        auto (by cost), prune (after each prune point) or A,B,C: first block after each cut\n"

@@ -114,7 +114,8 @@ static enum lvp_status set_up(struct bench *bench)
     const struct lvp_bench_options *options = bench->options;
     char host[128];
     Lvp__Setup setup = LVP__SETUP__INIT;
-    bool from_file = options->pruner == LVP_PRUNER_LVPRUNING && options->pruner_weights != NULL;
+    const bool modules = lvp_pruners[options->pruner].needs_weights;
+    bool from_file = modules && options->pruner_weights != NULL;
     char *model = realpath(options->model, NULL);                            // every rank may be in another folder
     if (model == NULL && options->synthetic) model = strdup(options->model); // the name of a shape
     char *weights = from_file ? realpath(options->pruner_weights, NULL) : strdup("");
@@ -131,7 +132,8 @@ static enum lvp_status set_up(struct bench *bench)
     setup.model_hash = (char *)(size_t)options->model_hash;
     setup.pruner = (int32_t)options->pruner;
     setup.pruner_weights = weights;
-    setup.pruner_width = from_file || options->pruner != LVP_PRUNER_LVPRUNING ? 0 : options->pruner_width;
+    setup.pruner_hash = (char *)(size_t)options->pruner_hash;
+    setup.pruner_width = from_file || !modules ? 0 : options->pruner_width;
     LVP_CHECK(lvp_deployment_set_up(&bench->deployment, &bench->world, options->interrupt, &setup));
 fail:
     free(model);

@@ -17,6 +17,7 @@ struct lvp_bench_options {
     const char *keep;            // as asked for, for the result
     enum lvp_pruner_kind pruner; // lvpruning: weights from pruner_weights, or synthetic ones of pruner_width
     const char *pruner_weights;  // NULL: none
+    char pruner_hash[33];        // of that file
     int pruner_width;            // inner width of the modules; 0: none
     struct lvp_prune_plan prune;
     int stages, replicas;

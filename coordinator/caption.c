@@ -207,8 +207,8 @@ static enum lvp_status set_up_workers(struct job *job)
     char *model = realpath(options->model, NULL), *output = realpath(options->output, NULL);
     char *weights = options->pruner_weights != NULL ? realpath(options->pruner_weights, NULL) : strdup("");
     if (model == NULL || weights == NULL || output == NULL) {
-        status =
-            lvp_fail(LVP_ERR_MODEL, "%s cannot be found any more", output == NULL ? options->output : options->model);
+        const char *gone = model == NULL ? options->model : weights == NULL ? options->pruner_weights : options->output;
+        status = lvp_fail(LVP_ERR_MODEL, "%s cannot be found any more", gone);
         goto fail;
     }
     lvp_host_name(host, sizeof host);
@@ -218,6 +218,7 @@ static enum lvp_status set_up_workers(struct job *job)
     setup.model_hash = job->model_hash;
     setup.pruner = (int32_t)options->pruner;
     setup.pruner_weights = weights;
+    setup.pruner_hash = job->weights.hash;
     setup.max_pixels = options->max_pixels;
     setup.trace = options->trace != NULL;
     status = lvp_deployment_set_up(&job->deployment, &job->world, options->drain, &setup);
@@ -444,8 +445,8 @@ static enum lvp_status open_and_run(struct job *job, MPI_Comm control, int n_wor
     LVP_TRY(take_folder(job));
     LVP_TRY(choose_kernel_set(job));
     LVP_TRY(plan(job));
+    if (job->options->trace != NULL) LVP_TRY(lvp_timeline_check(job->options->trace)); // before anything is removed
     LVP_TRY(open_output(job));
-    if (job->options->trace != NULL) LVP_TRY(lvp_timeline_check(job->options->trace));
     LVP_TRY(set_up_workers(job));
     return run(job);
 }

@@ -133,6 +133,8 @@ struct lvp_backend_ops {
 
     // For benchmarks: measures the device for some seconds while nothing else uses it. NULL: cannot.
     enum lvp_status (*roof)(struct lvp_backend *backend, struct lvp_roof *roof) LVP_MUST_CHECK;
+
+    int max_head_dim; // widest head of the attentions; 0: any
 };
 
 struct lvp_backend {

@@ -44,12 +44,15 @@ static enum lvp_status create_lanes(struct lvp_compute *compute)
 static enum lvp_status open_pruner(const struct lvp_worker_setup *setup, const struct lvp_model_config *config,
                                    struct lvp_pruner_weights *weights)
 {
-    if (setup->pruner != LVP_PRUNER_LVPRUNING) return LVP_OK;
+    if (!lvp_pruners[setup->pruner].needs_weights) return LVP_OK;
     if (setup->pruner_width > 0)
         LVP_TRY(lvp_pruner_weights_synthetic(config, setup->pruner_width, setup->prune.n_points, setup->prune.after,
                                              weights));
     else
         LVP_TRY(lvp_pruner_weights_open(setup->pruner_weights, config, weights));
+    if (setup->pruner_width == 0 && strcmp(weights->hash, setup->pruner_hash) != 0)
+        return lvp_fail(LVP_ERR_MODEL, "%s: this rank sees other pruning modules than rank 0 (hash %s, not %s)",
+                        setup->pruner_weights, weights->hash, setup->pruner_hash);
     if (weights->n_points != setup->prune.n_points)
         return lvp_fail(LVP_ERR_MODEL, "%s has modules for %d prune points, %d are asked for", setup->pruner_weights,
                         weights->n_points, setup->prune.n_points);

@@ -12,9 +12,9 @@
 
 // What a worker is told at start, checked and in our own types.
 struct lvp_worker_setup {
-    char *model, *pruner_weights, *kernel_set, *model_hash; // owned
-    char *output, *coordinator;                             // owned; folder of the run, host of rank 0
-    enum lvp_dtype dtype, weights;                          // of residual stream and KV; of linear layers
+    char *model, *pruner_weights, *kernel_set, *model_hash, *pruner_hash; // owned
+    char *output, *coordinator;                                           // owned; folder of the run, host of rank 0
+    enum lvp_dtype dtype, weights;                                        // of residual stream and KV; of linear layers
     int threads;
     enum lvp_pruner_kind pruner;
     struct lvp_prune_counts prune;

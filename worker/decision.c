@@ -51,6 +51,11 @@ enum lvp_status lvp_decision_create(struct lvp_backend *backend, const struct lv
 {
     enum lvp_status status = LVP_OK;
     size_t rows = (size_t)max_rows, width = (size_t)weights->inner_width;
+    int head_dim = weights->inner_width / weights->heads, widest = backend->ops->max_head_dim;
+    if (widest > 0 && head_dim > widest)
+        return lvp_fail(LVP_ERR_MODEL,
+                        "pruning modules of width %d with %d heads: heads of %d channels, %s computes %d at most",
+                        weights->inner_width, weights->heads, head_dim, backend->kernel_set, widest);
     struct lvp_decision *d = calloc(1, sizeof *d);
     if (d == NULL) return lvp_fail(LVP_ERR_MEMORY, "out of memory for the decision modules");
     *d = (struct lvp_decision){.backend = backend,

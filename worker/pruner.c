@@ -54,7 +54,7 @@ enum lvp_status lvp_pruner_create(struct lvp_backend *backend, enum lvp_pruner_k
                              .shape = {text->heads, text->kv_heads, text->head_dim},
                              .grid = lvp_token_grid(lvp_vision_tokens(config))};
     LVP_CHECK(lvp_floats_create(backend, 2 * (size_t)max_rows, &p->gate));
-    if (kind == LVP_PRUNER_LVPRUNING)
+    if (lvp_pruners[kind].needs_weights)
         LVP_CHECK(lvp_decision_create(backend, weights, text->hidden, first_point, end_point, max_rows, &p->decision));
     if (kind == LVP_PRUNER_ADAPTPRUNE) LVP_CHECK(create_prior(p));
     if (kind == LVP_PRUNER_RANDOM) {
@@ -81,6 +81,11 @@ void lvp_pruner_destroy(struct lvp_pruner *p)
     free(p);
 }
 
+static void score_modules(struct lvp_pruner *p, int point, const struct lvp_prune_view *view)
+{
+    lvp_decision_score(p->decision, point, view->layout, view->x, p->gate);
+}
+
 static void score_random(struct lvp_pruner *p, int point, const struct lvp_prune_view *view)
 {
     const struct lvp_step *step = view->step;
@@ -98,8 +103,9 @@ static void score_random(struct lvp_pruner *p, int point, const struct lvp_prune
     p->backend->ops->upload(p->backend, p->gate, p->host_gate, 2 * row * sizeof *p->gate);
 }
 
-static void score_attention(struct lvp_pruner *p, const struct lvp_prune_view *view)
+static void score_attention(struct lvp_pruner *p, int point, const struct lvp_prune_view *view)
 {
+    (void)point;
     const struct lvp_depth_layout *layout = view->layout;
     struct lvp_last_attention attention = {
         .n_images = layout->n_images,
@@ -140,22 +146,21 @@ static void spread_choice(struct lvp_pruner *p, const struct lvp_prune_view *vie
     p->backend->ops->soft_nms(p->backend, &nms);
 }
 
+static void score_adaptprune(struct lvp_pruner *p, int point, const struct lvp_prune_view *view)
+{
+    score_attention(p, point, view);
+    spread_choice(p, view);
+}
+
+static void (*const scorers[LVP_PRUNER_COUNT])(struct lvp_pruner *, int point, const struct lvp_prune_view *) = {
+    [LVP_PRUNER_LVPRUNING] = score_modules,
+    [LVP_PRUNER_RANDOM] = score_random,
+    [LVP_PRUNER_LAST_ATTENTION] = score_attention,
+    [LVP_PRUNER_ADAPTPRUNE] = score_adaptprune,
+}; // none has no prune point
+
 const float *lvp_pruner_score(struct lvp_pruner *p, int point, const struct lvp_prune_view *view)
 {
-    switch (p->kind) {
-    case LVP_PRUNER_LVPRUNING:
-        lvp_decision_score(p->decision, point, view->layout, view->x, p->gate);
-        break;
-    case LVP_PRUNER_RANDOM:
-        score_random(p, point, view);
-        break;
-    case LVP_PRUNER_ADAPTPRUNE:
-        score_attention(p, view);
-        spread_choice(p, view);
-        break;
-    default: // LVP_PRUNER_LAST_ATTENTION; without a pruner there is no prune point
-        score_attention(p, view);
-        break;
-    }
+    scorers[p->kind](p, point, view);
     return p->gate;
 }

@@ -91,10 +91,11 @@ enum lvp_status lvp_worker_setup_read(const Lvp__Setup *message, struct lvp_work
     setup->pruner_weights = strdup(message->pruner_weights);
     setup->kernel_set = strdup(message->kernel_set);
     setup->model_hash = strdup(message->model_hash);
+    setup->pruner_hash = strdup(message->pruner_hash);
     setup->output = strdup(message->output);
     setup->coordinator = strdup(message->coordinator);
     if (setup->output == NULL || setup->coordinator == NULL || setup->model == NULL || setup->pruner_weights == NULL ||
-        setup->kernel_set == NULL || setup->model_hash == NULL)
+        setup->kernel_set == NULL || setup->model_hash == NULL || setup->pruner_hash == NULL)
         return lvp_fail(LVP_ERR_MEMORY, "out of memory for the setup");
     return LVP_OK;
 }
@@ -105,6 +106,7 @@ void lvp_worker_setup_free(struct lvp_worker_setup *setup)
     free(setup->pruner_weights);
     free(setup->kernel_set);
     free(setup->model_hash);
+    free(setup->pruner_hash);
     free(setup->output);
     free(setup->coordinator);
     *setup = (struct lvp_worker_setup){0};

@@ -2,10 +2,11 @@
 
 #include "common/mix.h"
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
-enum { ROUNDS = 1000 };
+enum { ROUNDS = 1000, ENOUGH = 200 }; // draws; of those that count, for an end at 2.5 %
 
 // Sums over the units of one image, or of a resampled set of images.
 struct sums {
@@ -32,7 +33,7 @@ static int by_value(const void *a, const void *b)
 
 static struct lvp_interval interval(double value, double *draws, int n)
 {
-    if (n == 0) return (struct lvp_interval){value, value, value};
+    if (n < ENOUGH) return (struct lvp_interval){value, NAN, NAN};
     qsort(draws, (size_t)n, sizeof *draws, by_value);
     return (struct lvp_interval){value, draws[n / 40], draws[n - 1 - n / 40]};
 }

@@ -6,7 +6,7 @@
 #include "coordinator/eval/task.h"
 
 struct lvp_interval {
-    double value, low, high; // low..high: 95 %
+    double value, low, high; // low..high: 95 %; NAN where too few draws hold what is averaged
 };
 
 struct lvp_family_comparison {
@@ -22,7 +22,7 @@ struct lvp_comparison {
     struct lvp_interval loss; // mean over families of (unpruned - score) / unpruned
 };
 
-// Deterministic. `dense` may be the outcome itself.
+// Deterministic. `dense` may be the outcome itself. LVP_ERR_MEMORY.
 enum lvp_status lvp_compare(const struct lvp_task *task, const struct lvp_outcome *dense,
                             const struct lvp_outcome *outcome, struct lvp_comparison *comparison) LVP_MUST_CHECK;
 

@@ -51,14 +51,15 @@ static enum lvp_status each_line(const char *path, bool questions,
     char *text = malloc(MAX_LINE_BYTES); // pages that no line reaches are never touched
     enum lvp_status status = text != NULL ? LVP_OK : no_memory();
     if (fstat(fd, &info) != 0 || !S_ISREG(info.st_mode)) status = lvp_fail(bad, "%s: not a regular file", path);
-    long n = 0;
+    long n = 0, mark = 0;
     for (int line = 1; status == LVP_OK; line++) {
         json_error_t error;
         LVP_CHECK(next_line(file, path, bad, line, text, &n));
         if (n < 0) break;
-        if (is_blank(text, n)) continue;
-        json_t *row =
-            questions ? lvp_parse_row(text, (size_t)n, &error) : json_loadb(text, (size_t)n, JSON_ALLOW_NUL, &error);
+        mark = line == 1 && n >= 3 && memcmp(text, "\xEF\xBB\xBF", 3) == 0 ? 3 : 0; // some editors begin UTF-8 so
+        if (is_blank(text + mark, n - mark)) continue;
+        json_t *row = questions ? lvp_parse_row(text + mark, (size_t)(n - mark), &error)
+                                : json_loadb(text, (size_t)n, JSON_ALLOW_NUL, &error);
         if (json_is_object(row))
             status = take(context, line, row);
         else

@@ -95,6 +95,12 @@ static json_t *text_json(const char *text)
     return json;
 }
 
+// JSON's integers end at 2^63 here; larger seeds are written as text.
+static json_t *seed_json(uint64_t seed)
+{
+    return seed <= INT64_MAX ? json_integer((json_int_t)seed) : json_sprintf("%llu", (unsigned long long)seed);
+}
+
 static json_t *options_json(const struct lvp_report *report)
 {
     const struct lvp_caption_options *options = report->options;
@@ -107,11 +113,12 @@ static json_t *options_json(const struct lvp_report *report)
                              text_json(options->pruner_weights), "pruner", lvp_pruner_name(options->pruner), "keep",
                              keep, "dtype", lvp_dtype_name(options->dtype), "weights", lvp_dtype_name(options->weights),
                              "system", text_json(options->system), "raw_prompt", options->raw_prompt);
-    json_t *how = json_pack("{s:o, s:i, s:f, s:f, s:I, s:b, s:I, s:i, s:i, s:i, s:i}", "prompts", prompts,
-                            "max_new_tokens", options->max_new_tokens, "temperature", (double)options->temperature,
-                            "top_p", (double)options->top_p, "seed", (json_int_t)options->seed, "logprobs",
-                            options->logprobs, "limit", (json_int_t)options->limit, "shard", options->shard, "n_shards",
-                            options->n_shards, "threads", options->threads, "batch_tokens", options->batch_tokens);
+    json_t *how =
+        json_pack("{s:o, s:i, s:f, s:f, s:o, s:o, s:b, s:I, s:i, s:i, s:i, s:i}", "prompts", prompts, "max_new_tokens",
+                  options->max_new_tokens, "temperature", (double)options->temperature, "top_p", (double)options->top_p,
+                  "seed", seed_json(options->seed), "score", text_json(options->score), "logprobs", options->logprobs,
+                  "limit", (json_int_t)options->limit, "shard", options->shard, "n_shards", options->n_shards,
+                  "threads", options->threads, "batch_tokens", options->batch_tokens);
     json_object_update(what, how);
     json_decref(how);
     return what;

@@ -5,10 +5,11 @@
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/stat.h>
 
 enum lvp_status lvp_timeline_check(const char *path)
 {
-    FILE *file = fopen(path, "we");
+    FILE *file = fopen(path, "ae"); // what is there stays until there is something better
     if (file == NULL) return lvp_fail(LVP_ERR_USAGE, "--trace %s cannot be written: %s", path, strerror(errno));
     (void)fclose(file);
     return LVP_OK;
@@ -47,10 +48,11 @@ void lvp_timeline_add(json_t *timeline, int rank, const Lvp__Statistics *statist
                                                       1e6 * span->start, "dur", 1e6 * (span->end - span->start)));
             continue;
         }
+        json_int_t id = ((json_int_t)rank << 32) | (json_int_t)i; // of all ranks: viewers look for an end anywhere
         for (int end = 0; end < 2; end++)
             json_array_append_new(timeline, json_pack("{s:s, s:s, s:s, s:I, s:i, s:i, s:f}", "name", name, "cat",
-                                                      category, "ph", end ? "e" : "b", "id", (json_int_t)i, "pid", rank,
-                                                      "tid", 0, "ts", 1e6 * (end ? span->end : span->start)));
+                                                      category, "ph", end ? "e" : "b", "id", id, "pid", rank, "tid", 0,
+                                                      "ts", 1e6 * (end ? span->end : span->start)));
     }
 }
 
@@ -60,7 +62,10 @@ enum lvp_status lvp_timeline_write_world(const char *path, const struct lvp_worl
     for (int w = 0; w < world->n_workers; w++)
         if (world->workers[w].farewell != NULL)
             lvp_timeline_add(timeline, w + 1, world->workers[w].farewell->statistics);
-    enum lvp_status status = lvp_timeline_write(path, timeline);
+    // Where no rank did anything the job was done before: the file may hold what it did then.
+    struct stat info;
+    bool keep = json_array_size(timeline) == 0 && stat(path, &info) == 0 && info.st_size > 0;
+    enum lvp_status status = keep ? LVP_OK : lvp_timeline_write(path, timeline);
     json_decref(timeline);
     return status;
 }

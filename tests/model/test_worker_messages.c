@@ -109,6 +109,11 @@ static void test_setup_against_the_model(void **state)
     told.setup.pruner = LVP_PRUNER_LVPRUNING;
     told.setup.pruner_weights = (char[]){"/nowhere"};
     expect_load_failure(&told, LVP_ERR_MODEL, "/nowhere");
+    tell(&told, 1, NULL, 0);
+    told.setup.pruner = LVP_PRUNER_LVPRUNING;
+    told.setup.pruner_weights = (char[]){MODEL "/lvpruning.safetensors"};
+    told.setup.pruner_hash = (char[]){"0123"}; // this node's folder has another training's
+    expect_load_failure(&told, LVP_ERR_MODEL, "other pruning modules");
 }
 
 static void start_whole(struct told *told, struct lvp_compute **compute)

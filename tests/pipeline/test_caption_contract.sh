@@ -43,7 +43,14 @@ caption traced --input "$IMAGES" "${short[@]}" --limit 3 --stages 2 --trace "$wo
 expect "a timeline of both ranks" "$(jq -c '[map(.cat // empty) | unique[]] + [map(.pid) | unique[]]' "$work/trace.json")" \
   '["decode","encode","image","prefill","send",1,2]'
 expect "in which every picture is prepared" "$(jq 'map(select(.cat == "image" and .ph == "b")) | length' "$work/trace.json")" 3
-run 2 "$LVPIPE" caption --model "$MODEL" --input "$IMAGES" --output "$work/untraced" --trace "$work/nowhere/t.json" && says "cannot be written"
+expect "each span's two ends have a number of their own" \
+  "$(jq '[map(select(.id != null)) | group_by([.cat, .id])[] | map(.ph) | sort | join("")] | unique | join(" ")' "$work/trace.json")" '"be"'
+cp "$work/trace.json" "$work/trace-before.json"
+caption traced --input "$IMAGES" "${short[@]}" --limit 3 --stages 2 --trace "$work/trace.json"
+expect "a rerun with nothing to do leaves the timeline" "$(cmp "$work/trace.json" "$work/trace-before.json" && echo same)" same
+run 2 "$LVPIPE" caption --model "$MODEL" --input "$IMAGES" "${short[@]}" --limit 3 --output "$work/traced" --overwrite --trace "$work/nowhere/t.json" &&
+  says "cannot be written"
+expect "and nothing was removed for it" "$(lines traced/captions.jsonl)" 3
 caption single --input "$IMAGES/scene-0003.png" "${short[@]}"
 expect "a single image" "$(jq -r .id "$work/single/captions.jsonl")" scene-0003.png
 caption keep --input "$IMAGES/scene-0003.png" "${short[@]}" --keep 1,0.25,0

@@ -40,6 +40,7 @@ expect "--name=value" "$(jq -c '[.questions, [.settings[].setting]]' "$work/stdo
 [[ $(tail -c 1 "$work/two/eval.json" | od -An -tx1 | tr -d ' ') == 0a ]] || fail "eval.json ends without a line end"
 for option in --input=x --prompt=x --score=x --shard=0/2; do run 2 "${ask[@]}" "$option" && says "what is asked is in --tasks"; done
 for option in --lim=1 --scor=answer --pruner-w=x --; do run 2 "${ask[@]}" "$option" && says "write options in full"; done
+for option in --trace=x --metrics=x; do run 2 "${ask[@]}" "$option" && says "every run would overwrite the file"; done
 run 2 "${ask[@]}" --json=1 && says "--json takes no value"
 run 2 "${ask[@]}" --partition prune && says "no prune points to cut at"
 run 2 mpirun -n 1 "${ask[@]}" && says "start it without mpirun"

@@ -142,8 +142,8 @@ static int remove_folder(void **state)
     return system(command);
 }
 
-static const char questions[] =
-    "{\"id\":\"1\",\"image\":\"a\",\"family\":\"color\",\"answers\":[\"red\"],\"answer\":\"red\"}\n"
+static const char questions[] = // which an editor may begin with a byte order mark
+    "\xEF\xBB\xBF{\"id\":\"1\",\"image\":\"a\",\"family\":\"color\",\"answers\":[\"red\"],\"answer\":\"red\"}\n"
     "{\"id\":\"2\",\"image\":\"b\",\"family\":\"color\",\"answers\":[\"blue\"],\"answer\":\"blue\"}\n"
     "\n"
     "{\"id\":\"3\",\"image\":\"a\",\"family\":\"letters\",\"group\":7,\"answers\":[\"A\"],\"answer\":\"A\"}\n"
@@ -245,6 +245,25 @@ static void test_questions_about_an_image_fall_together(void **state)
     assert_true(fabs(together - 2 * 1.96 * 0.5 / sqrt(40)) < 0.04);
 }
 
+// Nine families of one image each: hardly a draw has all of them, and the ends of an interval would be of those few.
+static void test_no_interval_without_draws(void **state)
+{
+    (void)state;
+    enum { N = 9 };
+    struct lvp_unit units[N] = {0};
+    struct lvp_task task = {.n = N, .n_units = N, .n_images = N, .n_families = N, .units = units};
+    double ones[N], zeros[N] = {0};
+    struct lvp_comparison comparison;
+    for (int u = 0; u < N; u++) {
+        units[u].image = units[u].family = u;
+        ones[u] = 1;
+    }
+    const struct lvp_outcome dense = {.score = ones, .nll = zeros, .tokens = zeros};
+    assert_int_equal(lvp_compare(&task, &dense, &dense, &comparison), LVP_OK);
+    assert_true(comparison.loss.value == 0 && isnan(comparison.loss.low) && isnan(comparison.loss.high));
+    assert_true(comparison.families[0].score.low == 1); // two draws of three have its image
+}
+
 static void expect_refused(const char *text, const char *says)
 {
     struct lvp_task task;
@@ -315,6 +334,7 @@ int main(void)
                                        cmocka_unit_test(test_forms),
                                        cmocka_unit_test_setup_teardown(test_comparison, make_folder, remove_folder),
                                        cmocka_unit_test(test_questions_about_an_image_fall_together),
+                                       cmocka_unit_test(test_no_interval_without_draws),
                                        cmocka_unit_test_setup_teardown(test_bad_questions, make_folder, remove_folder),
                                        cmocka_unit_test_setup_teardown(test_limits, make_folder, remove_folder)};
     return cmocka_run_group_tests(tests, NULL, NULL);

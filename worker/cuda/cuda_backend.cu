@@ -190,6 +190,7 @@ const struct lvp_backend_ops cuda_ops = {
     /* begin */ lvp_cuda_begin,
     /* end */ lvp_cuda_end,
     /* roof */ cuda_roof,
+    /* max_head_dim */ 768, // in the shared memory that every GPU from sm_80 on gives a block (row_attention.cu)
 };
 
 enum lvp_status create(lvp_cuda *cuda)
