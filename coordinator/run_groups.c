@@ -1,4 +1,5 @@
 // From requests to groups, and back to rows.
+#include "common/record.h"
 #include "coordinator/run_state.h"
 
 #include <stdlib.h>
@@ -228,6 +229,34 @@ enum lvp_status lvp_run_build_group(struct run *run)
     return LVP_OK;
 }
 
+// Whether the group is alone. Where it is one sample, that is noted in rank 0's record too: its crash is then surely
+// its own.
+void lvp_run_set_alone(struct run *run, const struct group *group, bool alone)
+{
+    if (run->alone == alone) return;
+    run->alone = alone;
+    lvp_record_alone(alone && group->n_samples == 1, group->sample);
+    if (alone) lvp_record_write(); // before it can crash
+}
+
+void lvp_run_release_images(struct run *run, struct group *group)
+{
+    if (group->slots == NULL) return;
+    struct replica *replica = &run->replicas[group->replica];
+    for (int i = 0; i < group->n_images; i++) replica->slot_group[group->slots[i]] = NULL;
+    replica->n_free_slots += group->n_images;
+    free(group->slots);
+    group->slots = NULL;
+}
+
+static void end_group(struct run *run, struct group *group)
+{
+    lvp_run_release_images(run, group);
+    lvp_run_set_alone(run, group, false);
+    run->n_placed--;
+    lvp_run_free_group(group);
+}
+
 // Hands the request's row to the output and forgets it; the group goes with its last request.
 enum lvp_status lvp_run_finish_ask(struct run *run, struct ask *ask, const struct lvp_sample_error *error, bool stopped)
 {
@@ -257,6 +286,6 @@ enum lvp_status lvp_run_finish_ask(struct run *run, struct ask *ask, const struc
     while (*link != ask) link = &(*link)->next;
     *link = ask->next;
     free_ask(ask);
-    if (group->asks == NULL) lvp_run_end_group(run, group);
+    if (group->asks == NULL) end_group(run, group);
     return LVP_OK;
 }

@@ -1,35 +1,6 @@
-#include "common/record.h"
 #include "coordinator/run_state.h"
 
 #include <stdlib.h>
-
-// Whether the group is alone. Where it is one sample, that is noted in rank 0's record too: its crash is then surely
-// its own.
-static void set_alone(struct run *run, const struct group *group, bool alone)
-{
-    if (run->alone == alone) return;
-    run->alone = alone;
-    lvp_record_alone(alone && group->n_samples == 1, group->sample);
-    if (alone) lvp_record_write(); // before it can crash
-}
-
-void lvp_run_release_images(struct run *run, struct group *group)
-{
-    if (group->slots == NULL) return;
-    struct replica *replica = &run->replicas[group->replica];
-    for (int i = 0; i < group->n_images; i++) replica->slot_group[group->slots[i]] = NULL;
-    replica->n_free_slots += group->n_images;
-    free(group->slots);
-    group->slots = NULL;
-}
-
-void lvp_run_end_group(struct run *run, struct group *group)
-{
-    lvp_run_release_images(run, group);
-    set_alone(run, group, false);
-    run->n_placed--;
-    lvp_run_free_group(group);
-}
 
 static enum lvp_status queue_requests(struct run *run, struct group *group)
 {
@@ -107,7 +78,7 @@ static enum lvp_status place_group(struct run *run, struct group *group, int r)
         replica->n_asks++;
     }
     run->n_placed++;
-    set_alone(run, group, group->alone);
+    lvp_run_set_alone(run, group, group->alone);
     return send_prepare(run, group);
 }
 

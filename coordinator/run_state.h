@@ -89,6 +89,8 @@ bool lvp_run_may_take(const struct run *run); // whether another sample may be b
 enum lvp_status lvp_run_build_group(struct run *run) LVP_MUST_CHECK;
 enum lvp_status lvp_run_finish_ask(struct run *run, struct ask *ask, const struct lvp_sample_error *error,
                                    bool stopped) LVP_MUST_CHECK;
+void lvp_run_set_alone(struct run *run, const struct group *group, bool alone);
+void lvp_run_release_images(struct run *run, struct group *group); // gives its slots back
 void lvp_run_free_group(struct group *group);
 
 // run_images.c: from groups to rows parked at `merge`
@@ -96,8 +98,6 @@ enum lvp_status lvp_run_admit(struct run *run, bool *moved) LVP_MUST_CHECK;
 enum lvp_status lvp_run_send_encodes(struct run *run, bool *moved) LVP_MUST_CHECK;
 enum lvp_status lvp_run_prepared(struct run *run, int replica, const Lvp__Prepared *message) LVP_MUST_CHECK;
 enum lvp_status lvp_run_encoded(struct run *run, int replica, const Lvp__EncodeDone *message) LVP_MUST_CHECK;
-void lvp_run_release_images(struct run *run, struct group *group);
-void lvp_run_end_group(struct run *run, struct group *group); // its requests are finished
 
 // run_watch.c: whether the workers move on
 enum lvp_status lvp_run_watch(struct run *run) LVP_MUST_CHECK;
