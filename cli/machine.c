@@ -1,35 +1,31 @@
 #include "cli/machine.h"
 
+#include "cli/cgroup.h"
+
 #include <sched.h>
 #include <stdio.h>
 #include <unistd.h>
+
+static struct lvp_cgroup_limits limits(void)
+{
+    return lvp_cgroup_limits("/proc/self/cgroup", "/sys/fs/cgroup");
+}
 
 int lvp_available_cores(void)
 {
     cpu_set_t set;
     int cores = 1;
     if (sched_getaffinity(0, sizeof set, &set) == 0) cores = CPU_COUNT(&set);
-    FILE *file = fopen("/sys/fs/cgroup/cpu.max", "r"); // "QUOTA PERIOD" or "max PERIOD" (cgroup v2)
-    if (file != NULL) {
-        long long quota = 0, period = 0;
-        if (fscanf(file, "%lld %lld", &quota, &period) == 2 && quota > 0 && period > 0) {
-            int capped = (int)((quota + period - 1) / period);
-            if (capped < cores) cores = capped;
-        }
-        (void)fclose(file);
-    }
+    long long capped = limits().cores;
+    if (capped > 0 && capped < cores) cores = (int)capped;
     return cores < 1 ? 1 : cores;
 }
 
 long long lvp_available_memory(void)
 {
-    long long memory = (long long)sysconf(_SC_PHYS_PAGES) * (long long)sysconf(_SC_PAGESIZE), limit = 0;
-    FILE *file = fopen("/sys/fs/cgroup/memory.max", "r");
-    if (file != NULL) {
-        if (fscanf(file, "%lld", &limit) == 1 && limit > 0 && limit < memory) memory = limit;
-        (void)fclose(file);
-    }
-    return memory;
+    long long memory = (long long)sysconf(_SC_PHYS_PAGES) * (long long)sysconf(_SC_PAGESIZE);
+    long long capped = limits().memory;
+    return capped > 0 && capped < memory ? capped : memory;
 }
 
 void lvp_cpu_name(char *name, size_t size)

@@ -119,6 +119,9 @@ static json_t *options_json(const struct lvp_report *report)
                   "seed", seed_json(options->seed), "score", text_json(options->score), "logprobs", options->logprobs,
                   "limit", (json_int_t)options->limit, "shard", options->shard, "n_shards", options->n_shards,
                   "threads", options->threads, "batch_tokens", options->batch_tokens);
+    json_object_set_new(how, "max_pixels", json_integer((json_int_t)options->max_pixels));
+    json_object_set_new(how, "max_errors",
+                        options->max_errors < 0 ? json_null() : json_integer((json_int_t)options->max_errors));
     json_object_update(what, how);
     json_decref(how);
     return what;
