@@ -167,11 +167,13 @@ class Curve:
     """begin.jsonl and a progress line now and then; of rank 0."""
 
     def __init__(self, folder: Path, steps: int, interval: float) -> None:
-        self.file = open(folder / "begin.jsonl", "w", buffering=1)
+        self.path = folder / "begin.jsonl"
+        self.path.write_text("")
         self.progress, self.began = Progress(steps, interval), time.monotonic()
 
     def point(self, step: int, kl: float, held: float | None) -> None:
-        self.file.write(json.dumps({"step": step, "kl": kl, "held": held, "seconds": time.monotonic() - self.began}) + "\n")
+        with open(self.path, "a") as file:
+            file.write(json.dumps({"step": step, "kl": kl, "held": held, "seconds": time.monotonic() - self.began}) + "\n")
         due = self.progress.due(step)
         if due is not None:
             others = "" if held is None else f"  held out {held:.4f}"
@@ -222,6 +224,4 @@ def begin(model: LlavaForConditionalGeneration, pruner: Pruner, loader: Loader, 
             since.zero_()
             if curve is not None:
                 curve.point(step + 1, kl / drawn_number, kl_held / held_number if held_number else None)
-    if curve is not None:
-        curve.file.close()
     return True
