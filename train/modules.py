@@ -27,7 +27,7 @@ ANSWERS = {"begin": "0", "noise": "1", "lr": "1e-3"}  # nothing but the answers'
 ALONE = ANSWERS | {"select": "alone", "ratio-weight": "8"}
 # name: what differs from the trainer's recipe, and what that is
 VARIANTS = {
-    "width-160": ({"inner-width": "160"}, "as wide as the model (C), as in the paper"),
+    "width-160": ({"inner-width": "160", "heads": "2", "lr": "5e-4"}, "as wide as the model (C), as in the paper; the default's heads and rate"),
     "width-80": ({"inner-width": "80"}, "C / 2"),
     "width-40": ({}, "C / 4, the default"),
     "width-20": ({"inner-width": "20"}, "C / 8"),
