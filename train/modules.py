@@ -34,6 +34,7 @@ VARIANTS = {
     "width-10": ({"inner-width": "10"}, "C / 16"),
     "one-block": ({"blocks": "1"}, "C / 4, one block trained: the second hands its input on, and is counted"),
     "shared": ({"share-projections": None}, "C / 4, both blocks look at the text through one K and one V projection, which the file holds twice"),
+    "heads-1": ({"heads": "1"}, "C / 4, one head"),
     "heads-8": ({"heads": "8"}, "C / 4, eight heads of five channels"),
     "not-begun": (ANSWERS, "C / 4, not begun where the unpruned model's answers look"),
     "paper": ({"recipe": "paper", "lr": "1e-3", "warmup": "0.1"}, "C, the paper's recipe but for the rate: its own is for 10,000 steps"),

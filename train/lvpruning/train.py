@@ -61,7 +61,7 @@ def options() -> argparse.ArgumentParser:
     add("--recipe", choices=RECIPES, default="ours", help="defaults of what is marked *: what lost least, or the paper's (ours)")
     add("--points", default="1,8,16", help="decoder layers after which to prune (1,8,16)")
     add("--inner-width", type=int, help="* of the modules (a quarter of the model's width; paper: all of it)")
-    add("--heads", type=int, help="* of the modules (as wide as the model's; paper: 8)")
+    add("--heads", type=int, help="* of the modules (half as wide as the model's; paper: 8)")
     add("--blocks", type=int, choices=(1, 2), default=2, help="cross-attention blocks of a module (2)")
     add("--share-projections", action="store_true", help="one K and one V projection of the text for both blocks of a module")
     add("--init", type=Path, help="lvpruning.safetensors to begin with; it says points, width and heads, and all of it is trained")

@@ -19,7 +19,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from train.checkpoint import load_model
+from train.checkpoint import load_model, read_config
 from train.golden_cases import Case, Pruning, Text, Vision
 from train.golden_folder import random_normal, write_folder
 from train.lvpruning.base import World
@@ -434,17 +434,20 @@ def test_ranks_go_on_from_one_state(model_folder: Path, data: Path, tmp_path: Pa
 def test_recipes() -> None:
     """What was lost least with is the default, sized by the model; the paper's is one option away; what is given stays."""
 
-    def filled(*given: str, hidden: int = 160, head_dim: int = 20) -> dict[str, object]:
+    def filled(*given: str, hidden: int = 160, head_dim: int = 32) -> dict[str, object]:
         args = options().parse_args(["--model", "", "--data", "", "--output", "", *given])
         fill(args, hidden, head_dim, 20000)
         return vars(args)
 
     demo, large = filled(), filled(hidden=4096, head_dim=128)
     assert (demo["inner_width"], demo["heads"], demo["lr"], demo["begin_lr"], demo["ratios"]) == (40, 2, 5e-4, 1e-3, (0.42, 0.53))
-    assert (large["inner_width"], large["heads"], large["begin"], large["select"], large["distill"]) == (1024, 8, 12000, "best", 1.0)
+    assert (large["inner_width"], large["heads"], large["begin"], large["select"], large["distill"]) == (1024, 16, 12000, "best", 1.0)
     paper = filled("--recipe", "paper", hidden=4096, head_dim=128)
     names = ("inner_width", "heads", "begin", "select", "ratio_weight", "distill", "weigh", "noise", "ratios", "lr", "warmup")
     assert [paper[name] for name in names] == [4096, 8, 0, "alone", 2.0, 0.0, "tokens", (1.0, 1.0), None, 2e-6, 0.03]
+    config = read_config(DEMO).text_config
+    assert (config.hidden_size, config.head_dim) == (160, 32)  # what the demo's modules were trained with is what build.sh trains with
+    assert filled("--inner-width", "100", head_dim=64)["heads"] == 2  # that divide it
     given = filled("--select", "alone", "--inner-width", "16", "--lr", "0.1", "--ratios", "0.5")
     assert (given["begin"], given["ratio_weight"], given["lr"], given["ratios"], given["heads"]) == (0, 2.0, 0.1, (0.5, 0.5), 1)
     assert filled("--init", "modules")["begin"] == 0
