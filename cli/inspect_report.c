@@ -157,7 +157,8 @@ void lvp_inspect_report_print(const struct lvp_inspect_report *report)
     if (report->pruner.n_points > 0) {
         (void)printf("lvpruning.safetensors, after layers ");
         print_numbers(report->pruner.after_layers, report->pruner.n_points);
-        (void)printf(", %d heads, inner width %d\n", report->pruner.heads, report->pruner.inner_width);
+        (void)printf(", %d head%s, inner width %d\n", report->pruner.heads, report->pruner.heads == 1 ? "" : "s",
+                     report->pruner.inner_width);
     } else {
         (void)printf("no weights in the folder\n");
     }

@@ -58,7 +58,7 @@ expect() { [[ $2 == "$3" ]] || fail "$1: '$2' instead of '$3'"; }
 # own_processes: those of the run that was started with LVPIPE_TEST_MARK=$work, zombies left out.
 own_processes() {
   local pid
-  for pid in $(pgrep -x 'lvpipe|mpirun|prterun'); do
+  for pid in $(pgrep -x '(lvpipe|mpirun|prterun)' 2>/dev/null); do
     tr '\0' '\n' 2>/dev/null <"/proc/$pid/environ" | grep -qx "LVPIPE_TEST_MARK=$work" && echo "$pid"
   done
 }

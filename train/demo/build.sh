@@ -21,6 +21,10 @@ while (($#)); do
   esac
 done
 [[ $scale =~ ^[0-9]*\.?[0-9]+$ && ! $scale =~ ^[0.]*$ ]] || { echo "build.sh: --scale $scale: a number above 0" >&2; exit 2; }
+if awk "BEGIN { exit !($scale < 0.2) }" && [[ $output -ef $(dirname "$self")/../.. ]]; then
+  echo "build.sh: --scale $scale makes a model that answers at random: for a trial, give --output as well" >&2
+  exit 2
+fi
 mkdir -p "$state" "$output/models/demo"
 state=$(realpath "$state") output=$(realpath "$output") model=$(realpath "$output")/models/demo
 cd "$(dirname "$self")/../.."

@@ -10,11 +10,10 @@ The fast tokenizer (tokenizer.json) is transformers' conversion of the same file
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import random
 import re
-import shutil
-import tempfile
 from functools import lru_cache
 from pathlib import Path
 
@@ -72,24 +71,22 @@ def corpus(lines: int = 20000, seed: int = 0) -> list[str]:
 def train_sentencepiece(folder: Path) -> None:
     import sentencepiece
 
-    with tempfile.TemporaryDirectory() as tmp:
-        source = Path(tmp) / "corpus.txt"
-        source.write_text("\n".join(corpus()) + "\n", encoding="utf-8")
-        sentencepiece.SentencePieceTrainer.train(
-            input=str(source),
-            model_prefix=str(Path(tmp) / "tokenizer"),
-            model_type="bpe",
-            vocab_size=PIECES,
-            character_coverage=1.0,
-            byte_fallback=True,
-            split_digits=True,
-            normalization_rule_name="identity",
-            remove_extra_whitespaces=False,
-            add_dummy_prefix=True,
-            num_threads=1,
-            minloglevel=2,
-        )
-        shutil.copy(Path(tmp) / "tokenizer.model", folder / "tokenizer.model")
+    model = io.BytesIO()  # with files, their paths would be in it
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(corpus()),
+        model_writer=model,
+        model_type="bpe",
+        vocab_size=PIECES,
+        character_coverage=1.0,
+        byte_fallback=True,
+        split_digits=True,
+        normalization_rule_name="identity",
+        remove_extra_whitespaces=False,
+        add_dummy_prefix=True,
+        num_threads=1,
+        minloglevel=2,
+    )
+    (folder / "tokenizer.model").write_bytes(model.getvalue())
 
 
 def write_tokenizer(folder: Path) -> None:

@@ -64,14 +64,17 @@ def draw(split: str, seed: int, index: int, size: int):  # noqa: ANN201
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", type=Path, required=True)
-    parser.add_argument("--images", type=int, default=2500)
-    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--output", type=Path, required=True, help="questions.jsonl and images/ there are made anew")
+    parser.add_argument("--images", type=int, default=2500, help="one scene each (2500)")
+    parser.add_argument("--seed", type=int, default=1, help="another one makes other scenes (1)")
     parser.add_argument("--split", choices=["validation", "test"], default="test")
     parser.add_argument("--size", type=int, default=224, help="edge in pixels")
     parser.add_argument("--families", nargs="+", choices=list(FAMILIES), default=list(FAMILIES))
     args = parser.parse_args()
     (args.output / "images").mkdir(parents=True, exist_ok=True)
+    for picture in (args.output / "images").glob("[0-9]" * 5 + ".png"):  # of an earlier call
+        if int(picture.stem) >= args.images:
+            picture.unlink()
     n = 0
     part = args.output / "questions.jsonl.part"  # a reader finds all questions or none
     with part.open("w", encoding="utf-8") as file:
