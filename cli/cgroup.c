@@ -41,15 +41,18 @@ static void add_folder(const char *folder, struct lvp_cgroup_limits *limits)
 }
 
 // The group and all above it. In a container the path may be the host's, of which only the top is mounted.
-static void add_groups(const char *mount, const char *controllers, char *path, struct lvp_cgroup_limits *limits)
+static void add_groups(const char *mount, const char *controller, const char *path, struct lvp_cgroup_limits *limits)
 {
     char folder[PATH_BYTES];
-    for (bool top = false; !top;) {
-        top = strrchr(path, '/') == NULL;
-        const char *between = controllers[0] != '\0' ? "/" : "";
-        if (snprintf(folder, sizeof folder, "%s%s%s%s", mount, between, controllers, path) < (int)sizeof folder)
-            add_folder(folder, limits);
-        if (!top) *strrchr(path, '/') = '\0';
+    const char *between = controller[0] != '\0' ? "/" : "";
+    int top = snprintf(folder, sizeof folder, "%s%s%s", mount, between, controller), n = top;
+    if (top < (int)sizeof folder) n += snprintf(folder + top, sizeof folder - (size_t)top, "%s", path);
+    if (n >= (int)sizeof folder) return;
+    for (;; n--) {
+        if (n > top && folder[n] != '/' && folder[n] != '\0') continue;
+        folder[n] = '\0';
+        add_folder(folder, limits);
+        if (n == top) break;
     }
 }
 
@@ -63,7 +66,10 @@ struct lvp_cgroup_limits lvp_cgroup_limits(const char *groups, const char *mount
         if (path == NULL) continue;
         *path++ = '\0';
         path[strcspn(path, "\n")] = '\0';
-        add_groups(mount, controllers + 1, path, &limits);
+        controllers++;
+        add_groups(mount, controllers, path, &limits);
+        // Each by itself too: a folder "cpu,cpuacct" with links "cpu" and "cpuacct" may be told as "cpuacct,cpu".
+        for (char *rest = controllers, *one; (one = strsep(&rest, ",")) != NULL;) add_groups(mount, one, path, &limits);
     }
     if (file != NULL) (void)fclose(file);
     return limits;

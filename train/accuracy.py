@@ -3,7 +3,8 @@
     python3 -m train.accuracy --work DIR [--model models/demo] [--images 2300] [--output docs/accuracy.md]
 
 Questions are drawn from committed code and glyphs (train/tasks); lvpipe eval asks them. Runs are resumed: the same command again goes on,
-and writes the page anew from what is there. 2,300 images are 27,000 questions, 20,600 pairs of scores. Recipes and weights are chosen on other scenes (train/modules.py).
+and writes the page anew from what is there. 2,300 images are 27,000 questions, 20,600 pairs of scores. Recipes and weights are chosen on
+other scenes (train/modules.py).
 """
 
 from __future__ import annotations
@@ -64,6 +65,8 @@ def evaluate(args: argparse.Namespace, pruners: str, keeps: list[str]) -> dict:
 
 def percent(interval: dict[str, float], sign: bool = False) -> str:
     form = "+.2f" if sign else ".2f"
+    if interval["low"] is None:  # too few images for ends
+        return f"{100 * interval['value']:{form}}"
     return f"{100 * interval['value']:{form}} ({100 * interval['low']:{form}} to {100 * interval['high']:{form}})"
 
 
@@ -86,7 +89,7 @@ def summary(settings: list[dict], what: dict[str, str]) -> list[str]:
 def guesses(settings: list[dict]) -> list[str]:
     """What to say of families that even the unpruned model guesses: their relative loss is noise."""
     dense = settings[0]["families"]
-    guessed = [f for f, chance in CHANCE.items() if f in dense and dense[f]["score"]["low"] <= chance]
+    guessed = [f for f, chance in CHANCE.items() if f in dense and (dense[f]["score"]["low"] or 0) <= chance]
     if not guessed:
         return []
     able = [f for f in dense if f not in guessed]
@@ -120,7 +123,8 @@ def by_kind(settings: list[dict], work: Path) -> list[str]:
         for kind in kinds:
             pairs = [(q["answers"][0].lower() == "yes", q["id"] in yes) for q in asked if q["kind"] == kind]
             right, said, true = sum(a and b for a, b in pairs), sum(b for _, b in pairs), sum(a for a, _ in pairs)
-            cells.append(f"{100 * sum(a == b for a, b in pairs) / len(pairs):.2f} / {200 * right / (said + true):.2f}")
+            f1 = f" / {200 * right / (said + true):.2f}" if said + true else ""
+            cells.append(f"{100 * sum(a == b for a, b in pairs) / len(pairs):.2f}{f1}" if pairs else "")
         lines.append(f"| {s['setting']} | {' | '.join(cells)} |")
     return lines
 

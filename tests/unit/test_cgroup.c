@@ -53,12 +53,12 @@ static void test_v2_in_a_namespace(void **state)
 static void test_v1(void **state)
 {
     (void)state;
-    put("v1", "5:memory:/docker/abc\n2:cpu,cpuacct:/docker/abc\n0::/");
+    put("v1", "5:memory:/docker/abc\n2:cpuacct,cpu:/docker/abc\n0::/");
     put("v1.d/memory/memory.limit_in_bytes", "7000000"); // the container's own, at the top of what it sees
-    put("v1.d/cpu,cpuacct/docker/abc/cpu.cfs_quota_us", "150000");
-    put("v1.d/cpu,cpuacct/docker/abc/cpu.cfs_period_us", "100000");
-    put("v1.d/cpu,cpuacct/docker/cpu.cfs_quota_us", "-1");
-    put("v1.d/cpu,cpuacct/docker/cpu.cfs_period_us", "100000");
+    put("v1.d/cpu/docker/abc/cpu.cfs_quota_us", "150000");
+    put("v1.d/cpu/docker/abc/cpu.cfs_period_us", "100000");
+    put("v1.d/cpu/docker/cpu.cfs_quota_us", "-1");
+    put("v1.d/cpu/docker/cpu.cfs_period_us", "100000");
     expect("v1", "v1.d", 2, 7000000);
 }
 

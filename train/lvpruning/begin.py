@@ -116,7 +116,7 @@ def begin_heads(model: LlavaForConditionalGeneration, pruner: Pruner, images: li
         lengths = [torch.stack([rows.float().square().mean(-1).sqrt().median() for rows in (v, t[there])]) for v, t, there, _ in parts]
         number = world.sum(torch.tensor([float(len(lengths))], device=world.device)).item()
         if number == 0:
-            raise SystemExit(f"--begin {len(images)}: too few samples to tell heads apart")
+            raise SystemExit(f"--begin: {len(images)} samples of a rank are too few to tell heads apart; --begin 0 leaves this out")
         vision_length, text_length = (world.sum(torch.stack([torch.zeros(2, device=world.device), *lengths]).sum(0)) / number).tolist()
         parts = [(F.normalize(v.float(), dim=-1), F.normalize(t.float(), dim=-1), there, wanted) for v, t, there, wanted in parts]
         best: list[tuple[float, Tensor, Tensor]] = []

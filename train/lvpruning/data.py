@@ -87,7 +87,7 @@ def _turns(said: Any) -> list[tuple[str, str]]:
 
 def _conversations(file: Path, folder: Path, turns: str, skipped: Counter[str]) -> Iterator[Sample]:
     try:
-        rows = json.loads(file.read_text())
+        rows = json.loads(file.read_text(encoding="utf-8-sig"))
     except ValueError as error:
         raise SystemExit(f"{file}: not JSON: {error}") from error
     if not isinstance(rows, list):
@@ -110,7 +110,7 @@ def _conversations(file: Path, folder: Path, turns: str, skipped: Counter[str]) 
 
 
 def _manifest(file: Path, skipped: Counter[str]) -> Iterator[Sample]:
-    for line in file.read_text().split("\n"):
+    for line in file.read_text(encoding="utf-8-sig").split("\n"):
         if not line.strip():
             continue
         try:
@@ -121,7 +121,8 @@ def _manifest(file: Path, skipped: Counter[str]) -> Iterator[Sample]:
             skipped["bad line"] += 1
             continue
         images = _as_list(row.get("image"))
-        answers = _as_list(row.get("answer")) or _as_list(row.get("answers"))
+        answers = row.get("answers")
+        answers = _as_list(row.get("answer")) or _as_list(answers[0] if isinstance(answers, list) and answers else answers)
         prompt = row.get("prompt")
         if not images or not answers:
             skipped["no answer" if images else "no image"] += 1

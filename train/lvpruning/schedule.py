@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import math
 
 
@@ -18,7 +19,7 @@ def first_and_last(text: str) -> tuple[float, float]:
     first, _, last = text.partition(",")
     ends = float(first), float(last or first)
     if not all(0.0 <= end <= 1.0 for end in ends):
-        raise ValueError(f"{text}: shares from 0 to 1")
+        raise argparse.ArgumentTypeError(f"{text}: shares from 0 to 1")
     return ends
 
 

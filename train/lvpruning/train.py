@@ -66,7 +66,8 @@ def options() -> argparse.ArgumentParser:
     add("--share-projections", action="store_true", help="one K and one V projection of the text for both blocks of a module")
     add("--init", type=Path, help="lvpruning.safetensors to begin with; it says points, width and heads, and all of it is trained")
     add("--begin", type=int, metavar="SAMPLES",
-        help="* first fit the modules to where the unpruned model's answers look in so many samples; with --select best (12000, all if there are fewer; paper: 0)")  # fmt: skip
+        help="* first fit the modules to where the unpruned model's answers look in so many samples, which takes host memory (README.md); "
+             "with --select best (12000, all if there are fewer; paper: 0)")  # fmt: skip
     add("--begin-steps", type=int, default=3000, help="of that fit, --batch images each (3000)")
     add("--begin-lr", type=float, help="of that fit (0.04 / inner width: 1e-3 at 40, where it was tried)")
     add("--rho", type=float, default=0.5, help="share kept at the first point, 0.2 less at each later one (0.5)")
@@ -150,11 +151,17 @@ class Trainer:
         if not samples:
             raise SystemExit("no samples: check --data and --images")
         text = read_config(args.model).text_config
-        fill(args, text.hidden_size, text.head_dim or text.hidden_size // text.num_attention_heads, len(samples))
+        given = self.modules_of(args.init, text.hidden_size, text.num_hidden_layers) if args.init else None
+        if given is not None:
+            args.inner_width, args.heads = given.config.inner_width, given.config.heads
+        for option, value in (("--inner-width", args.inner_width), ("--heads", args.heads)):
+            if value is not None and value < 1:
+                raise SystemExit(f"{option} {value}: at least 1")
+        fill(args, text.hidden_size, getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads, len(samples))
         if args.begin and args.select != "best":
             raise SystemExit("--begin orders the tokens of an image and says nothing of how many stay: it needs --select best")
         self.steps: int = args.steps or max(1, int(args.epochs * len(samples)) // args.batch)
-        self.pruner = self.new_pruner(text.hidden_size, text.num_hidden_layers).to(world.device)
+        self.pruner = (given or self.new_pruner(text.hidden_size, text.num_hidden_layers)).to(world.device)
         self.model = load_base(args.model, DTYPES[args.dtype], args.attention, world, args.fsdp)
         points = len(self.pruner.config.after_layers)
         self.encoder = Encoder(args.model, args.max_rows, args.system)
@@ -175,17 +182,24 @@ class Trainer:
         args = self.args
         torch.manual_seed(args.seed)
         try:
-            if args.init:
-                pruner = Pruner.load(args.init).train()
-            else:
-                after = tuple(map(int, args.points.split(",")))
-                pruner = Pruner(PrunerConfig(after, hidden, args.inner_width, args.heads, args.blocks, args.share_projections))
+            after = tuple(map(int, args.points.split(",")))
+            pruner = Pruner(PrunerConfig(after, hidden, args.inner_width, args.heads, args.blocks, args.share_projections))
+        except ValueError as error:
+            raise SystemExit(f"--points {args.points}, --inner-width {args.inner_width}, --heads {args.heads}: {error}") from error
+        if after[-1] > layers:
+            raise SystemExit(f"--points {args.points}: the model has {layers} decoder layers")
+        return pruner
+
+    @staticmethod
+    def modules_of(path: Path, hidden: int, layers: int) -> Pruner:
+        """Of --init."""
+        try:
+            pruner = Pruner.load(path).train()
         except (ValueError, KeyError, TypeError, RuntimeError, OSError, SafetensorError) as error:
-            raise SystemExit(f"{args.init}: no pruning modules: {error}" if args.init else f"--points {args.points}, --inner-width, --heads: {error}") from error
-        if pruner.config.hidden != hidden:
-            raise SystemExit(f"{args.init}: modules for a model of width {pruner.config.hidden}, {args.model} has {hidden}")
-        if pruner.config.after_layers[-1] > layers:
-            raise SystemExit(f"{args.init or '--points ' + args.points}: the model has {layers} decoder layers")
+            raise SystemExit(f"{path}: no pruning modules: {error}") from error
+        config = pruner.config
+        if config.hidden != hidden or config.after_layers[-1] > layers:
+            raise SystemExit(f"{path}: modules for a model of width {config.hidden} with at least {config.after_layers[-1]} layers, not {hidden} and {layers}")
         return pruner
 
     def save(self, step: int) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from train.accuracy import by_family, counts_of, equal_shares, summary, vision_rows
+from train.accuracy import by_family, counts_of, equal_shares, percent, summary, vision_rows
 
 DEMO = Path(__file__).resolve().parents[2] / "models" / "demo"
 
@@ -31,6 +31,7 @@ def test_tables_hold_the_figures() -> None:
         family = {"n": 10, "score": interval, "change": interval, "better": better, "worse": worse, "nll": 0.2, "tokens": 30, "f1_of_yes": 0.9}
         return {"setting": name, "vision_rows_share": 0.4, "flops_per_question": 2.5e9, "relative_loss": interval, "families": {"text": family, "existence": family}}
 
+    assert percent({"value": 0.5, "low": None, "high": None}) == "50.00"  # too few images for an interval
     settings = [setting("none", 0, 0), setting("lvpruning-0.5", 3, 4)]
     assert summary(settings, {"lvpruning-0.5": "why"})[-1] == "| lvpruning-0.5 | why | 40.0 % | 2.500 | 50.00 (25.00 to 75.00) | 6 / 8 | 0.2000 | 90.00 |"
     assert by_family(settings)[3] == "| text | lvpruning-0.5 | 10 | 50.00 (25.00 to 75.00) | +50.00 (+25.00 to +75.00) | 3 / 4 | 0.2000 |"
