@@ -122,14 +122,14 @@ def _manifest(file: Path, skipped: Counter[str]) -> Iterator[Sample]:
             continue
         images = _as_list(row.get("image"))
         answers = row.get("answers")
-        answers = _as_list(row.get("answer")) or _as_list(answers[0] if isinstance(answers, list) and answers else answers)
+        answer = row.get("answer") or (answers[0] if isinstance(answers, list) and answers else answers)
         prompt = row.get("prompt")
-        if not images or not answers:
+        if not images or not answer or not isinstance(answer, str):
             skipped["no answer" if images else "no image"] += 1
         elif prompt is not None and not isinstance(prompt, str):
             skipped["bad line"] += 1
         else:
-            yield Sample(tuple(str(file.parent / i) for i in images), DEFAULT_PROMPT if prompt is None else prompt, answers[0])
+            yield Sample(tuple(str(file.parent / i) for i in images), DEFAULT_PROMPT if prompt is None else prompt, answer)
 
 
 def fingerprint(samples: list[Sample]) -> str:
