@@ -1,6 +1,5 @@
 #include "cli/cgroup.h"
 
-#include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -67,8 +66,8 @@ struct lvp_cgroup_limits lvp_cgroup_limits(const char *groups, const char *mount
         *path++ = '\0';
         path[strcspn(path, "\n")] = '\0';
         controllers++;
-        add_groups(mount, controllers, path, &limits);
-        // Each by itself too: a folder "cpu,cpuacct" with links "cpu" and "cpuacct" may be told as "cpuacct,cpu".
+        if (strchr(controllers, ',') != NULL) add_groups(mount, controllers, path, &limits);
+        // Each by itself: a folder "cpu,cpuacct" with links "cpu" and "cpuacct" may be told as "cpuacct,cpu".
         for (char *rest = controllers, *one; (one = strsep(&rest, ",")) != NULL;) add_groups(mount, one, path, &limits);
     }
     if (file != NULL) (void)fclose(file);

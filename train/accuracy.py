@@ -111,13 +111,18 @@ def by_family(settings: list[dict]) -> list[str]:
     return lines
 
 
+def read_rows(path: Path) -> list[dict]:
+    with open(path, encoding="utf-8") as file:
+        return [json.loads(line) for line in file]
+
+
 def by_kind(settings: list[dict], work: Path) -> list[str]:
     """Of the existence family as POPE reports it: accuracy and F1 of yes, each kind of absent object apart."""
-    asked = [q for q in map(json.loads, (work / "tasks" / "questions.jsonl").open(encoding="utf-8")) if q["family"] == "existence"]
+    asked = [q for q in read_rows(work / "tasks" / "questions.jsonl") if q["family"] == "existence"]
     kinds = ("random", "popular", "adversarial")
     lines = [f"| setting | {' | '.join(kinds)} |", "|---|---|---|---|"]
     for s in settings:
-        rows = map(json.loads, (work / "scores" / s["setting"] / "captions.jsonl").open(encoding="utf-8"))
+        rows = read_rows(work / "scores" / s["setting"] / "captions.jsonl")
         yes = {row["id"] for row in rows if row["caption"].strip(" .").lower() == "yes"}
         cells = []
         for kind in kinds:

@@ -14,7 +14,7 @@ import json
 import subprocess
 import sys
 import tempfile
-from itertools import groupby
+from itertools import groupby, islice
 from pathlib import Path
 
 import torch
@@ -88,7 +88,8 @@ def main() -> int:
     args = parser.parse_args()
     torch.set_num_threads(1)
     model, encoder = load_model(args.model), Encoder(args.model, 1 << 20)
-    rows = [json.loads(line) for line in (args.tasks / "questions.jsonl").read_text(encoding="utf-8").splitlines()[: args.questions]]
+    with open(args.tasks / "questions.jsonl", encoding="utf-8") as file:
+        rows = [json.loads(line) for line in islice(file, args.questions)]
     if not rows:
         sys.exit(f"{args.tasks}/questions.jsonl: no questions")
     failed = False

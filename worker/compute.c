@@ -45,14 +45,15 @@ static enum lvp_status open_pruner(const struct lvp_worker_setup *setup, const s
                                    struct lvp_pruner_weights *weights)
 {
     if (!lvp_pruners[setup->pruner].needs_weights) return LVP_OK;
-    if (setup->pruner_width > 0)
+    if (setup->pruner_width > 0) {
         LVP_TRY(lvp_pruner_weights_synthetic(config, setup->pruner_width, setup->prune.n_points, setup->prune.after,
                                              weights));
-    else
+    } else {
         LVP_TRY(lvp_pruner_weights_open(setup->pruner_weights, config, weights));
-    if (setup->pruner_width == 0 && strcmp(weights->hash, setup->pruner_hash) != 0)
-        return lvp_fail(LVP_ERR_MODEL, "%s: this rank sees other pruning modules than rank 0 (hash %s, not %s)",
-                        setup->pruner_weights, weights->hash, setup->pruner_hash);
+        if (strcmp(weights->hash, setup->pruner_hash) != 0)
+            return lvp_fail(LVP_ERR_MODEL, "%s: this rank sees other pruning modules than rank 0 (hash %s, not %s)",
+                            setup->pruner_weights, weights->hash, setup->pruner_hash);
+    }
     if (weights->n_points != setup->prune.n_points)
         return lvp_fail(LVP_ERR_MODEL, "%s has modules for %d prune points, %d are asked for", setup->pruner_weights,
                         weights->n_points, setup->prune.n_points);

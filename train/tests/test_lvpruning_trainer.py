@@ -10,7 +10,6 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
 from decimal import Decimal
 from pathlib import Path
 
@@ -82,16 +81,15 @@ def command(model: Path, data: Path, output: Path, *more: str) -> list[str]:
             "--progress", "0", *more]  # fmt: skip
 
 
-def start_ranks(size: int, arguments: list[str], by_rank: Callable[[int], list[str]] | None = None, **options: object) -> list[subprocess.Popen]:
-    """As srun starts them, over gloo."""
+def start_ranks(told: list[list[str]], **options: object) -> list[subprocess.Popen]:
+    """One rank for each command line, as srun starts them, over gloo."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), "WORLD_SIZE": str(size)}
+        place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), "WORLD_SIZE": str(len(told))}
     place |= {"GLOO_SOCKET_IFNAME": "lo", "CUDA_VISIBLE_DEVICES": ""}
     program = [sys.executable, "-m", "train.lvpruning.train"]
-    told = [by_rank(rank) if by_rank else arguments for rank in range(size)]
-    return [subprocess.Popen([*program, *told[rank]], cwd=ROOT, env={**os.environ, **place, "RANK": str(rank)}, **options)
-            for rank in range(size)]  # fmt: skip
+    return [subprocess.Popen([*program, *arguments], cwd=ROOT, env={**os.environ, **place, "RANK": str(rank)}, **options)
+            for rank, arguments in enumerate(told)]  # fmt: skip
 
 
 def end_ranks(ranks: list[subprocess.Popen], status: int) -> None:
@@ -364,7 +362,7 @@ def test_modules_begin_where_the_answers_look(model_folder: Path, data: Path, tm
     """On one rank and on two, what is saved knows more than where answers look on the average."""
     options = ("--select", "best", "--steps", "1", "--lr", "1e-9", "--begin", "32", "--begin-steps", "150", "--begin-lr", "1e-2")
     assert main(command(model_folder, data, tmp_path / "one", *options)) == 0
-    end_ranks(start_ranks(2, command(model_folder, data, tmp_path / "two", *options, "--micro-batch", "3", "--fsdp")), 0)
+    end_ranks(start_ranks([command(model_folder, data, tmp_path / "two", *options, "--micro-batch", "3", "--fsdp")] * 2), 0)
     model = load_model(model_folder)
     use_masked_attention(model, "sdpa")
     samples, _ = read_samples([data / "list.json", data / "rows.jsonl"], None, "first")
@@ -384,7 +382,7 @@ def test_modules_begin_where_the_answers_look(model_folder: Path, data: Path, tm
 def test_a_signal_to_one_rank_ends_the_beginning(model_folder: Path, data: Path, tmp_path: Path) -> None:
     """On all ranks, and nothing is saved that a later run would take for a beginning that is done."""
     options = ("--select", "best", "--begin", "16", "--begin-steps", "100000")
-    ranks = start_ranks(2, command(model_folder, data, tmp_path, *options), stderr=subprocess.PIPE, text=True)
+    ranks = start_ranks([command(model_folder, data, tmp_path, *options)] * 2, stderr=subprocess.PIPE, text=True)
     for line in ranks[0].stderr:
         if line.startswith("begin: step"):
             break
@@ -425,7 +423,7 @@ def test_a_killed_run_goes_on_with_the_same_curve(model_folder: Path, data: Path
 def test_ranks_go_on_from_one_state(model_folder: Path, data: Path, tmp_path: Path) -> None:
     """A folder that only rank 0's node sees: the other rank would begin anew and add its gradients to those of a later step."""
     assert main(command(model_folder, data, tmp_path / "0", "--steps", "2", "--lr", "1e-3")) == 0
-    ranks = start_ranks(2, [], by_rank=lambda rank: command(model_folder, data, tmp_path / str(rank), "--steps", "4", "--lr", "1e-3"))
+    ranks = start_ranks([command(model_folder, data, tmp_path / rank, "--steps", "4", "--lr", "1e-3") for rank in ("0", "1")])
     try:
         assert ranks[1].wait(60) not in (0, 75)
     finally:
@@ -444,7 +442,7 @@ def test_a_signal_ends_a_step_and_saves(model_folder: Path, data: Path, tmp_path
 def test_ranks_shards_and_micro_batches_do_not_change_the_loss(model_folder: Path, data: Path, tmp_path: Path) -> None:
     options = ("--steps", "3", "--lr", "1e-3", "--distill", "0.5", "--weigh", "roots", "--select", "best")
     assert main(command(model_folder, data, tmp_path / "one", *options)) == 0
-    end_ranks(start_ranks(2, command(model_folder, data, tmp_path / "two", *options, "--micro-batch", "3", "--fsdp")), 0)
+    end_ranks(start_ranks([command(model_folder, data, tmp_path / "two", *options, "--micro-batch", "3", "--fsdp")] * 2), 0)
     for one, two in zip(curve(tmp_path / "one"), curve(tmp_path / "two"), strict=True):
         for key, value in one.items():
             assert value == pytest.approx(two[key], rel=2e-3, abs=1e-5), key
